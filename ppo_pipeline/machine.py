@@ -1,0 +1,45 @@
+"""What the machine has: device, number format, threads."""
+
+import os
+
+import torch
+
+from .errors import PipelineError
+from .sections import Compute
+
+
+def set_up(compute: Compute) -> tuple[torch.device, torch.dtype]:
+    """Fix threads and determinism for this process; return the device and the number format to use."""
+    if compute.threads:
+        torch.set_num_threads(compute.threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with this
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
+    device = torch.device(_device(compute.device))
+    return device, _dtype(compute.dtype, device)
+
+
+def _device(name: str) -> str:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(n for n, there in available.items() if there)
+    if not available[name]:
+        there = ", ".join(n for n, ok in available.items() if ok)
+        raise PipelineError(f"params.yaml: compute.device: '{name}' is not available here; this machine has {there}.")
+    return name
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if has_fast_bf16(device) else torch.float32
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[name]
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Tell whether the device multiplies bf16 matrices in hardware (CPU: AMX or AVX512-BF16)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+    return False

@@ -1,0 +1,83 @@
+"""Load the base model and its tokenizer from data/base/, a plain transformers folder; no network, no pickle."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import PipelineError
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def load_model(folder: Path, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
+    """Return the causal language model at `folder` in evaluation mode, its weights frozen."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    if not (folder / "config.json").is_file():
+        raise PipelineError(f"{folder}: no config.json, so no transformers model; check `base.model`.")
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"{folder}: cannot be loaded as a causal language model: {error}") from None
+    model.requires_grad_(False)
+    return model.to(device).eval()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer at `folder`."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def trunk_of(model: Any) -> nn.Module:
+    """Return the part of a causal language model below its head: token ids to last hidden states."""
+    return model.base_model  # type: ignore[no-any-return]
+
+
+def head_of(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return weight (V, H) and bias (V,) of the language-model head."""
+    head = model.get_output_embeddings()
+    return head.weight, getattr(head, "bias", None)
+
+
+def check_supported(model: Any) -> None:
+    """Raise PipelineError unless logits are head(trunk(ids)), as every logprob here assumes.
+
+    Some architectures scale or cap logits after the head; a forward over a few tokens tells.
+    """
+    config = model.config
+    if getattr(config, "is_encoder_decoder", False):
+        raise PipelineError("base.model: an encoder-decoder model; only decoder-only models can be trained here.")
+    if model.get_output_embeddings() is None:
+        raise PipelineError("base.model: has no language-model head.")
+    ids = torch.arange(1, 9, device=model.device)[None] % config.vocab_size
+    with torch.no_grad():
+        expected = model(input_ids=ids, use_cache=False).logits
+        weight, bias = head_of(model)
+        hidden = trunk_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+        found = torch.nn.functional.linear(hidden, weight, bias)
+    if expected.shape != found.shape or not torch.allclose(expected.float(), found.float(), rtol=1e-2, atol=1e-2):
+        raise PipelineError(
+            f"base.model: {type(model).__name__} changes its logits after the head (scaling or capping); "
+            "such architectures are not supported."
+        )
+
+
+def stop_ids_of(model: Any, tokenizer: Any) -> list[int]:
+    """Return the ids that end a response: the generation config's and the tokenizer's end tokens."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = list(configured) if isinstance(configured, list) else [configured]
+    ids.append(tokenizer.eos_token_id)
+    return sorted({i for i in ids if i is not None})

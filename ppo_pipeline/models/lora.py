@@ -1,0 +1,122 @@
+"""LoRA (Hu et al. 2021, arXiv:2106.09685), written out: y = W x + (alpha / r) B A x, with W frozen."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import PipelineError, nearest
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear or Conv1D layer with a trained low-rank update beside it.
+
+    lora_A: (r, in) and lora_B: (out, r), in fp32 whatever the base's dtype; used in the input's dtype.
+    B starts at 0, so that the layer first computes exactly what its base does.
+    """
+
+    def __init__(self, base: nn.Module, rank: int, alpha: float, dropout: float) -> None:
+        super().__init__()
+        self.base = base
+        in_features, out_features = features_of(base)
+        device = base.weight.device
+        self.lora_A = nn.Parameter(torch.zeros(rank, in_features, device=device))  # type: ignore[arg-type]
+        self.lora_B = nn.Parameter(torch.zeros(out_features, rank, device=device))  # type: ignore[arg-type]
+        self.scaling = alpha / rank
+        self.dropout = nn.Dropout(dropout)
+        self.enabled = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the base's output, plus the scaled update where LoRA is on."""
+        out = self.base(x)
+        if not self.enabled:
+            return out
+        low = nn.functional.linear(self.dropout(x), self.lora_A.to(x.dtype))
+        return out + nn.functional.linear(low, self.lora_B.to(x.dtype) * self.scaling)
+
+    def delta(self) -> Tensor:
+        """Return the update of the weight, (alpha / r) B A, in fp32 and in the base weight's own layout."""
+        delta = (self.lora_B @ self.lora_A) * self.scaling
+        return delta.T if is_conv1d(self.base) else delta
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Tell transformers' Conv1D (GPT-2), a linear layer whose weight is stored as (in, out)."""
+    return type(module).__name__ == "Conv1D"
+
+
+def features_of(module: nn.Module) -> tuple[int, int]:
+    """Return (in, out) of a linear or Conv1D layer."""
+    rows, columns = module.weight.shape
+    return (rows, columns) if is_conv1d(module) else (columns, rows)
+
+
+def matching_modules(model: nn.Module, targets: list[str]) -> dict[str, nn.Module]:
+    """Return the linear layers whose path is a target or ends in one, by path in the model's order.
+
+    Raises PipelineError naming the first target that matches nothing.
+    """
+    found: dict[str, nn.Module] = {}
+    unused = set(targets)
+    linear = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) or is_conv1d(module)
+    }
+    for name, module in linear.items():
+        for target in targets:
+            if name == target or name.endswith("." + target):
+                found[name] = module
+                unused.discard(target)
+    if unused:
+        target = next(t for t in targets if t in unused)
+        kinds = sorted({name.rsplit(".", 1)[-1] for name in linear})
+        raise PipelineError(
+            f"params.yaml: policy.target_modules: the model has no linear layer '{target}'."
+            f"{nearest(target, kinds)} It has: {', '.join(kinds)}."
+        )
+    return found
+
+
+def add_lora(model: nn.Module, targets: list[str], rank: int, alpha: float, dropout: float) -> dict[str, LoraLinear]:
+    """Put a LoraLinear in the place of each matching layer; return them by path."""
+    layers = {}
+    for name, module in matching_modules(model, targets).items():
+        parent, _, child = name.rpartition(".")
+        layers[name] = LoraLinear(module, rank, alpha, dropout)
+        setattr(model.get_submodule(parent), child, layers[name])
+    return layers
+
+
+def init_lora(layers: dict[str, LoraLinear], seed: int) -> None:
+    """Draw each A from the uniform distribution of PEFT's default (Kaiming, a = sqrt 5) and set B to 0."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in layers.values():
+            bound = math.sqrt(1 / layer.lora_A.shape[1])
+            drawn = torch.empty(layer.lora_A.shape).uniform_(-bound, bound, generator=generator)
+            layer.lora_A.copy_(drawn)
+            layer.lora_B.zero_()
+
+
+@contextmanager
+def lora_off(layers: dict[str, LoraLinear]) -> Iterator[None]:
+    """Within the block, the model is the base alone: the reference policy."""
+    for layer in layers.values():
+        layer.enabled = False
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            layer.enabled = True
+
+
+def merge_lora(model: Any, layers: dict[str, LoraLinear]) -> None:
+    """Add each update to its base weight (rounded to that weight's dtype) and take the LoRA layers out."""
+    with torch.no_grad():
+        for name, layer in layers.items():
+            weight = layer.base.weight
+            weight.copy_(weight.float() + layer.delta())  # type: ignore[arg-type, operator]
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, layer.base)

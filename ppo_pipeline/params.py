@@ -1,0 +1,268 @@
+"""params.yaml as one typed, strict object, and the effective settings of each stage of each round.
+
+The stage `settings` writes those effective settings to data/settings/, one JSON file per stage and round.
+A stage depends on its own file alone, so that a change reruns only the stages whose settings it changes, be
+it in a section or in a round's override.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import PipelineError, nearest
+from .sections import (
+    Advantage,
+    Base,
+    Compute,
+    Evaluate,
+    Policy,
+    Prompts,
+    Reference,
+    Reward,
+    Rollout,
+    Section,
+    Update,
+)
+
+ROOT = "r000"
+RoundName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+OVERRIDABLE = ("seed", "rollout", "reward", "reference", "advantage", "update", "evaluate")
+
+
+class Round(Section):
+    """One entry of `rounds`: its parent and, optionally, settings that hold in this round alone."""
+
+    parent: RoundName = Field(description="Round whose policy this one starts from; r000 is the untrained one")
+    seed: int | None = None
+    rollout: dict[str, Any] = Field(default_factory=dict)
+    reward: dict[str, Any] = Field(default_factory=dict)
+    reference: dict[str, Any] = Field(default_factory=dict)
+    advantage: dict[str, Any] = Field(default_factory=dict)
+    update: dict[str, Any] = Field(default_factory=dict)
+    evaluate: dict[str, Any] = Field(default_factory=dict)
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: int = Field(description="Seed of everything random", ge=0)
+    base: Base
+    prompts: Prompts
+    policy: Policy
+    compute: Compute
+    rollout: Rollout
+    reward: Reward
+    reference: Reference
+    advantage: Advantage
+    update: Update
+    evaluate: Evaluate
+    rounds: dict[RoundName, Round] = Field(description="The training rounds")
+
+    @property
+    def temperature(self) -> float:
+        """Sampling temperature: every logprob of the round is taken at it."""
+        return self.rollout.temperature
+
+    @property
+    def chat_template(self) -> str:
+        """How prompts are shown to the model."""
+        return self.prompts.chat_template
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Longest prompt that is allowed."""
+        return self.rollout.max_prompt_tokens
+
+    def depth(self, name: str) -> int:
+        """Return how many rounds lead to `name`, itself included; 0 for r000."""
+        return len(self.lineage(name))
+
+    def lineage(self, name: str) -> list[str]:
+        """Return the rounds from the first trained one to `name`; empty for r000."""
+        chain: list[str] = []
+        while name != ROOT:
+            if name in chain:
+                raise PipelineError(f"params.yaml: rounds.{name} is among its own ancestors; give it another parent.")
+            if name not in self.rounds:
+                child = f"rounds.{chain[-1]}.parent: " if chain else ""
+                raise PipelineError(f"params.yaml: {child}no round '{name}'.{nearest(name, [ROOT, *self.rounds])}")
+            chain.append(name)
+            name = self.rounds[name].parent
+        return chain[::-1]
+
+    def of_round(self, name: str) -> "Params":
+        """Return the settings with the overrides of round `name` put in place and checked."""
+        if name == ROOT:
+            return self
+        entry = self.rounds[name]
+        data = self.model_dump(by_alias=True)
+        for key in OVERRIDABLE:
+            override = getattr(entry, key)
+            if key == "seed":
+                data["seed"] = self.seed if override is None else override
+            else:
+                data[key] = {**data[key], **override}
+        return _validated(Params, data, f"params.yaml (rounds.{name})")
+
+
+class StageSettings(BaseModel):
+    """Base of the effective settings of one stage; subclasses name the sections that the stage uses."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @classmethod
+    def of(cls, params: Params, name: str) -> "StageSettings":
+        """Collect this stage's settings for round `name` from `params`."""
+        effective = params.of_round(name)
+        extra = {"round": name, "depth": params.depth(name)}
+        values = {f: extra[f] if f in extra else getattr(effective, f) for f in cls.model_fields}
+        return cls(**values)
+
+
+class RolloutSettings(StageSettings):
+    """Settings of the rollout stage."""
+
+    round: str
+    depth: int
+    seed: int
+    chat_template: str
+    rollout: Rollout
+    compute: Compute
+
+
+class RewardSettings(StageSettings):
+    """Settings of the reward stage."""
+
+    round: str
+    reward: Reward
+
+
+class ReferenceSettings(StageSettings):
+    """Settings of the reference stage."""
+
+    round: str
+    temperature: float
+    reference: Reference
+    compute: Compute
+
+
+class AdvantageSettings(StageSettings):
+    """Settings of the advantage stage."""
+
+    round: str
+    advantage: Advantage
+
+
+class UpdateSettings(StageSettings):
+    """Settings of the update stage."""
+
+    round: str
+    depth: int
+    seed: int
+    temperature: float
+    update: Update
+    compute: Compute
+
+
+class EvaluateSettings(StageSettings):
+    """Settings of the evaluate stage."""
+
+    round: str
+    chat_template: str
+    max_prompt_tokens: int
+    evaluate: Evaluate
+    reward: Reward
+    compute: Compute
+
+
+ROUND_STAGES: dict[str, type[StageSettings]] = {
+    "rollout": RolloutSettings,
+    "reward": RewardSettings,
+    "reference": ReferenceSettings,
+    "advantage": AdvantageSettings,
+    "update": UpdateSettings,
+    "evaluate": EvaluateSettings,
+}
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml: every section, every round's lineage and overrides.
+
+    Raises PipelineError with the setting's name for anything unknown, missing, mistyped or out of range.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: no such file; run from the project's top folder.") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise PipelineError(f"{path}: expected sections with settings, found {type(data).__name__}.")
+    params = _validated(Params, data, str(path))
+    for name in params.rounds:
+        if name == ROOT:
+            raise PipelineError(f"{path}: rounds.{ROOT} is the untrained policy's name; give this round another.")
+        params.lineage(name)
+        params.of_round(name)
+    return params
+
+
+def read_settings(cls: type[Model], path: Path) -> Model:
+    """Read a stage's effective settings, as the stage `settings` wrote them."""
+    try:
+        return cls.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: no such file; `dvc repro settings` writes it.") from None
+    except ValidationError as error:
+        raise PipelineError(_explain(error, cls, str(path))) from None
+
+
+def _validated(cls: type[Model], data: Any, source: str) -> Model:
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        raise PipelineError(_explain(error, cls, source)) from None
+
+
+def _explain(error: ValidationError, cls: type[BaseModel], source: str) -> str:
+    """Turn pydantic's errors into one line per setting: its path, what is wrong, the nearest valid name."""
+    lines = []
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"])
+        value = item.get("input")
+        if item["type"] == "extra_forbidden":
+            known = _known_names(cls, item["loc"][:-1])
+            text = f"no such setting.{nearest(str(item['loc'][-1]), known)}"
+        elif item["type"] == "missing":
+            text = "this setting is missing; no setting has a hidden default."
+        else:
+            text = f"{item['msg'][0].lower()}{item['msg'][1:]}, found {value!r}."
+            if isinstance(value, str) and _is_number(value):
+                text += f" It is text to YAML; write it without quotes and with a decimal point: {float(value)!r}."
+        lines.append(f"{source}: {path}: {text}")
+    return "\n".join(lines)
+
+
+def _known_names(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Return the valid names of the section at `loc`, walking from class `cls`."""
+    for part in loc:
+        field = next((f for n, f in cls.model_fields.items() if part in (n, f.alias)), None)
+        if field is None:  # an index of a list or a key of a map: their class was taken at the step before
+            continue
+        inner = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        cls = next((c for c in inner if isinstance(c, type) and issubclass(c, BaseModel)), cls)
+    return [f.alias or n for n, f in cls.model_fields.items()]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,22 @@
+"""What a reward function is given."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Responses to score, one entry per sample in each list.
+
+    messages: the conversation that was answered. prompt_texts: the same as the model saw it.
+    columns: the prompts' further columns (`expected` among them), repeated for each sample.
+    """
+
+    sample_ids: list[str]
+    messages: list[list[dict[str, str]]]
+    prompt_texts: list[str]
+    responses: list[str]
+    columns: dict[str, list[Any]]
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)

@@ -1,0 +1,59 @@
+"""The score of each sample: the weighted sum of the reward components."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import PipelineError
+from ..sections import Reward
+from .rule import rule_rewards
+from .samples import Samples
+
+SCORERS: dict[str, Callable[[Any, Samples], list[float]]] = {"rule": rule_rewards}
+
+
+def score_samples(settings: Reward, samples: Samples) -> dict[str, list[float]]:
+    """Return `score` and each component's rewards by name, one number per sample.
+
+    Raises PipelineError, with the component and the sample named, for a reward that is not a finite number,
+    and for two components of one name.
+    """
+    columns: dict[str, list[float]] = {}
+    for component in settings.components:
+        if component.name in columns or component.name in ("sample_id", "score"):
+            raise PipelineError(f"params.yaml: reward.components: the name '{component.name}' is taken.")
+        rewards = SCORERS[component.type](component, samples)
+        _check(component.name, rewards, samples)
+        columns[component.name] = [float(r) for r in rewards]
+    weights = {c.name: c.weight for c in settings.components}
+    # A weight of 0 leaves a component out, also where it is large.
+    scores = [sum(w * columns[n][i] for n, w in weights.items() if w) for i in range(len(samples))]
+    return {"score": scores, **columns}
+
+
+def _check(name: str, rewards: list[float], samples: Samples) -> None:
+    if len(rewards) != len(samples):
+        raise PipelineError(f"reward '{name}': {len(rewards)} rewards for {len(samples)} samples.")
+    for sample, reward in zip(samples.sample_ids, rewards, strict=True):
+        if not isinstance(reward, (int, float)) or isinstance(reward, bool) or not math.isfinite(reward):
+            raise PipelineError(f"reward '{name}': sample '{sample}': {reward!r} is not a finite number.")
+
+
+def join_prompts(
+    sample_ids: list[str],
+    prompt_ids: list[str],
+    prompt_texts: list[str],
+    responses: list[str],
+    prompts: pa.Table,
+) -> Samples:
+    """Return the samples with their prompts' messages and further columns, looked up by prompt id."""
+    rows = {prompt_id: i for i, prompt_id in enumerate(prompts.column("prompt_id").to_pylist())}
+    try:
+        order = [rows[p] for p in prompt_ids]
+    except KeyError as error:
+        raise PipelineError(f"prompts.parquet: no prompt {error}, which a sample answers; rerun rollout.") from None
+    joined = prompts.take(pa.array(order, pa.int64()))
+    columns = {n: joined.column(n).to_pylist() for n in joined.column_names if n not in ("prompt_id", "messages")}
+    return Samples(sample_ids, joined.column("messages").to_pylist(), prompt_texts, responses, columns)

@@ -1,0 +1,65 @@
+"""How a stage ran: time, memory, versions, machine. Kept in logs/, beside the outputs and not in their hashes."""
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("ppo-pipeline", "torch", "transformers", "numpy", "pyarrow", "safetensors", "dvc")
+
+
+@contextmanager
+def run_record(stage: str, round_name: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield a dict to add to; at the end it is written to logs/<round>/<stage>.json with what is known here.
+
+    seconds: wall time of the stage's work. process_seconds: since the process began, imports included.
+    """
+    started = time.perf_counter()
+    record: dict[str, Any] = {"stage": stage, "round": round_name}
+    yield record
+    record["seconds"] = round(time.perf_counter() - started, 3)
+    record["process_seconds"] = round(_process_seconds(), 3)
+    record["peak_memory_gb"] = round(_peak_bytes() / 1e9, 3)
+    record["machine"] = {
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    record["versions"] = {name: _version(name) for name in PACKAGES}
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        record["machine"]["threads"] = torch.get_num_threads()
+        if torch.cuda.is_available():
+            record["machine"]["gpu"] = torch.cuda.get_device_name()
+            record["peak_gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
+    path = Path("logs", round_name or "all", f"{stage}.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _process_seconds() -> float:
+    try:
+        ticks = float(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return uptime - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):  # no /proc: macOS, Windows
+        return time.process_time()
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,62 @@
+"""The decoder's key-value cache: one row per slot, written in place, never concatenated."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+
+class SlotCache(Cache):
+    """Keys and values of `slots` sequences of up to `capacity` tokens, each sequence from position 0.
+
+    Sequences of different lengths lie in it without left padding: row i is valid below its own length, and the
+    attention mask hides what lies beyond. A forward first says with `prefill` or `step` where it writes.
+    """
+
+    def __init__(self, slots: int, capacity: int) -> None:
+        super().__init__(layers=[])
+        self.slots, self.capacity = slots, capacity
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self._rows: Tensor | None = None
+        self._positions: Tensor | None = None
+        self._width = 0
+
+    def prefill(self, rows: Tensor) -> None:
+        """The next forward runs whole prompts, from position 0, and fills slots `rows` (n,)."""
+        self._rows, self._positions = rows, None
+
+    def step(self, positions: Tensor) -> None:
+        """The next forward runs one token for each of the first n slots, at `positions` (n,)."""
+        self._rows = torch.arange(len(positions), device=positions.device)
+        self._positions = positions
+        self._width = int(positions.max()) + 1
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+        """Store keys and values (n, heads, t, d) of a layer; return those that its attention reads."""
+        if layer_idx == len(self.keys):
+            _, heads, _, size = key_states.shape
+            shape = (self.slots, heads, self.capacity, size)
+            self.keys.append(key_states.new_zeros(shape))
+            self.values.append(value_states.new_zeros((*shape[:3], value_states.shape[-1])))
+        keys, values, rows = self.keys[layer_idx], self.values[layer_idx], self._rows
+        assert rows is not None
+        if self._positions is None:
+            width = key_states.shape[2]
+            keys[rows, :, :width] = key_states
+            values[rows, :, :width] = value_states
+            return key_states, value_states
+        keys[rows, :, self._positions] = key_states[:, :, 0]
+        values[rows, :, self._positions] = value_states[:, :, 0]
+        return keys[: len(rows), :, : self._width], values[: len(rows), :, : self._width]
+
+    def copy_slot(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of one slot to another."""
+        for tensors in (self.keys, self.values):
+            for tensor in tensors:
+                tensor[target, :, :length] = tensor[source, :, :length]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return 0: positions are always given to the model, never counted by the cache."""
+        return 0

@@ -1,0 +1,192 @@
+"""The decoder: samples responses to many prompts with continuous batching.
+
+Finished sequences leave the batch at once and waiting prompts take their slots; samples of one prompt share
+its prefill. Each sample has its own uniform numbers, so that neither batch size nor order chooses its text
+(but for the rounding of the machine's matrix products).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import PipelineError
+from ..models.loading import head_of, trunk_of
+from .cache import SlotCache
+from .draw import draw, pick_greedy
+
+PREFILL_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Request:
+    """A response to be sampled: prompt ids, and one uniform number per possible token (None: greedy)."""
+
+    prompt_ids: list[int]
+    uniforms: np.ndarray | None
+
+
+@dataclass
+class Completion:
+    """A response: token ids (the stop token included), their log probabilities, `stop` or `length`."""
+
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: str = "length"
+
+
+@dataclass
+class _Active:
+    index: int
+    request: Request
+    completion: Completion
+
+
+class Decoder:
+    """Decodes with a model whose LoRA is merged. All requests of a call are greedy, or all sampled."""
+
+    def __init__(
+        self, model: Any, stop_ids: Iterable[int], max_new_tokens: int, temperature: float, batch_size: int
+    ) -> None:
+        self.model = model
+        self.trunk = trunk_of(model)
+        self.head = head_of(model)
+        self.stop_ids = frozenset(stop_ids)
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.batch_size = batch_size
+        self.device = model.device
+
+    @torch.inference_mode()
+    def decode(
+        self, requests: list[Request], on_tokens: Callable[[int, int], None] = lambda tokens, done: None
+    ) -> list[Completion]:
+        """Return the completion of each request, in their order.
+
+        on_tokens(tokens, finished) is called after each step with the numbers of new tokens and of sequences
+        that just ended. Raises PipelineError where a prompt and its response exceed the model's positions.
+        """
+        completions = [Completion() for _ in requests]
+        if not requests:
+            return completions
+        capacity = max(len(r.prompt_ids) for r in requests) + self.max_new_tokens
+        self._check_length(capacity)
+        slots = min(self.batch_size, len(requests))
+        cache = SlotCache(slots, capacity)
+        # Long prompts first: the cache is then widest at the start, and steps get cheaper.
+        order = sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt_ids))
+        waiting = [_Active(i, requests[i], completions[i]) for i in order][::-1]
+        active: list[_Active] = []
+        logits = torch.empty(0)
+        while waiting or active:
+            # Fill free slots once enough of them are free: a prefill of a few rows is as dear as one of many.
+            free = slots - len(active)
+            if waiting and (not active or free >= max(1, slots // 8)):
+                started = [waiting.pop() for _ in range(min(free, len(waiting)))]
+                logits = (
+                    torch.cat([logits, self._prefill(cache, started, len(active))])
+                    if active
+                    else self._prefill(cache, started, 0)
+                )
+                active += started
+            before = len(active)
+            keep = self._extend(active, logits)
+            on_tokens(before, before - len(keep))
+            active = self._compact(cache, active, keep)
+            logits = self._step(cache, active) if active else torch.empty(0)
+        return completions
+
+    def _check_length(self, capacity: int) -> None:
+        config = self.model.config
+        limit = getattr(config, "max_position_embeddings", None)
+        if limit is not None and capacity > limit:
+            raise PipelineError(
+                f"a prompt and {self.max_new_tokens} new tokens make {capacity} positions, the model has {limit}; "
+                "lower max_new_tokens or shorten the prompts."
+            )
+        window = getattr(config, "sliding_window", None)
+        if window is not None and getattr(config, "use_sliding_window", True) and capacity > window:
+            raise PipelineError(f"{capacity} positions exceed the model's attention window of {window} tokens.")
+
+    def _prefill(self, cache: SlotCache, started: list[_Active], first_slot: int) -> Tensor:
+        """Run the prompts of `started` into the slots from `first_slot` on; return their last logits."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for offset, sequence in enumerate(started):
+            groups.setdefault(tuple(sequence.request.prompt_ids), []).append(first_slot + offset)
+        prompts = sorted(groups, key=len)
+        parts: list[tuple[list[int], Tensor]] = []
+        while prompts:
+            count = max(1, min(len(prompts), PREFILL_TOKENS // len(prompts[-1])))
+            batch, prompts = prompts[-count:], prompts[:-count]
+            rows = [groups[p][0] for p in batch]
+            lengths = torch.tensor([len(p) for p in batch], device=self.device)
+            ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(p) for p in batch], batch_first=True)
+            cache.prefill(torch.tensor(rows, device=self.device))
+            hidden = self._run(input_ids=ids.to(self.device), past_key_values=cache)
+            last = hidden[torch.arange(len(batch), device=self.device), lengths - 1]
+            logits = torch.nn.functional.linear(last, *self.head)
+            for prompt, row in zip(batch, logits, strict=True):
+                for slot in groups[prompt][1:]:
+                    cache.copy_slot(groups[prompt][0], slot, len(prompt))
+                parts.append((groups[prompt], row))
+        result = parts[0][1].new_empty(len(started), parts[0][1].shape[-1])
+        for slots, row in parts:
+            result[[s - first_slot for s in slots]] = row
+        return result
+
+    def _step(self, cache: SlotCache, active: list[_Active]) -> Tensor:
+        """Run each active sequence's newest token; return the logits of the next one (n, V)."""
+        ids = torch.tensor([[a.completion.ids[-1]] for a in active], device=self.device)
+        lengths = [len(a.request.prompt_ids) + len(a.completion.ids) - 1 for a in active]
+        positions = torch.tensor(lengths, device=self.device)
+        cache.step(positions)
+        mask = torch.arange(int(max(lengths)) + 1, device=self.device) <= positions[:, None]
+        hidden = self._run(
+            input_ids=ids,
+            past_key_values=cache,
+            position_ids=positions[:, None],
+            attention_mask=mask[:, None, None],
+        )
+        return torch.nn.functional.linear(hidden[:, -1], *self.head)
+
+    def _run(self, **inputs: Any) -> Tensor:
+        hidden: Tensor = self.trunk(use_cache=True, **inputs).last_hidden_state
+        return hidden
+
+    def _extend(self, active: list[_Active], logits: Tensor) -> list[int]:
+        """Choose each active sequence's next token; return the places of those that go on."""
+        if active[0].request.uniforms is None:
+            tokens, logprobs = pick_greedy(logits)
+        else:
+            numbers = [a.request.uniforms[len(a.completion.ids)] for a in active]  # type: ignore[index]
+            uniforms = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+            tokens, logprobs = draw(logits, uniforms, self.temperature)
+        keep = []
+        for place, (sequence, token, logprob) in enumerate(
+            zip(active, tokens.tolist(), logprobs.tolist(), strict=True)
+        ):
+            completion = sequence.completion
+            completion.ids.append(token)
+            completion.logprobs.append(logprob)
+            if token in self.stop_ids:
+                completion.finish_reason = "stop"
+            elif len(completion.ids) < self.max_new_tokens:
+                keep.append(place)
+        return keep
+
+    @staticmethod
+    def _compact(cache: SlotCache, active: list[_Active], keep: list[int]) -> list[_Active]:
+        """Move the last sequences into the slots that became free, so that the active slots are the first ones."""
+        kept = [active[place] for place in keep]
+        result = list(active[: len(keep)])
+        holes = sorted(set(range(len(keep))) - set(keep))
+        movers = [place for place in keep if place >= len(keep)]
+        for hole, place in zip(holes, movers, strict=True):
+            mover = active[place]
+            cache.copy_slot(place, hole, len(mover.request.prompt_ids) + len(mover.completion.ids))
+            result[hole] = mover
+        assert len(result) == len(kept)
+        return result

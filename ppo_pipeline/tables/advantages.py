@@ -1,0 +1,21 @@
+"""advantages.parquet: what the update learns from."""
+
+import pyarrow as pa
+
+from .contract import Contract, field
+
+FLOATS = pa.list_(pa.float32())
+
+ADVANTAGES = Contract(
+    name="advantages",
+    version=1,
+    schema=pa.schema(
+        [
+            field("sample_id", pa.string(), "The sample, as in rollouts.parquet"),
+            field("token_rewards", FLOATS, "KL penalty of each response token, plus the score on the last one"),
+            field("advantages", FLOATS, "Advantage of each response token, whitened if so set"),
+            field("returns", FLOATS, "Target of the value head: advantage before whitening, plus value"),
+        ]
+    ),
+    ragged=[("token_rewards", "advantages", "returns")],
+)

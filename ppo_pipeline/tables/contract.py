@@ -1,0 +1,167 @@
+"""What every Parquet artifact shares: a fixed schema, checks on write and on read, byte-stable files."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..errors import PipelineError
+from ..files import whole_file
+
+NAME_KEY, VERSION_KEY = b"ppo_pipeline.table", b"ppo_pipeline.version"
+
+
+class TableError(PipelineError):
+    """A table that breaks its contract; the message names file, column and row."""
+
+
+def field(name: str, kind: pa.DataType, description: str) -> pa.Field:
+    """Return a non-null field that carries its description into the file."""
+    return pa.field(name, kind, nullable=False, metadata={"description": description})
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The contract of one table.
+
+    schema: the fixed columns, in order; the first one is the key, unique and without nulls.
+    ragged: groups of list columns whose lists have equal lengths in each row.
+    extra: whether further columns may follow the fixed ones.
+    """
+
+    name: str
+    version: int
+    schema: pa.Schema
+    ragged: Sequence[Sequence[str]] = ()
+    extra: bool = False
+    check_more: Callable[[pa.Table, str], None] | None = None
+
+    def write(self, table: pa.Table, path: Path) -> None:
+        """Check `table` and write it to `path`, whole or not at all, with the same bytes for the same rows."""
+        table = self.checked(table, str(path))
+        metadata = {NAME_KEY: self.name.encode(), VERSION_KEY: str(self.version).encode()}
+        table = table.replace_schema_metadata(metadata)
+        with whole_file(path) as partial:
+            pq.write_table(
+                table, partial, version="2.6", data_page_version="1.0", compression="zstd", compression_level=3,
+                row_group_size=8192, use_dictionary=True, write_statistics=True, store_schema=True,
+            )  # fmt: skip
+
+    def read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
+        """Read and check the table at `path`; `columns` limits what is read to these and the key."""
+        try:
+            file = pq.ParquetFile(path)
+            metadata = file.schema_arrow.metadata or {}
+        except FileNotFoundError:
+            raise TableError(f"{path}: no such file; `dvc repro` makes it, `dvc pull` fetches it.") from None
+        except (pa.ArrowException, OSError) as error:
+            raise TableError(f"{path}: not a readable Parquet file ({error}); delete it and rerun.") from None
+        found = metadata.get(NAME_KEY, b"?").decode(), metadata.get(VERSION_KEY, b"?").decode()
+        if found != (self.name, str(self.version)):
+            raise TableError(
+                f"{path}: expected a '{self.name}' table of version {self.version}, "
+                f"found '{found[0]}' of version {found[1]}; rerun the stage that writes it."
+            )
+        key = self.schema.names[0]
+        wanted = None if columns is None else [key, *(c for c in columns if c != key)]
+        try:
+            table = file.read(columns=wanted)
+        except (pa.ArrowException, OSError) as error:
+            raise TableError(f"{path}: damaged ({error}); delete it and rerun.") from None
+        return self.checked(table, str(path), partial=columns is not None)
+
+    def checked(self, table: pa.Table, source: str, partial: bool = False) -> pa.Table:
+        """Return `table` cast to the contract's column types and order, or raise TableError."""
+        names = [n for n in self.schema.names if not partial or n in table.column_names]
+        for name in names:
+            if name not in table.column_names:
+                raise TableError(f"{source}: column '{name}' is missing.")
+        extra = [n for n in table.column_names if n not in self.schema.names]
+        if extra and not self.extra:
+            raise TableError(f"{source}: unknown column '{extra[0]}'.")
+        columns, fields = [], []
+        for name in names:
+            expected = self.schema.field(name)
+            column = table.column(name)
+            if column.type != expected.type:
+                try:
+                    column = column.cast(expected.type)
+                except pa.ArrowInvalid as error:
+                    raise TableError(f"{source}: column '{name}': {error}") from None
+            columns.append(column)
+            fields.append(expected)
+        columns += [table.column(name) for name in extra]
+        fields += [table.schema.field(name) for name in extra]
+        table = pa.table(columns, schema=pa.schema(fields))
+        self._check_rows(table, names, source)
+        if self.check_more is not None and not partial:
+            self.check_more(table, source)
+        return table
+
+    def _check_rows(self, table: pa.Table, names: list[str], source: str) -> None:
+        key = self.schema.names[0]
+        keys = table.column(key)
+        for name in names:
+            if table.column(name).null_count:
+                row = pc.index(pc.is_null(table.column(name)), True).as_py()
+                raise TableError(f"{source}: column '{name}', row {row}: empty.")
+        if pc.count_distinct(keys).as_py() != table.num_rows:
+            counts = pc.value_counts(keys)
+            repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")[0].as_py()
+            raise TableError(f"{source}: column '{key}': '{repeated}' stands in more than one row.")
+        for name in names:
+            self._check_finite(table.column(name), name, keys, source)
+        for group in self.ragged:
+            present = [n for n in group if n in table.column_names]
+            for name in present[1:]:
+                first, other = (pc.list_value_length(table.column(n)) for n in (present[0], name))
+                if not pc.all(pc.equal(first, other), min_count=0).as_py():
+                    row = pc.index(pc.equal(first, other), False).as_py()
+                    raise TableError(
+                        f"{source}: {key} '{keys[row].as_py()}': '{present[0]}' has {first[row]} items, "
+                        f"'{name}' has {other[row]}."
+                    )
+
+    @staticmethod
+    def _check_finite(column: pa.ChunkedArray, name: str, keys: pa.ChunkedArray, source: str) -> None:
+        is_list = pa.types.is_list(column.type)
+        if not pa.types.is_floating(column.type.value_type if is_list else column.type):
+            return
+        values = pc.list_flatten(column) if is_list else column
+        finite = pc.is_finite(values)
+        if pc.all(finite, min_count=0).as_py():
+            return
+        position = pc.index(finite, False).as_py()
+        row = pc.list_parent_indices(column)[position].as_py() if is_list else position
+        raise TableError(f"{source}: column '{name}', row {row} ('{keys[row].as_py()}'): not a finite number.")
+
+
+def ragged(values: np.ndarray, lengths: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """Return a list column from the concatenated `values` (sum of lengths,) and each row's length (N,)."""
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values).cast(kind))
+
+
+def flat(table: pa.Table, name: str) -> np.ndarray:
+    """Return the concatenated lists of a list column as one numpy array."""
+    return pc.list_flatten(table.column(name)).to_numpy()
+
+
+def lengths(table: pa.Table, name: str) -> np.ndarray:
+    """Return the length of each row's list (N,)."""
+    return pc.list_value_length(table.column(name)).to_numpy()
+
+
+def same_order(first: pa.Table, second: pa.Table, sources: str) -> None:
+    """Raise TableError unless both tables hold the same keys in the same order."""
+    a, b = first.column(0), second.column(0)
+    if len(a) != len(b):
+        raise TableError(f"{sources}: {len(a)} rows against {len(b)}; rerun the older one's stage.")
+    if not pc.all(pc.equal(a, b), min_count=0).as_py():
+        row = pc.index(pc.equal(a, b), False).as_py()
+        raise TableError(f"{sources}: row {row} is '{a[row]}' in one and '{b[row]}' in the other.")

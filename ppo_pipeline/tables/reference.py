@@ -1,0 +1,26 @@
+"""reference.parquet: what the training forward says of each sampled token."""
+
+import pyarrow as pa
+
+from .contract import Contract, field
+
+FLOATS = pa.list_(pa.float32())
+
+REFERENCE = Contract(
+    name="reference",
+    version=1,
+    schema=pa.schema(
+        [
+            field("sample_id", pa.string(), "The sample, as in rollouts.parquet"),
+            field(
+                "policy_logprobs",
+                FLOATS,
+                "Log probability of each response token under the sampling policy, nats",
+            ),
+            field("reference_logprobs", FLOATS, "The same under the untrained base model"),
+            field("values", FLOATS, "V[t]: value of the state before response token t"),
+            field("bootstrap_value", pa.float32(), "Value of the state after the last response token"),
+        ]
+    ),
+    ragged=[("policy_logprobs", "reference_logprobs", "values")],
+)

@@ -1,0 +1,17 @@
+"""rewards.parquet: the score of each sample and the components that it is the weighted sum of."""
+
+import pyarrow as pa
+
+from .contract import Contract, field
+
+REWARDS = Contract(
+    name="rewards",
+    version=1,
+    schema=pa.schema(
+        [
+            field("sample_id", pa.string(), "The sample, as in rollouts.parquet"),
+            field("score", pa.float64(), "Weighted sum of the components, the columns that follow"),
+        ]
+    ),
+    extra=True,
+)

@@ -1,0 +1,31 @@
+"""rollouts.parquet: the sampled responses of a round."""
+
+import pyarrow as pa
+
+from .contract import Contract, field
+
+TOKENS = pa.list_(pa.int32())
+FLOATS = pa.list_(pa.float32())
+
+ROLLOUTS = Contract(
+    name="rollouts",
+    version=1,
+    schema=pa.schema(
+        [
+            field("sample_id", pa.string(), "Unique name of the sample: round, prompt, index"),
+            field("prompt_id", pa.string(), "The prompt, as in prompts.parquet"),
+            field("sample_index", pa.int32(), "Which of the prompt's samples this is, from 0"),
+            field("prompt_text", pa.string(), "The prompt as the model saw it, chat template included"),
+            field("response_text", pa.string(), "The response without special tokens"),
+            field("prompt_ids", TOKENS, "Token ids of the prompt"),
+            field("response_ids", TOKENS, "Token ids of the response, the stop token included"),
+            field(
+                "rollout_logprobs",
+                FLOATS,
+                "The sampler's own log probability of each response token, in nats",
+            ),
+            field("finish_reason", pa.string(), "stop: ended by a stop token; length: cut at max_new_tokens"),
+        ]
+    ),
+    ragged=[("response_ids", "rollout_logprobs")],
+)

@@ -1,0 +1,86 @@
+"""Stage `evaluate`: greedy answers to held-out prompts, scored."""
+
+from pathlib import Path
+
+import click
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ppo_pipeline.chat import render_all
+from ppo_pipeline.files import write_json
+from ppo_pipeline.machine import set_up
+from ppo_pipeline.models.checkpoint import attach_merged
+from ppo_pipeline.models.loading import load_model, load_tokenizer, stop_ids_of
+from ppo_pipeline.params import EvaluateSettings, read_settings
+from ppo_pipeline.progress import progress, result
+from ppo_pipeline.rewards.scoring import join_prompts, score_samples
+from ppo_pipeline.run_record import run_record
+from ppo_pipeline.sampling.decoder import Decoder, Request
+from ppo_pipeline.tables.evaluation import EVALUATION
+from ppo_pipeline.tables.prompts import PROMPTS
+
+
+@click.command()
+@click.option("--settings", "settings_path", type=click.Path(path_type=Path), required=True)
+@click.option("--base", type=click.Path(path_type=Path), required=True)
+@click.option("--policy", type=click.Path(path_type=Path), required=True)
+@click.option("--prompts", "prompts_path", type=click.Path(path_type=Path), required=True)
+@click.option("--eval", "target", type=click.Path(path_type=Path), required=True)
+@click.option("--metrics", type=click.Path(path_type=Path), required=True)
+def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, target: Path, metrics: Path) -> None:
+    """Answer the held-out prompts greedily, score the answers, and write eval.parquet."""
+    settings = read_settings(EvaluateSettings, settings_path)
+    s = settings.evaluate
+    prompts = PROMPTS.read(prompts_path)
+    heldout = prompts.filter(pc.equal(prompts.column("split"), "heldout"))
+    heldout = heldout.slice(0, s.max_prompts or None)
+    prompt_ids = heldout.column("prompt_id").to_pylist()
+    tokenizer = load_tokenizer(base)
+    rendered = render_all(
+        tokenizer,
+        prompt_ids,
+        heldout.column("messages").to_pylist(),
+        settings.chat_template,
+        settings.max_prompt_tokens,
+    )
+    texts = [text for text, _ in rendered]
+    with run_record("evaluate", settings.round) as record:
+        device, dtype = set_up(settings.compute)
+        model = load_model(base, device, dtype)
+        attach_merged(model, policy)
+        decoder = Decoder(model, stop_ids_of(model, tokenizer), s.max_new_tokens, 1.0, s.batch_size)
+        with progress(len(prompt_ids), f"evaluate {settings.round}") as counter:
+            completions = decoder.decode(
+                [Request(ids, None) for _, ids in rendered],
+                lambda tokens, done: counter.advance(done, tokens),
+            )
+        record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
+    answers = [tokenizer.decode(c.ids, skip_special_tokens=True) for c in completions]
+    scores = score_samples(settings.reward, join_prompts(prompt_ids, prompt_ids, texts, answers, prompts))
+    table = pa.table(
+        {
+            "prompt_id": prompt_ids,
+            "prompt_text": texts,
+            "response_text": answers,
+            "response_ids": pa.array([c.ids for c in completions], pa.list_(pa.int32())),
+            "finish_reason": pa.array([c.finish_reason for c in completions], pa.string()),
+            **scores,
+        }
+    )
+    EVALUATION.write(table, target)
+    numbers = {}
+    if prompt_ids:
+        numbers["eval/scores"] = float(np.mean(scores["score"]))
+        for name in scores:
+            if name != "score":
+                numbers[f"eval/{name}"] = float(np.mean(scores[name]))
+        numbers["eval/response_length"] = float(np.mean([len(c.ids) for c in completions]))
+        numbers["eval/finished"] = float(np.mean([c.finish_reason == "stop" for c in completions]))
+    write_json(metrics, numbers)
+    score = f"mean score {numbers['eval/scores']:+.3f}" if numbers else "no held-out prompt"
+    result(f"evaluate {settings.round}", f"{len(prompt_ids)} answers in {counter.seconds:.1f} s, {score}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Stage `reward`: score each sampled response."""
+
+from pathlib import Path
+
+import click
+import numpy as np
+import pyarrow as pa
+
+from ppo_pipeline.files import write_json
+from ppo_pipeline.params import RewardSettings, read_settings
+from ppo_pipeline.progress import result
+from ppo_pipeline.rewards.scoring import join_prompts, score_samples
+from ppo_pipeline.run_record import run_record
+from ppo_pipeline.tables.prompts import PROMPTS
+from ppo_pipeline.tables.rewards import REWARDS
+from ppo_pipeline.tables.rollouts import ROLLOUTS
+
+
+@click.command()
+@click.option("--settings", "settings_path", type=click.Path(path_type=Path), required=True)
+@click.option("--prompts", "prompts_path", type=click.Path(path_type=Path), required=True)
+@click.option("--rollouts", "rollouts_path", type=click.Path(path_type=Path), required=True)
+@click.option("--rewards", "target", type=click.Path(path_type=Path), required=True)
+@click.option("--metrics", type=click.Path(path_type=Path), required=True)
+def main(settings_path: Path, prompts_path: Path, rollouts_path: Path, target: Path, metrics: Path) -> None:
+    """Compute the reward components and their weighted sum, and write rewards.parquet."""
+    settings = read_settings(RewardSettings, settings_path)
+    rollouts = ROLLOUTS.read(rollouts_path, ["prompt_id", "prompt_text", "response_text"]).to_pydict()
+    samples = join_prompts(
+        rollouts["sample_id"],
+        rollouts["prompt_id"],
+        rollouts["prompt_text"],
+        rollouts["response_text"],
+        PROMPTS.read(prompts_path),
+    )
+    with run_record("reward", settings.round):
+        scores = score_samples(settings.reward, samples)
+    REWARDS.write(pa.table({"sample_id": samples.sample_ids, **scores}), target)
+    numbers = {
+        "objective/scores": float(np.mean(scores["score"])),
+        "objective/scores_std": float(np.std(scores["score"])),
+    }
+    for name in scores:
+        if name != "score":
+            numbers[f"reward/{name}"] = float(np.mean(scores[name]))
+    write_json(metrics, numbers)
+    result(f"reward {settings.round}", f"{len(samples)} samples, mean score {numbers['objective/scores']:+.3f}")
+
+
+if __name__ == "__main__":
+    main()

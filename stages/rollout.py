@@ -1,0 +1,107 @@
+"""Stage `rollout`: sample responses to this round's prompts from the parent's policy."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pyarrow as pa
+
+from ppo_pipeline.chat import render_all
+from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.files import write_json
+from ppo_pipeline.machine import set_up
+from ppo_pipeline.models.checkpoint import attach_merged
+from ppo_pipeline.models.loading import load_model, load_tokenizer, stop_ids_of
+from ppo_pipeline.params import RolloutSettings, read_settings
+from ppo_pipeline.progress import progress, result
+from ppo_pipeline.run_record import run_record
+from ppo_pipeline.sampling.decoder import Completion, Decoder, Request
+from ppo_pipeline.sampling.streams import uniforms
+from ppo_pipeline.tables.prompts import PROMPTS
+from ppo_pipeline.tables.rollouts import ROLLOUTS
+from ppo_pipeline.training.batches import prompts_of_round
+
+
+@click.command()
+@click.option("--settings", "settings_path", type=click.Path(path_type=Path), required=True)
+@click.option("--base", type=click.Path(path_type=Path), required=True)
+@click.option("--policy", type=click.Path(path_type=Path), required=True)
+@click.option("--prompts", "prompts_path", type=click.Path(path_type=Path), required=True)
+@click.option("--rollouts", "target", type=click.Path(path_type=Path), required=True)
+@click.option("--metrics", type=click.Path(path_type=Path), required=True)
+def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, target: Path, metrics: Path) -> None:
+    """Sample, and write rollouts.parquet."""
+    settings = read_settings(RolloutSettings, settings_path)
+    s = settings.rollout
+    chosen = choose_prompts(PROMPTS.read(prompts_path), settings)
+    tokenizer = load_tokenizer(base)
+    prompt_ids = chosen.column("prompt_id").to_pylist()
+    rendered = render_all(
+        tokenizer,
+        prompt_ids,
+        chosen.column("messages").to_pylist(),
+        settings.chat_template,
+        s.max_prompt_tokens,
+    )
+    samples = [(p, k) for p in range(len(prompt_ids)) for k in range(s.samples_per_prompt)]
+    sample_ids = [f"{settings.round}-{prompt_ids[p]}-{k}" for p, k in samples]
+    requests = [
+        Request(rendered[p][1], uniforms(settings.seed, sample_id, s.max_new_tokens))
+        for (p, _), sample_id in zip(samples, sample_ids, strict=True)
+    ]
+    with run_record("rollout", settings.round) as record:
+        device, dtype = set_up(settings.compute)
+        model = load_model(base, device, dtype)
+        attach_merged(model, policy)
+        decoder = Decoder(model, stop_ids_of(model, tokenizer), s.max_new_tokens, s.temperature, s.batch_size)
+        with progress(len(requests), f"rollout {settings.round}") as counter:
+            completions = decoder.decode(requests, lambda tokens, done: counter.advance(done, tokens))
+        record["tokens"] = counter.tokens
+        record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
+    table = pa.table(
+        {
+            "sample_id": sample_ids,
+            "prompt_id": [prompt_ids[p] for p, _ in samples],
+            "sample_index": [k for _, k in samples],
+            "prompt_text": [rendered[p][0] for p, _ in samples],
+            "response_text": [tokenizer.decode(c.ids, skip_special_tokens=True) for c in completions],
+            "prompt_ids": [rendered[p][1] for p, _ in samples],
+            "response_ids": [c.ids for c in completions],
+            "rollout_logprobs": [c.logprobs for c in completions],
+            "finish_reason": [c.finish_reason for c in completions],
+        }
+    )
+    ROLLOUTS.write(table, target)
+    write_json(metrics, rollout_metrics(completions))
+    result(
+        f"rollout {settings.round}",
+        f"{len(requests)} samples, {counter.tokens:,} tokens in {counter.seconds:.1f} s "
+        f"({counter.tokens / counter.seconds:,.0f} tokens/s)",
+    )
+
+
+def choose_prompts(table: pa.Table, settings: RolloutSettings) -> pa.Table:
+    """Return the training prompts of this round."""
+    train = table.filter(pa.compute.equal(table.column("split"), "train"))
+    wanted = settings.rollout.prompts_per_round
+    if wanted > train.num_rows:
+        raise PipelineError(
+            f"params.yaml: rollout.prompts_per_round: {wanted}, but there are {train.num_rows} training prompts; "
+            "lower it, or raise samples_per_prompt."
+        )
+    return train.take(pa.array(prompts_of_round(train.num_rows, wanted, settings.depth, settings.seed)))
+
+
+def rollout_metrics(completions: list[Completion]) -> dict[str, Any]:
+    """Return length and ending statistics."""
+    lengths = np.array([len(c.ids) for c in completions])
+    return {
+        "val/response_length": float(lengths.mean()),
+        "val/response_length_max": int(lengths.max()),
+        "val/finished": float(np.mean([c.finish_reason == "stop" for c in completions])),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Stage `summary`: one metrics file per round, and the learning curve that `dvc plots` draws."""
+
+from pathlib import Path
+
+import click
+
+from ppo_pipeline.files import whole_file, whole_folder, write_json
+from ppo_pipeline.learning_curve import curve_rows, round_metrics, write_curve
+from ppo_pipeline.params import ROOT, load_params
+from ppo_pipeline.progress import result
+
+
+@click.command()
+@click.option("--params", "params_path", type=click.Path(path_type=Path), required=True)
+@click.option("--stages", "stages_folder", type=click.Path(path_type=Path), required=True)
+@click.option("--rounds", "rounds_folder", type=click.Path(path_type=Path), required=True)
+@click.option("--curve", type=click.Path(path_type=Path), required=True)
+def main(params_path: Path, stages_folder: Path, rounds_folder: Path, curve: Path) -> None:
+    """Merge the stages' metrics of each round, and line the rounds up."""
+    params = load_params(params_path)
+    metrics = {name: round_metrics(stages_folder, name) for name in [ROOT, *params.rounds]}
+    with whole_folder(rounds_folder) as partial:
+        for name, numbers in metrics.items():
+            write_json(partial / f"{name}.json", numbers)
+    rows = curve_rows(params, metrics)
+    with whole_file(curve) as partial:
+        write_curve(partial, rows)
+    scores = [row["heldout_score"] for row in rows if row["heldout_score"] != ""]
+    text = f", held-out score {scores[0]:+.3f} -> {scores[-1]:+.3f}" if scores else ""
+    result("summary", f"{len(params.rounds)} rounds{text}")
+
+
+if __name__ == "__main__":
+    main()
