@@ -41,7 +41,7 @@ def acquire_base(settings: Base, folder: Path) -> Any:
         with whole_folder(folder) as partial:
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
-            write_json(partial / "source.json", {"model": name, "revision": settings.revision})
+            write_json(partial / "source.json", settings.model_dump())
     return model
 
 

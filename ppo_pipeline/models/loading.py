@@ -1,5 +1,6 @@
 """Load the base model and its tokenizer from data/base/, a plain transformers folder; no network, no pickle."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,25 @@ from ..errors import PipelineError
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False) -> Any:
-    """Return the causal language model at `folder` in evaluation mode, its weights frozen."""
+def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return the causal language model at `folder` in evaluation mode, its weights frozen.
+
+    Code that the folder brings along runs only where source.json says that the stage `base` was allowed to.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     if not (folder / "config.json").is_file():
         raise PipelineError(f"{folder}: no config.json, so no transformers model; check `base.model`.")
     logging.disable_progress_bar()
+    source = read_source(folder)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             local_files_only=True,
             use_safetensors=True,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=source.get("trust_remote_code", False),
         )
     except (OSError, ValueError) as error:
         raise PipelineError(f"{folder}: cannot be loaded as a causal language model: {error}") from None
@@ -38,7 +43,15 @@ def load_tokenizer(folder: Path) -> Any:
     """Return the tokenizer at `folder`."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    trusted = read_source(folder).get("trust_remote_code", False)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
+
+
+def read_source(folder: Path) -> dict[str, Any]:
+    """Return source.json, what the stage `base` wrote of the model's origin; empty for a folder without it."""
+    path = folder / "source.json"
+    source: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return source
 
 
 def trunk_of(model: Any) -> nn.Module:

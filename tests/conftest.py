@@ -1,0 +1,80 @@
+"""Small real models and tokenizers, made at test time."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["CI"] = "true"  # no progress bars
+
+import pytest
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gpt2")
+LORA_TARGETS = {
+    "gpt2": ["c_attn", "c_proj", "c_fc"],
+    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+VOCABULARY = 261
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def targets_of(architecture: str) -> list[str]:
+    return LORA_TARGETS.get(architecture, LORA_TARGETS["llama"])
+
+
+def tiny_model(architecture: str, seed: int = 0, scale: float = 1.0) -> Any:
+    """Return a random model of the architecture: 2 layers, 32 wide, grouped-query attention where it has it."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if architecture == "gpt2":
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "attn_pdrop": 0.1, "resid_pdrop": 0.1}
+    else:
+        sizes = {
+            "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256, "tie_word_embeddings": True,
+        }  # fmt: skip
+    config = AutoConfig.for_model(
+        architecture, vocab_size=VOCABULARY, bos_token_id=256, eos_token_id=257, pad_token_id=257, **sizes
+    )
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():  # the default initialisation is so small that all tokens are nearly alike
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(8.0 * scale)
+    return model.eval()
+
+
+def tiny_tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> Any:
+    """Return a byte-level tokenizer: 256 bytes and a few special tokens."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+    tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in special])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="<|end|>", pad_token="<|end|>"
+    )
+    fast.chat_template = chat_template
+    return fast
+
+
+def save_tiny(folder: Path, architecture: str = "llama", chat_template: str | None = CHAT_TEMPLATE) -> Path:
+    """Write a tiny model with its tokenizer as a plain transformers folder."""
+    tiny_model(architecture).save_pretrained(folder)
+    tiny_tokenizer(chat_template).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def architecture(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
