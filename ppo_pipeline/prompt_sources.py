@@ -34,7 +34,7 @@ def read_prompts(settings: Prompts) -> pa.Table:
             messages = _messages(source, settings.system, place)
             digest = hashlib.sha256(json.dumps(messages, ensure_ascii=False).encode()).hexdigest()
             prompt_id = str(source.get("prompt_id") or digest[:12])
-            for key, seen, what in ((prompt_id, seen_ids, "prompt_id"), (digest, seen_prompts, "prompt")):
+            for key, seen, what in ((digest, seen_prompts, "prompt"), (prompt_id, seen_ids, "prompt_id")):
                 if key in seen:
                     raise PipelineError(f"{place}: the same {what} as in {seen[key]}; remove one of them.")
                 seen[key] = place

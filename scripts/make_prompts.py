@@ -28,21 +28,23 @@ def pairs(entries: list[str]) -> list[Item]:
 
 
 def of_nouns(start: int, count: int, answer: Callable[[str], str], shown: Callable[[str], str] = str) -> list[Item]:
-    """Return (word as shown, answer) of `count` nouns, every second one from `start` on."""
-    chosen = words.NOUNS[start::3][:count]
+    """Return (word as shown, answer) of `count` nouns, every second one from `start` on, around the list's end."""
+    chosen = (words.NOUNS * 2)[start::2][:count]
     return [(shown(word), answer(word)) for word in chosen]
 
 
 def sums() -> list[Item]:
-    """Return the sums of two different numbers from 1 to 10, the smaller one first."""
-    numbers = [(a, b) for a in range(1, 11) for b in range(a, 11)]
-    return [(f"{a} + {b}", str(a + b)) for a, b in numbers if (a * 7 + b * 3) % 11 < 9]
+    """Return the sums of two numbers from 1 to 10, the smaller one first."""
+    return [(f"{a} + {b}", str(a + b)) for a in range(1, 11) for b in range(a, 11)]
 
 
-def differences() -> list[Item]:
-    """Return differences of numbers up to 12, never negative."""
-    numbers = [(a, b) for a in range(3, 13) for b in range(1, a)]
-    return [(f"{a} - {b}", str(a - b)) for a, b in numbers if (a * 5 + b * 7) % 9 < 6]
+def larger_of_two() -> list[Item]:
+    """Return pairs of numbers below 50 with the larger one, which stands first in every second pair."""
+    found = []
+    for k in range(50):
+        small, large = 1 + (k * 7) % 23, 26 + (k * 5) % 24
+        found.append((f"{large} or {small}" if k % 2 else f"{small} or {large}", str(large)))
+    return list(dict.fromkeys(found))
 
 
 def next_of(cycle: list[str]) -> list[Item]:
@@ -55,33 +57,26 @@ def english() -> list[Kind]:
     one = ONE_WORD
     return [
         ("repeat", False, ["Repeat this word and say nothing else: {}", "Say only this word: {}",
-                           "Write this word once and nothing more: {}"], of_nouns(0, 40, str)),
+                           "Write this word once and nothing more: {}"], of_nouns(0, 60, str)),
         ("lowercase", True, ["Write this word in lower case: {}. " + one[1], "Lower-case this word: {}. " + one[0]],
-         of_nouns(1, 40, str, str.upper)),
-        ("uppercase", True, ["Write this word in upper case: {}. " + one[1], "Capitalize every letter: {}. " + one[0]],
-         of_nouns(2, 40, str.upper)),
-        ("first-letter", False, ["What is the first letter of the word {}? Answer with the letter only.",
-                                 "Which letter does the word {} start with? Just the letter."],
-         of_nouns(0, 30, lambda word: word[0], str)),
+         of_nouns(1, 60, str, str.upper)),
+        ("uppercase", True, ["Write this word in upper case: {}. " + one[1],
+                              "Put this word in capitals: {}. " + one[0]], of_nouns(2, 60, str.upper)),
         ("sum", False, ["What is {}? Answer with the number only.", "Calculate {} and give only the number.",
                         "{} = ? Just the number."], sums()),
-        ("difference", False, ["What is {}? Answer with the number only.", "Calculate {} and give only the number."],
-         differences()),
+        ("next-number", False, ["Which number comes right after {}? Answer with the number only.",
+                                "What is the next number after {}? Just the number."],
+         [(str(n), str(n + 1)) for n in range(1, 100, 2)]),
+        ("bigger", False, ["Which number is bigger, {}? Answer with the number only.",
+                           "Give only the larger number: {}."], larger_of_two()),
         ("capital", False, ["What is the capital of {}? Name the city only.", "Name the capital city of {}. " + one[1]],
          pairs(words.CAPITALS)),
         ("opposite", False, ["What is the opposite of {}? " + one[0], "Give the opposite of the word {}. " + one[1]],
          pairs(words.OPPOSITES)),
         ("plural", False, ["What is the plural of {}? " + one[0], "Give the plural of the word {}. " + one[1]],
          pairs(words.PLURALS)),
-        ("past", False, ["What is the past tense of {}? " + one[0], "Give the simple past of the verb {}. " + one[1]],
-         pairs(words.PAST)),
-        ("colour", False, ["What is the color of {}? " + one[0], "Name the usual color of {}. " + one[1]],
-         pairs(words.COLOURS)),
-        ("young", False, ["What is a young {} called? " + one[0], "Name the baby animal of a {}. " + one[1]],
-         pairs(words.YOUNG)),
-        ("next", False, ["Which day comes right after {}? " + one[0], "What is the day after {}? " + one[1]],
-         next_of(words.DAYS)),
-        ("next", False, ["Which month comes right after {}? " + one[0]], next_of(words.MONTHS)),
+        ("next-day", False, ["Which day comes right after {}? " + one[0]], next_of(words.DAYS)),
+        ("next-month", False, ["Which month comes right after {}? " + one[0]], next_of(words.MONTHS)),
     ]  # fmt: skip
 
 

@@ -36,23 +36,6 @@ horse:horses cow:cows lady:ladies star:stars hand:hands door:doors brush:brushes
 shoe:shoes river:rivers
 """.split()
 
-COLOURS = """
-snow:white grass:green coal:black blood:red banana:yellow lemon:yellow milk:white strawberry:red carrot:orange
-emerald:green ruby:red polar_bear:white canary:yellow spinach:green tomato:red pumpkin:orange raven:black frog:green
-cherry:red flamingo:pink pea:green swan:white broccoli:green sapphire:blue chocolate:brown
-""".split()
-
-YOUNG = """
-dog:puppy cat:kitten cow:calf horse:foal sheep:lamb goat:kid lion:cub bear:cub duck:duckling goose:gosling
-pig:piglet chicken:chick frog:tadpole swan:cygnet deer:fawn kangaroo:joey owl:owlet
-""".split()
-
-PAST = """
-go:went eat:ate see:saw run:ran take:took give:gave come:came walk:walked play:played jump:jumped write:wrote
-sing:sang swim:swam drink:drank make:made buy:bought think:thought bring:brought find:found know:knew look:looked
-speak:spoke break:broke drive:drove fly:flew grow:grew sleep:slept win:won sit:sat stand:stood
-""".split()
-
 DAYS = """
 Monday Tuesday Wednesday Thursday Friday Saturday Sunday
 """.split()

@@ -133,7 +133,7 @@ def test_kl_coef_reruns_advantage_and_what_follows_and_back_comes_from_the_cache
     assert {"settings", "advantage@r001", "advantage@r002", "update@r002", "evaluate@r002"} <= ran
     assert project.hashes() != before
     project.change("advantage.kl_coef", 0.05)
-    assert project.repro() == set()
+    assert project.repro() <= {"summary"}  # its outputs are kept in git, not in the cache; it only copies numbers
     assert project.hashes() == before
 
 
@@ -142,7 +142,7 @@ def test_gamma_reruns_the_rounds_behind_it_but_no_rollout_of_the_first(project: 
     ran = project.repro("rollout@r002")
     assert ran == {"settings", "advantage@r001", "update@r001", "rollout@r002"}
     project.change("advantage.gamma", 1.0)
-    assert project.repro() == set()
+    assert project.repro() <= {"summary"}
 
 
 def test_reward_reruns_reward_and_not_reference(project: Project) -> None:
@@ -150,14 +150,14 @@ def test_reward_reruns_reward_and_not_reference(project: Project) -> None:
     ran = project.repro("advantage@r001")
     assert ran == {"settings", "reward@r001", "advantage@r001"}
     project.change("reward.components.0.length_penalty", 0.002)
-    project.repro("advantage@r001")
+    assert project.repro("advantage@r001") == set()
 
 
 def test_an_override_concerns_its_own_round_and_stage_alone(project: Project) -> None:
     project.change("rounds.r002", {"parent": "r001", "update": {"lr": 0.001}})
     assert project.repro() == {"settings", "update@r002", "evaluate@r002", "summary"}
     project.change("rounds.r002", {"parent": "r001"})
-    assert project.repro() == set()
+    assert project.repro() == {"summary"}
 
 
 def test_appending_a_round_keeps_the_others(project: Project) -> None:

@@ -1,0 +1,65 @@
+"""`ppo-pipeline chat`: a trained policy beside the base model."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..params import Params, load_params
+from .policies import load_base, policy_folder
+
+
+@click.command()
+@click.option("--round", "name", required=True, help="Round whose policy answers, such as r004.")
+@click.option("--prompt", "prompts", multiple=True, help="Prompt to answer; without one, they are asked for.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, help="0 (the default) answers greedily.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("--seed", type=int, default=0, help="Seed of the sampled answers.")
+def chat(name: str, prompts: tuple[str, ...], temperature: float, max_new_tokens: int, seed: int) -> None:
+    """Answer prompts with a round's policy and with the base model, side by side."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..models.checkpoint import attach_merged
+
+    params = load_params(Path("params.yaml"))
+    folder = policy_folder(params, name)
+    base, tokenizer = load_base(params)
+    trained, _ = load_base(params)
+    attach_merged(trained, folder)
+    console = Console()
+
+    def answer(prompt: str) -> None:
+        texts = [reply(m, tokenizer, params, prompt, temperature, max_new_tokens, seed) for m in (base, trained)]
+        table = Table("base", name, title=Text(prompt, style="bold"), expand=True)
+        table.add_row(*(Text(text) for text in texts))
+        console.print(table)
+
+    for prompt in prompts:
+        answer(prompt)
+    while not prompts:
+        try:
+            prompt = click.prompt("prompt (Ctrl-D ends)", prompt_suffix="> ")
+        except click.Abort:
+            break
+        answer(prompt)
+
+
+def reply(
+    model: Any, tokenizer: Any, params: Params, prompt: str, temperature: float, max_new_tokens: int, seed: int
+) -> str:
+    """Return the model's answer to one user message."""
+    from ..chat import render
+    from ..models.loading import stop_ids_of
+    from ..sampling.decoder import Decoder, Request
+    from ..sampling.streams import uniforms
+
+    messages = [{"role": "user", "content": prompt}]
+    if params.prompts.system is not None:
+        messages.insert(0, {"role": "system", "content": params.prompts.system})
+    _, ids = render(tokenizer, messages, params.chat_template)
+    numbers = uniforms(seed, prompt, max_new_tokens) if temperature else None
+    decoder = Decoder(model, stop_ids_of(model, tokenizer), max_new_tokens, temperature or 1.0, 1)
+    text: str = tokenizer.decode(decoder.decode([Request(ids, numbers)])[0].ids, skip_special_tokens=True)
+    return text.strip()

@@ -1,0 +1,43 @@
+"""The command `ppo-pipeline`. Subcommands are imported when they are called, so that --help starts at once."""
+
+from importlib import import_module
+
+import click
+
+COMMANDS = {
+    "rounds": ("ppo_pipeline.cli.rounds", "rounds", "List, append, branch and remove training rounds."),
+    "show": ("ppo_pipeline.cli.show", "show", "Print samples of a table, or one sample in full."),
+    "chat": ("ppo_pipeline.cli.chat", "chat", "Answer prompts with a round's policy beside the base model."),
+    "export": ("ppo_pipeline.cli.export", "export", "Merge a round's LoRA into a plain transformers model."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and help without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands' names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup)
+@click.version_option(package_name="ppo-pipeline")
+def main() -> None:
+    """PPO fine-tuning of language models as a DVC pipeline. Run it in the project's top folder."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Load a round's policy for the commands that use one."""
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import PipelineError, nearest
+from ..params import ROOT, Params
+
+ROUNDS, BASE = Path("data/rounds"), Path("data/base")
+
+
+def policy_folder(params: Params, name: str) -> Path:
+    """Return the policy folder of round `name`; PipelineError where it is unknown or not computed."""
+    known = [ROOT, *params.rounds]
+    if name not in known:
+        raise PipelineError(f"params.yaml: no round '{name}'.{nearest(name, known)}")
+    folder = ROUNDS / name / "policy"
+    if not folder.is_dir():
+        raise PipelineError(f"{folder}: not here; `dvc repro update@{name}` makes it, `dvc pull` fetches it.")
+    return folder
+
+
+def load_base(params: Params) -> tuple[Any, Any]:
+    """Return the base model on the device of `compute`, and its tokenizer."""
+    from ..machine import set_up
+    from ..models.loading import load_model, load_tokenizer
+
+    device, dtype = set_up(params.compute)
+    return load_model(BASE, device, dtype), load_tokenizer(BASE)

@@ -1,0 +1,115 @@
+"""The rule reward and the weighted sum of components."""
+
+import pyarrow as pa
+import pytest
+
+from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.rewards import scoring
+from ppo_pipeline.rewards.rule import matches, normalise, rule_rewards
+from ppo_pipeline.rewards.samples import Samples
+from ppo_pipeline.rewards.scoring import join_prompts, score_samples
+from ppo_pipeline.sections import Reward, RuleComponent
+
+
+def rule(**changes: object) -> RuleComponent:
+    values = {
+        "type": "rule", "name": "rule", "weight": 1.0, "match": "contains", "hit": 1.0, "miss": -1.0,
+        "length_penalty": 0.002, "case_column": None,
+    }  # fmt: skip
+    return RuleComponent(**{**values, **changes})
+
+
+def samples(responses: list[str], **columns: list) -> Samples:
+    ids = [f"s{i}" for i in range(len(responses))]
+    return Samples(ids, [[{"role": "user", "content": "q"}]] * len(ids), ["q"] * len(ids), responses, columns)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(" The  Cat.\n", "the cat"), ("“猫”。", "猫"), ("ＡＢＣ！", "abc"), ("**7**", "7"), ("...", ""), ("a-b", "a-b")],
+)
+def test_normalise(text: str, expected: str) -> None:
+    assert normalise(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("response", "expected", "exact", "word", "contains"),
+    [
+        ("12", "1", False, False, True),
+        ("it is 1", "1", False, True, True),
+        ("category", "cat", False, False, True),
+        ("答案是北京市", "北京", False, True, True),
+        ("cold", "cold", True, True, True),
+        ("hot", "cold", False, False, False),
+        ("a.b", "a+b", False, False, False),
+    ],
+)
+def test_matches(response: str, expected: str, exact: bool, word: bool, contains: bool) -> None:
+    found = [matches(response, expected, how) for how in ("exact", "word", "contains")]
+    assert found == [exact, word, contains]
+
+
+def test_the_lora_notebook_s_rule() -> None:
+    """Found: +1, else -1, less 0.002 for each character of the normalised answer."""
+    given = samples([" The answer is Paris. ", "London", ""], expected=["paris", "Paris", "x"])
+    assert rule_rewards(rule(), given) == pytest.approx([1 - 0.002 * 19, -1 - 0.002 * 6, -1.0])
+
+
+def test_case_counts_only_where_the_column_says_so() -> None:
+    given = samples(["CAT", "CAT", "cat"], expected=["cat", "cat", "cat"], exact_case=[True, False, True])
+    settings = rule(match="exact", length_penalty=0.0, case_column="exact_case")
+    assert rule_rewards(settings, given) == [-1.0, 1.0, 1.0]
+
+
+def test_match_none_counts_length_alone_and_needs_no_answer() -> None:
+    assert rule_rewards(rule(match="none", length_penalty=0.5), samples(["abcd."])) == [-2.0]
+
+
+def test_missing_column_and_empty_answer_are_named() -> None:
+    with pytest.raises(PipelineError, match=r"no column 'expected'\. Did you mean 'expectd'"):
+        rule_rewards(rule(), samples(["a"], expectd=["a"]))
+    with pytest.raises(PipelineError, match="sample 's1': its prompt's `expected` is empty"):
+        rule_rewards(rule(), samples(["a", "b"], expected=["a", None]))
+    with pytest.raises(PipelineError, match="no column 'case'"):
+        rule_rewards(rule(case_column="case"), samples(["a"], expected=["a"]))
+
+
+def test_the_score_is_the_weighted_sum_of_the_columns() -> None:
+    given = samples(["a", "ab"], expected=["a", "a"])
+    parts = [
+        rule(name="one", weight=2.0, match="exact", length_penalty=0.0),
+        rule(name="two", weight=-0.5, match="contains", length_penalty=0.0),
+        rule(name="seen", weight=0.0, length_penalty=99.0),
+    ]
+    found = score_samples(Reward(components=parts), given)
+    assert found["one"] == [1.0, -1.0]
+    assert found["two"] == [1.0, 1.0]
+    assert found["score"] == [1.5, -2.5]
+    assert list(found) == ["score", "one", "two", "seen"]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None, "1", True])
+def test_a_reward_that_is_no_finite_number_names_the_sample(monkeypatch: pytest.MonkeyPatch, bad: object) -> None:
+    monkeypatch.setitem(scoring.SCORERS, "rule", lambda settings, given: [1.0, bad])
+    with pytest.raises(PipelineError, match=r"reward 'rule': sample 's1': .* is not a finite number"):
+        score_samples(Reward(components=[rule()]), samples(["a", "b"]))
+
+
+def test_a_wrong_number_of_rewards_and_a_repeated_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PipelineError, match="the name 'rule' is taken"):
+        score_samples(Reward(components=[rule(), rule()]), samples(["a"], expected=["a"]))
+    monkeypatch.setitem(scoring.SCORERS, "rule", lambda settings, given: [1.0])
+    with pytest.raises(PipelineError, match="1 rewards for 2 samples"):
+        score_samples(Reward(components=[rule()]), samples(["a", "b"]))
+
+
+def test_samples_get_their_prompt_s_columns() -> None:
+    prompts = pa.table(
+        {"prompt_id": ["p", "q"], "messages": [[{"role": "user", "content": c}] for c in "pq"],
+         "split": ["train", "train"], "expected": ["1", "2"]}
+    )  # fmt: skip
+    found = join_prompts(["s0", "s1", "s2"], ["q", "p", "q"], ["t"] * 3, ["r"] * 3, prompts)
+    assert found.columns["expected"] == ["2", "1", "2"]
+    assert [m[0]["content"] for m in found.messages] == ["q", "p", "q"]
+    with pytest.raises(PipelineError, match="no prompt 'z'"):
+        join_prompts(["s"], ["z"], ["t"], ["r"], prompts)
