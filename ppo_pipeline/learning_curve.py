@@ -1,4 +1,7 @@
-"""The learning curve: one row per round, from the metrics that the stages wrote."""
+"""The learning curve: one row per round, from the metrics that the stages wrote.
+
+A round's training numbers are of the policy that sampled in it, its parent's; its held-out ones of its own.
+"""
 
 import csv
 import json
@@ -6,21 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PipelineError
+from .files import whole_file
 from .params import ROOT, Params
 
-COLUMNS = {
+TRAINING = {
     "objective/scores": "train_score",
-    "eval/scores": "heldout_score",
     "objective/kl": "kl",
     "objective/entropy": "entropy",
     "val/response_length": "response_length",
-    "eval/response_length": "heldout_response_length",
     "loss/policy": "policy_loss",
     "loss/value": "value_loss",
     "policy/clipfrac": "clip_fraction",
     "policy/approxkl": "approx_kl",
     "policy/grad_norm": "grad_norm",
     "val/explained_variance": "explained_variance",
+}
+HELDOUT = {
+    "eval/scores": "heldout_score",
+    "eval/response_length": "heldout_response_length",
+    "eval/finished": "heldout_finished",
 }
 
 
@@ -35,23 +42,28 @@ def round_metrics(folder: Path, name: str) -> dict[str, Any]:
     return dict(sorted(merged.items()))
 
 
-def curve_rows(params: Params, metrics: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row per round, r000 first, then as in params.yaml: round, parent, depth, and COLUMNS.
+def curve_rows(
+    params: Params, metrics: dict[str, dict[str, Any]], columns: dict[str, str], with_root: bool
+) -> list[dict[str, Any]]:
+    """Return a row per round on the way to the last round of params.yaml: round, parent, depth, and `columns`.
 
-    The first row holds what is known of the untrained policy: its held-out score.
+    One lineage only, since a line through branches would run back and forth; `dvc metrics show` has all rounds.
+    `with_root` starts with the untrained policy. A round that lacks one of the metrics has no row: plots would
+    draw a missing number as 0.
     """
+    last = list(params.rounds)[-1] if params.rounds else ROOT
     rows = []
-    for name in [ROOT, *params.rounds]:
-        parent = "" if name == ROOT else params.rounds[name].parent
-        row: dict[str, Any] = {"round": name, "parent": parent, "depth": params.depth(name)}
-        row |= {column: metrics[name].get(metric, "") for metric, column in COLUMNS.items()}
-        rows.append(row)
+    for name in [ROOT] * with_root + params.lineage(last):
+        if all(metric in metrics[name] for metric in columns):
+            parent = "" if name == ROOT else params.rounds[name].parent
+            row: dict[str, Any] = {"round": name, "parent": parent, "depth": params.depth(name)}
+            rows.append(row | {column: metrics[name][metric] for metric, column in columns.items()})
     return rows
 
 
-def write_curve(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the rows as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=["round", "parent", "depth", *COLUMNS.values()])
+def write_curve(path: Path, rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
+    """Write the rows as CSV, whole or not at all."""
+    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=["round", "parent", "depth", *columns.values()])
         writer.writeheader()
         writer.writerows(rows)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from ppo_pipeline.files import whole_file, whole_folder, write_json
-from ppo_pipeline.learning_curve import curve_rows, round_metrics, write_curve
+from ppo_pipeline.files import whole_folder, write_json
+from ppo_pipeline.learning_curve import HELDOUT, TRAINING, curve_rows, round_metrics, write_curve
 from ppo_pipeline.params import ROOT, load_params
 from ppo_pipeline.progress import result
 
@@ -14,18 +14,19 @@ from ppo_pipeline.progress import result
 @click.option("--params", "params_path", type=click.Path(path_type=Path), required=True)
 @click.option("--stages", "stages_folder", type=click.Path(path_type=Path), required=True)
 @click.option("--rounds", "rounds_folder", type=click.Path(path_type=Path), required=True)
-@click.option("--curve", type=click.Path(path_type=Path), required=True)
-def main(params_path: Path, stages_folder: Path, rounds_folder: Path, curve: Path) -> None:
+@click.option("--training", type=click.Path(path_type=Path), required=True)
+@click.option("--heldout", type=click.Path(path_type=Path), required=True)
+def main(params_path: Path, stages_folder: Path, rounds_folder: Path, training: Path, heldout: Path) -> None:
     """Merge the stages' metrics of each round, and line the rounds up."""
     params = load_params(params_path)
     metrics = {name: round_metrics(stages_folder, name) for name in [ROOT, *params.rounds]}
     with whole_folder(rounds_folder) as partial:
         for name, numbers in metrics.items():
             write_json(partial / f"{name}.json", numbers)
-    rows = curve_rows(params, metrics)
-    with whole_file(curve) as partial:
-        write_curve(partial, rows)
-    scores = [row["heldout_score"] for row in rows if row["heldout_score"] != ""]
+    write_curve(training, curve_rows(params, metrics, TRAINING, with_root=False), TRAINING)
+    rows = curve_rows(params, metrics, HELDOUT, with_root=True)
+    write_curve(heldout, rows, HELDOUT)
+    scores = [row["heldout_score"] for row in rows]
     text = f", held-out score {scores[0]:+.3f} -> {scores[-1]:+.3f}" if scores else ""
     result("summary", f"{len(params.rounds)} rounds{text}")
 
