@@ -1,6 +1,8 @@
 """What the machine has: device, number format, threads."""
 
+import ctypes
 import os
+import sys
 
 import torch
 
@@ -10,6 +12,7 @@ from .sections import Compute
 
 def set_up(compute: Compute) -> tuple[torch.device, torch.dtype]:
     """Fix threads and determinism for this process; return the device and the number format to use."""
+    _keep_memory()
     if compute.threads:
         torch.set_num_threads(compute.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with this
@@ -17,6 +20,17 @@ def set_up(compute: Compute) -> tuple[torch.device, torch.dtype]:
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
     device = torch.device(_device(compute.device))
     return device, _dtype(compute.dtype, device)
+
+
+def _keep_memory() -> None:
+    """Tell glibc's allocator to keep large blocks: giving each tensor's pages back costs a fifth of a CPU update."""
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # not in musl
+        trim_threshold, mmap_threshold = -1, -3
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def _device(name: str) -> str:

@@ -88,6 +88,9 @@ class RuleComponent(Section):
     hit: float = Field(description="Reward where it matches")
     miss: float = Field(description="Reward where it does not")
     length_penalty: NonNegative = Field(description="Subtracted for each character of the normalised response")
+    max_length_penalty: NonNegative | None = Field(
+        description="The length penalty grows to this at most; null: no limit"
+    )
     case_column: str | None = Field(
         description="Boolean prompt column; where it is true, letter case counts. null: case never counts"
     )

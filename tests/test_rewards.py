@@ -14,7 +14,7 @@ from ppo_pipeline.sections import Reward, RuleComponent
 def rule(**changes: object) -> RuleComponent:
     values = {
         "type": "rule", "name": "rule", "weight": 1.0, "match": "contains", "hit": 1.0, "miss": -1.0,
-        "length_penalty": 0.002, "case_column": None,
+        "length_penalty": 0.002, "max_length_penalty": None, "case_column": None,
     }  # fmt: skip
     return RuleComponent(**{**values, **changes})
 
@@ -63,6 +63,11 @@ def test_case_counts_only_where_the_column_says_so() -> None:
 
 def test_match_none_counts_length_alone_and_needs_no_answer() -> None:
     assert rule_rewards(rule(match="none", length_penalty=0.5), samples(["abcd."])) == [-2.0]
+
+
+def test_the_length_penalty_stops_at_its_limit() -> None:
+    settings = rule(match="none", length_penalty=0.5, max_length_penalty=1.5)
+    assert rule_rewards(settings, samples(["ab", "abc", "abcd" * 9])) == [-1.0, -1.5, -1.5]
 
 
 def test_missing_column_and_empty_answer_are_named() -> None:

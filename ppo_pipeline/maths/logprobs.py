@@ -29,9 +29,10 @@ class _TokenLogprobs(torch.autograd.Function):
             rows = slice(start, start + chunk)
             logits = _logits(hidden[rows], weight, bias, temperature, wide)
             lse[rows] = torch.logsumexp(logits, dim=-1)
-            logprobs[rows] = logits.gather(1, targets[rows, None]).squeeze(1) - lse[rows]
-            probs = torch.exp(logits - lse[rows, None])
-            entropy[rows] = lse[rows] - torch.linalg.vecdot(probs, logits)
+            every = logits.sub_(lse[rows, None])  # in place: a chunk's logits are large, fresh memory is dear
+            logprobs[rows] = every.gather(1, targets[rows, None]).squeeze(1)
+            # -sum p log p; a logit of -inf gives 0 * -inf, which counts as 0
+            entropy[rows] = -torch.linalg.vecdot(torch.exp(every), every.clamp_(min=torch.finfo(wide).min))
         ctx.save_for_backward(hidden, weight, bias, targets, lse, entropy)
         ctx.temperature, ctx.chunk = temperature, chunk
         ctx.set_materialize_grads(False)
@@ -40,6 +41,8 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad_logprobs, grad_entropy = grads
+        if grad_logprobs is None and grad_entropy is None:
+            return (None,) * 6
         hidden, weight, bias, targets, lse, entropy = ctx.saved_tensors
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         wide = lse.dtype
@@ -48,17 +51,19 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=wide) if need_bias else None
         for start in range(0, len(targets), ctx.chunk):
             rows = slice(start, start + ctx.chunk)
-            logits = _logits(hidden[rows], weight, bias, ctx.temperature, wide)
-            probs = torch.exp(logits - lse[rows, None])
-            grad = torch.zeros_like(probs)
-            if grad_logprobs is not None:  # d lp / d z = onehot - p
-                g = grad_logprobs[rows, None]
-                grad.addcmul_(probs, g, value=-1)
-                grad.scatter_add_(1, targets[rows, None], g)
+            every = _logits(hidden[rows], weight, bias, ctx.temperature, wide).sub_(lse[rows, None])
+            grad = torch.exp(every)
             if grad_entropy is not None:  # d H / d z = -p (log p + H)
-                log_p_plus_h = logits - lse[rows, None] + entropy[rows, None]
-                grad.addcmul_(probs * log_p_plus_h, grad_entropy[rows, None], value=-1)
-            grad = (grad / ctx.temperature).to(hidden.dtype)
+                factor = every.clamp_(min=torch.finfo(wide).min).add_(entropy[rows, None])
+                factor.mul_(-grad_entropy[rows, None])
+            else:
+                factor = torch.zeros_like(lse[rows, None])
+            if grad_logprobs is not None:  # d lp / d z = onehot - p
+                factor = factor.sub_(grad_logprobs[rows, None])
+            grad.mul_(factor)
+            if grad_logprobs is not None:
+                grad.scatter_add_(1, targets[rows, None], grad_logprobs[rows, None])
+            grad = grad.div_(ctx.temperature).to(hidden.dtype)
             if grad_hidden is not None:
                 grad_hidden[rows] = grad @ weight
             if grad_weight is not None:

@@ -35,8 +35,9 @@ def matches(response: str, expected: str, how: str) -> bool:
 def rule_rewards(settings: RuleComponent, samples: Samples) -> list[float]:
     """Return, per sample, `hit` or `miss`, less `length_penalty` for each character of the normalised response.
 
-    The LoRA notebook's reward is match: contains, hit: 1, miss: -1, length_penalty: 0.002. Raises
-    PipelineError where the prompts lack the column `expected`, or the case column, or a row's answer is empty.
+    At most `max_length_penalty` is subtracted, so that rambling does not drown the rest of a batch. The LoRA
+    notebook's reward is match: contains, hit: 1, miss: -1, length_penalty: 0.002, no limit. Raises PipelineError
+    where the prompts lack the column `expected`, or the case column, or a row's answer is empty.
     """
     known = list(samples.columns)
     expected_column = _column(samples, "expected", known, settings.name) if settings.match != "none" else None
@@ -55,7 +56,10 @@ def rule_rewards(settings: RuleComponent, samples: Samples) -> list[float]:
                     f"reward '{settings.name}': sample '{samples.sample_ids[i]}': its prompt's `expected` is empty."
                 )
             reward = settings.hit if matches(response, expected, settings.match) else settings.miss
-        rewards.append(reward - settings.length_penalty * len(response))
+        penalty = settings.length_penalty * len(response)
+        if settings.max_length_penalty is not None:
+            penalty = min(penalty, settings.max_length_penalty)
+        rewards.append(reward - penalty)
     return rewards
 
 

@@ -1,0 +1,103 @@
+"""Write docs/params.md from the settings' own definitions: name, type and range, meaning, committed value.
+
+python scripts/params_doc.py          check that the page is up to date
+python scripts/params_doc.py --write  write it
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ppo_pipeline import params as definitions
+from ppo_pipeline.params import OVERRIDABLE, Params, load_params
+from ppo_pipeline.sections import RuleComponent
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "params.md"
+
+
+def limits(annotation: Any, field: FieldInfo | None = None) -> str:
+    """Return a setting's type with its range, as a person writes it."""
+    schema = {"definition": annotation}
+    holder = type("Holder", (BaseModel,), {"__annotations__": schema})
+    found = holder.model_json_schema()["properties"]["definition"]
+    variants = found.get("anyOf", [found])
+    text = " or ".join(_one(v) for v in variants)
+    for rule in field.metadata if field is not None else []:
+        for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
+            if getattr(rule, name, None) is not None:
+                text += f" {sign} {getattr(rule, name):g}"
+    return text
+
+
+def _one(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(schema["enum"])
+    if "const" in schema:
+        return str(schema["const"])
+    if schema.get("type") == "array":
+        return "list of " + _one(schema["items"])
+    text = {"string": "text", "boolean": "true, false"}.get(schema.get("type", ""), schema.get("type", ""))
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    return " ".join([text, *(f"{sign} {schema[name]:g}" for name, sign in signs.items() if name in schema)])
+
+
+def rows(cls: type[BaseModel], values: dict[str, Any]) -> Iterator[str]:
+    """Yield a table row per setting of a section."""
+    for name, field in cls.model_fields.items():
+        shown = field.alias or name
+        value = values.get(shown)
+        yield f"| `{shown}` | {limits(field.annotation, field)} | {json.dumps(value)} | {field.description or ''} |"
+
+
+def page() -> str:
+    """Return the text of docs/params.md."""
+    values = load_params(ROOT / "params.yaml").model_dump(by_alias=True)
+    head = "| setting | type and range | committed value | meaning |\n|---|---|---|---|"
+    parts = [
+        "# Settings\n\nMade by `python scripts/params_doc.py --write` from the settings' definitions; a test checks it."
+        " No setting has a hidden default: params.yaml holds them all.",
+        f"## seed\n\n{Params.model_fields['seed'].description}: an integer >= 0; committed: {values['seed']}.",
+    ]
+    for name, field in Params.model_fields.items():
+        if name in ("seed", "rounds"):
+            continue
+        cls = field.annotation
+        assert isinstance(cls, type)
+        doc = (cls.__doc__ or "").strip()
+        if name == "reward":
+            component = values["reward"]["components"][0]
+            parts.append(f"## {name}\n\n{doc} `components` is a list; each entry is one of these.")
+            text = (RuleComponent.__doc__ or "").strip()
+            parts.append(f"### type: rule\n\n{text}\n\n{head}\n" + "\n".join(rows(RuleComponent, component)))
+        else:
+            parts.append(f"## {name}\n\n{doc}\n\n{head}\n" + "\n".join(rows(cls, values[name])))
+    sections = ", ".join(f"`{name}`" for name in OVERRIDABLE)
+    parts.append(
+        "## rounds\n\nA map from a round's name to its `parent` and to settings that hold in this round alone, in any"
+        f" of {sections}: `r002: {{parent: r001, advantage: {{kl_coef: 0.1}}}}`. `{definitions.ROOT}` is the untrained"
+        " policy. Two rounds with one parent are a branch."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+@click.command()
+@click.option("--write", is_flag=True, help="Write the page instead of checking it.")
+def main(write: bool) -> None:
+    """Check or write docs/params.md."""
+    text = page()
+    if write:
+        PAGE.write_text(text, encoding="utf-8")
+    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
+        click.echo("docs/params.md is out of date; run: python scripts/params_doc.py --write")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
