@@ -18,7 +18,7 @@ HELDOUT_EVERY = 5
 ONE_WORD = ["Answer with one word.", "Just the word, please.", "Reply with one word only."]
 
 Item = tuple[str, str]
-Kind = tuple[str, bool, list[str], list[Item]]
+Kind = tuple[str, bool, Item | None, list[str], list[Item]]
 
 
 def pairs(entries: list[str]) -> list[Item]:
@@ -53,30 +53,36 @@ def next_of(cycle: list[str]) -> list[Item]:
 
 
 def english() -> list[Kind]:
-    """Return the kinds of English tasks: name, whether letter case counts, templates, items."""
+    """Return the kinds of English tasks: name, whether letter case counts, an example, templates, items."""
     one = ONE_WORD
     return [
-        ("repeat", False, ["Repeat this word and say nothing else: {}", "Say only this word: {}",
-                           "Write this word once and nothing more: {}"], of_nouns(0, 60, str)),
-        ("lowercase", True, ["Write this word in lower case: {}. " + one[1], "Lower-case this word: {}. " + one[0]],
+        ("repeat", False, ("house", "house"),
+         ["Repeat this word and say nothing else: {}", "Say only this word: {}",
+          "Write this word once and nothing more: {}"], of_nouns(0, 60, str)),
+        ("lowercase", True, ("HOUSE", "house"),
+         ["Write this word in lower case: {}. " + one[1], "Lower-case this word: {}. " + one[0]],
          of_nouns(1, 60, str, str.upper)),
-        ("uppercase", True, ["Write this word in upper case: {}. " + one[1],
-                              "Put this word in capitals: {}. " + one[0]], of_nouns(2, 60, str.upper)),
-        ("sum", False, ["What is {}? Answer with the number only.", "Calculate {} and give only the number.",
-                        "{} = ? Just the number."], sums()),
-        ("next-number", False, ["Which number comes right after {}? Answer with the number only.",
-                                "What is the next number after {}? Just the number."],
-         [(str(n), str(n + 1)) for n in range(1, 100, 2)]),
-        ("bigger", False, ["Which number is bigger, {}? Answer with the number only.",
-                           "Give only the larger number: {}."], larger_of_two()),
-        ("capital", False, ["What is the capital of {}? Name the city only.", "Name the capital city of {}. " + one[1]],
+        ("uppercase", True, ("house", "HOUSE"),
+         ["Write this word in upper case: {}. " + one[1], "Put this word in capitals: {}. " + one[0]],
+         of_nouns(2, 60, str.upper)),
+        ("sum", False, ("20 + 5", "25"),
+         ["What is {}? Answer with the number only.", "Calculate {} and give only the number.",
+          "{} = ? Just the number."], sums()),
+        ("next-number", False, ("200", "201"),
+         ["Which number comes right after {}? Answer with the number only.",
+          "What is the next number after {}? Just the number."], [(str(n), str(n + 1)) for n in range(1, 100, 2)]),
+        ("bigger", False, ("70 or 80", "80"),
+         ["Which number is bigger, {}? Answer with the number only.", "Give only the larger number: {}."],
+         larger_of_two()),
+        ("capital", False, ("Malta", "Valletta"),
+         ["What is the capital of {}? Name the city only.", "Name the capital city of {}. " + one[1]],
          pairs(words.CAPITALS)),
-        ("opposite", False, ["What is the opposite of {}? " + one[0], "Give the opposite of the word {}. " + one[1]],
+        ("opposite", False, ("right", "wrong"),
+         ["What is the opposite of {}? " + one[0], "Give the opposite of the word {}. " + one[1]],
          pairs(words.OPPOSITES)),
-        ("plural", False, ["What is the plural of {}? " + one[0], "Give the plural of the word {}. " + one[1]],
+        ("plural", False, ("pen", "pens"),
+         ["What is the plural of {}? " + one[0], "Give the plural of the word {}. " + one[1]],
          pairs(words.PLURALS)),
-        ("next-day", False, ["Which day comes right after {}? " + one[0]], next_of(words.DAYS)),
-        ("next-month", False, ["Which month comes right after {}? " + one[0]], next_of(words.MONTHS)),
     ]  # fmt: skip
 
 
@@ -85,29 +91,34 @@ def chinese() -> list[Kind]:
     digits, zodiac = words.ZH_DIGITS, words.ZH_ZODIAC
     sums_zh = [(f"{a}加{b}", str(a + b)) for a in range(1, 8) for b in range(a, 8) if (a + 2 * b) % 3]
     return [
-        ("repeat", False, ["请重复这个词，不要说别的：{}", "只说这个词：{}"], [(w, w) for w in words.ZH_WORDS]),
-        ("opposite", False, ["“{}”的反义词是什么?只回答一个字。", "请写出“{}”的反义词，只写一个字。"],
+        ("repeat", False, None, ["请重复这个词，不要说别的：{}", "只说这个词：{}"], [(w, w) for w in words.ZH_WORDS]),
+        ("opposite", False, None, ["“{}”的反义词是什么？只回答一个字。", "请写出“{}”的反义词，只写一个字。"],
          pairs(words.ZH_OPPOSITES)),
-        ("capital", False, ["{}的首都是哪里?只回答城市名。", "请说出{}的首都，不要说别的。"],
+        ("capital", False, None, ["{}的首都是哪里？只回答城市名。", "请说出{}的首都，不要说别的。"],
          pairs(words.ZH_CAPITALS)),
-        ("sum", False, ["{}等于多少?只回答数字。", "请计算：{}，只写数字。"], sums_zh),
-        ("colour", False, ["{}是什么颜色?请回答“某色”两个字。"], pairs(words.ZH_COLOURS)),
-        ("numeral", False, ["数字{}用汉字怎么写?只回答一个字。"], [(str(i), digits[i]) for i in range(1, 11)]),
-        ("zodiac", False, ["十二生肖中，{}的后面是什么?只回答一个字。"], next_of(list(zodiac))),
+        ("sum", False, None, ["{}等于多少？只回答数字。", "请计算：{}，只写数字。"], sums_zh),
+        ("colour", False, None, ["{}是什么颜色？请回答“某色”两个字。"], pairs(words.ZH_COLOURS)),
+        ("numeral", False, None, ["数字{}用汉字怎么写？只回答一个字。"], [(str(i), digits[i]) for i in range(1, 11)]),
+        ("zodiac", False, None, ["十二生肖中，{}的后面是什么？只回答一个字。"], next_of(list(zodiac))),
     ]  # fmt: skip
 
 
 def rows(language: str, kinds: list[Kind]) -> Iterator[dict[str, object]]:
-    """Yield the tasks of each kind, one per item, the templates taking turns."""
-    numbers: dict[str, int] = {}
-    for name, exact_case, templates, items in kinds:
-        for item, answer in items:
-            number = numbers.get(name, 0)
-            numbers[name] = number + 1
-            turn = number // HELDOUT_EVERY + number
-            yield {
-                "prompt_id": f"{language}-{name}-{number:03d}",
-                "prompt": templates[turn % len(templates)].format(item),
+    """Yield the tasks of each kind, one per item, the templates taking turns.
+
+    With an example, the conversation starts with the same question about it, answered as it should be.
+    """
+    for name, exact_case, example, templates, items in kinds:
+        for number, (item, answer) in enumerate(items):
+            template = templates[(number // HELDOUT_EVERY + number) % len(templates)]
+            question = {"role": "user", "content": template.format(item)}
+            row: dict[str, object] = {"prompt_id": f"{language}-{name}-{number:03d}"}
+            if example is None:
+                row["prompt"] = question["content"]
+            else:
+                first = {"role": "user", "content": template.format(example[0])}
+                row["messages"] = [first, {"role": "assistant", "content": example[1]}, question]
+            yield row | {
                 "expected": answer,
                 "kind": name,
                 "item": item,

@@ -36,14 +36,6 @@ horse:horses cow:cows lady:ladies star:stars hand:hands door:doors brush:brushes
 shoe:shoes river:rivers
 """.split()
 
-DAYS = """
-Monday Tuesday Wednesday Thursday Friday Saturday Sunday
-""".split()
-
-MONTHS = """
-January February March April May June July August September October November December
-""".split()
-
 ZH_WORDS = """
 苹果 河流 月亮 书本 老师 朋友 森林 大海 窗户 火车 音乐 花园 雨伞 电脑 飞机 桌子 小猫 太阳 面包
 学校

@@ -152,7 +152,11 @@ def test_the_committed_sets_are_sound(name: str, least: int) -> None:
         assert {row["kind"] for row in rows if row["split"] == split} == kinds
     trained = {(row["kind"], row["item"].lower()) for row in rows if row["split"] == "train"}
     assert not [row for row in rows if row["split"] == "heldout" and (row["kind"], row["item"].lower()) in trained]
-    assert all(row["item"] in row["prompt"] and row["expected"] for row in rows)
+    for row in rows:
+        *example, question = row.get("messages") or [{"content": row["prompt"]}]
+        assert row["item"] in question["content"]
+        assert row["expected"]
+        assert not example or example[0]["content"] != question["content"]
 
 
 def test_the_answers_that_can_be_computed_are_right() -> None:
