@@ -13,7 +13,7 @@ from .value_head import ValueHead
 
 # CPU attention kernels round a row differently where the width is no multiple of their vector length. With this
 # multiple a sequence's logprobs are the same bits in every batch, so that the first ratio of an update is 1.
-PAD_MULTIPLE = 32
+PAD_MULTIPLE = 16
 
 
 class Sequences(NamedTuple):
