@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import PipelineError, nearest
 from .sections import (
+    COMPONENTS,
     Advantage,
     Base,
     Compute,
@@ -234,7 +235,8 @@ def _explain(error: ValidationError, cls: type[BaseModel], source: str) -> str:
     """Turn pydantic's errors into one line per setting: its path, what is wrong, the nearest valid name."""
     lines = []
     for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"])
+        # pydantic puts a component's type into the path, after its index; params.yaml has no such level
+        path = ".".join(str(part) for part in item["loc"] if part not in COMPONENTS)
         value = item.get("input")
         if item["type"] == "extra_forbidden":
             known = _known_names(cls, item["loc"][:-1])
@@ -252,6 +254,9 @@ def _explain(error: ValidationError, cls: type[BaseModel], source: str) -> str:
 def _known_names(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """Return the valid names of the section at `loc`, walking from class `cls`."""
     for part in loc:
+        if part in COMPONENTS:
+            cls = COMPONENTS[str(part)]
+            continue
         field = next((f for n, f in cls.model_fields.items() if part in (n, f.alias)), None)
         if field is None:  # an index of a list or a key of a map: their class was taken at the step before
             continue

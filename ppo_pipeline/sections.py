@@ -96,10 +96,30 @@ class RuleComponent(Section):
     )
 
 
+class PythonComponent(Section):
+    """A reward computed by a Python function with TRL's signature."""
+
+    type: Literal["python"]
+    name: Name = Field(description="Column in rewards.parquet")
+    weight: float = Field(description="Factor in the score; 0 records the column only")
+    function: str = Field(
+        description="module:function, called as function(prompts=..., completions=..., **columns) -> list of float; "
+        "in the folder reward_functions/ an edit reruns the reward",
+        pattern=r"^[\w.]+:\w+$",
+    )
+    format: Literal["text", "messages"] = Field(
+        description="text: prompts and completions are texts; messages: lists of {role, content}"
+    )
+
+
+COMPONENTS: dict[str, type[Section]] = {"rule": RuleComponent, "python": PythonComponent}
+Component = Annotated[RuleComponent | PythonComponent, Field(discriminator="type")]
+
+
 class Reward(Section):
     """Scores of responses: the weighted sum of the components."""
 
-    components: list[RuleComponent] = Field(min_length=1, description="Reward components, each a column")
+    components: list[Component] = Field(min_length=1, description="Reward components, each a column")
 
 
 class Reference(Section):

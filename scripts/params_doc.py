@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from pydantic import BaseModel
@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from ppo_pipeline import params as definitions
 from ppo_pipeline.params import OVERRIDABLE, Params, load_params
-from ppo_pipeline.sections import RuleComponent
+from ppo_pipeline.sections import PythonComponent, RuleComponent
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "params.md"
@@ -48,12 +48,17 @@ def _one(schema: dict[str, Any]) -> str:
     return " ".join([text, *(f"{sign} {schema[name]:g}" for name, sign in signs.items() if name in schema)])
 
 
-def rows(cls: type[BaseModel], values: dict[str, Any]) -> Iterator[str]:
-    """Yield a table row per setting of a section."""
+def kind_name(cls: type[BaseModel]) -> str:
+    """Return the `type` that names a reward component's class."""
+    return str(get_args(cls.model_fields["type"].annotation)[0])
+
+
+def rows(cls: type[BaseModel], values: dict[str, Any] | None) -> Iterator[str]:
+    """Yield a table row per setting of a section; without `values`, none is committed."""
     for name, field in cls.model_fields.items():
         shown = field.alias or name
-        value = values.get(shown)
-        yield f"| `{shown}` | {limits(field.annotation, field)} | {json.dumps(value)} | {field.description or ''} |"
+        value = "" if values is None else json.dumps(values.get(shown))
+        yield f"| `{shown}` | {limits(field.annotation, field)} | {value} | {field.description or ''} |"
 
 
 def page() -> str:
@@ -72,10 +77,11 @@ def page() -> str:
         assert isinstance(cls, type)
         doc = (cls.__doc__ or "").strip()
         if name == "reward":
-            component = values["reward"]["components"][0]
             parts.append(f"## {name}\n\n{doc} `components` is a list; each entry is one of these.")
-            text = (RuleComponent.__doc__ or "").strip()
-            parts.append(f"### type: rule\n\n{text}\n\n{head}\n" + "\n".join(rows(RuleComponent, component)))
+            for kind in (RuleComponent, PythonComponent):
+                committed = next((c for c in values["reward"]["components"] if c["type"] == kind_name(kind)), None)
+                text = (kind.__doc__ or "").strip()
+                parts.append(f"### type: {kind_name(kind)}\n\n{text}\n\n{head}\n" + "\n".join(rows(kind, committed)))
         else:
             parts.append(f"## {name}\n\n{doc}\n\n{head}\n" + "\n".join(rows(cls, values[name])))
     sections = ", ".join(f"`{name}`" for name in OVERRIDABLE)

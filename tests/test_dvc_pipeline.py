@@ -15,7 +15,7 @@ from conftest import save_tiny
 from ruamel.yaml import YAML
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-CODE = ("dvc.yaml", ".dvcignore", ".gitignore", "stages", "ppo_pipeline")
+CODE = ("dvc.yaml", ".dvcignore", ".gitignore", "stages", "ppo_pipeline", "reward_functions")
 ROUND_1 = {f"{stage}@r001" for stage in ("rollout", "reward", "reference", "advantage", "update", "evaluate")}
 ROUND_2 = {stage.replace("r001", "r002") for stage in ROUND_1}
 
@@ -150,6 +150,15 @@ def test_reward_reruns_reward_and_not_reference(project: Project) -> None:
     ran = project.repro("advantage@r001")
     assert ran == {"settings", "reward@r001", "advantage@r001"}
     project.change("reward.components.0.length_penalty", 0.0)
+    assert project.repro("advantage@r001") == set()
+
+
+def test_an_edited_reward_function_reruns_the_reward_and_no_forward(project: Project) -> None:
+    path = project.folder / "reward_functions" / "brevity.py"
+    good = path.read_text()
+    path.write_text(good + "\n# edited\n")
+    assert project.repro("advantage@r001") == {"reward@r001"}
+    path.write_text(good)
     assert project.repro("advantage@r001") == set()
 
 

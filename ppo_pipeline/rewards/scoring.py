@@ -8,10 +8,11 @@ import pyarrow as pa
 
 from ..errors import PipelineError
 from ..sections import Reward
+from .function import python_rewards
 from .rule import rule_rewards
 from .samples import Samples
 
-SCORERS: dict[str, Callable[[Any, Samples], list[float]]] = {"rule": rule_rewards}
+SCORERS: dict[str, Callable[[Any, Samples], list[float]]] = {"rule": rule_rewards, "python": python_rewards}
 
 
 def score_samples(settings: Reward, samples: Samples) -> dict[str, list[float]]:

@@ -1,0 +1,72 @@
+"""Rewards from a Python function with the signature of TRL's reward functions."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import PipelineError
+from ..sections import PythonComponent
+from .samples import Samples
+
+Function = Callable[..., Any]
+
+
+def python_rewards(settings: PythonComponent, samples: Samples) -> list[float]:
+    """Return what `function(prompts=..., completions=..., **columns)` returns, one number per sample.
+
+    format text: prompts and completions are texts, the prompt as the model saw it. messages: conversations, as
+    TRL gives them for conversational data; a completion is [{"role": "assistant", "content": ...}]. The prompts'
+    further columns (`expected`, `split`, ...) are keyword arguments, lists with one entry per sample.
+    Source: TRL's GRPOTrainer, "Using a custom reward function". Unlike there, None is not allowed as a reward.
+    Raises PipelineError where the function cannot be imported, or raises; the first sample that it raises for is
+    named.
+    """
+    function = load_function(settings.function, settings.name)
+    try:
+        rewards = _call(function, settings.format, samples, slice(None))
+    except Exception as error:
+        raise PipelineError(
+            f"reward '{settings.name}': {settings.function} raised {type(error).__name__}: {error} "
+            f"({_culprit(function, settings.format, samples)})."
+        ) from error
+    try:
+        return list(rewards)
+    except TypeError:
+        raise PipelineError(
+            f"reward '{settings.name}': {settings.function} returned {type(rewards).__name__}, expected a list with "
+            "one number per sample."
+        ) from None
+
+
+def load_function(path: str, name: str) -> Function:
+    """Import `package.module:function` from the project's top folder or the environment."""
+    module, _, attribute = path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise PipelineError(f"reward '{name}': function '{path}': {error}.") from None
+    except AttributeError:
+        raise PipelineError(f"reward '{name}': the module '{module}' has no '{attribute}'.") from None
+    if not callable(function):
+        raise PipelineError(f"reward '{name}': '{path}' is not a function.")
+    return function  # type: ignore[no-any-return]
+
+
+def _call(function: Function, style: str, samples: Samples, rows: slice) -> Any:
+    prompts: list[Any] = samples.prompt_texts[rows]
+    completions: list[Any] = samples.responses[rows]
+    if style == "messages":
+        prompts = samples.messages[rows]
+        completions = [[{"role": "assistant", "content": text}] for text in completions]
+    columns = {name: values[rows] for name, values in samples.columns.items()}
+    return function(prompts=prompts, completions=completions, **columns)
+
+
+def _culprit(function: Function, style: str, samples: Samples) -> str:
+    """Call the function for one sample at a time; name the first for which it raises."""
+    for i, sample_id in enumerate(samples.sample_ids):
+        try:
+            _call(function, style, samples, slice(i, i + 1))
+        except Exception:
+            return f"sample '{sample_id}'"
+    return "for the batch, for no single sample"
