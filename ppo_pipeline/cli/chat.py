@@ -1,25 +1,40 @@
 """`ppo-pipeline chat`: a trained policy beside the base model."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..errors import PipelineError
 from ..params import Params, load_params
+from .literal import literal
 from .policies import load_base, policy_folder
+
+
+def finite(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+    """Return the option's value; refuse nan and inf, which pass a range check of floats."""
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number.", ctx, parameter)
+    return value
 
 
 @click.command()
 @click.option("--round", "name", required=True, help="Round whose policy answers, such as r004.")
 @click.option("--prompt", "prompts", multiple=True, help="Prompt to answer; without one, they are asked for.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, help="0 (the default) answers greedily.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    callback=finite,
+    help="0 (the default) answers greedily.",
+)
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("--seed", type=int, default=0, help="Seed of the sampled answers.")
 def chat(name: str, prompts: tuple[str, ...], temperature: float, max_new_tokens: int, seed: int) -> None:
     """Answer prompts with a round's policy and with the base model, side by side."""
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     from ..models.checkpoint import attach_merged
 
@@ -32,8 +47,8 @@ def chat(name: str, prompts: tuple[str, ...], temperature: float, max_new_tokens
 
     def answer(prompt: str) -> None:
         texts = [reply(m, tokenizer, params, prompt, temperature, max_new_tokens, seed) for m in (base, trained)]
-        table = Table("base", name, title=Text(prompt, style="bold"), expand=True)
-        table.add_row(*(Text(text) for text in texts))
+        table = Table("base", name, title=literal(prompt, "bold"), expand=True)
+        table.add_row(*(literal(text) for text in texts))
         console.print(table)
 
     for prompt in prompts:
@@ -43,7 +58,10 @@ def chat(name: str, prompts: tuple[str, ...], temperature: float, max_new_tokens
             prompt = click.prompt("prompt (Ctrl-D ends)", prompt_suffix="> ")
         except click.Abort:
             break
-        answer(prompt)
+        try:
+            answer(prompt)
+        except PipelineError as error:  # such as a prompt that is too long: the next one may be fine
+            error.show()
 
 
 def reply(
@@ -59,6 +77,8 @@ def reply(
     if params.prompts.system is not None:
         messages.insert(0, {"role": "system", "content": params.prompts.system})
     _, ids = render(tokenizer, messages, params.chat_template)
+    if not ids:
+        raise PipelineError("the prompt has no token; write something.")
     numbers = uniforms(seed, prompt, max_new_tokens) if temperature else None
     decoder = Decoder(model, stop_ids_of(model, tokenizer), max_new_tokens, temperature or 1.0, 1)
     text: str = tokenizer.decode(decoder.decode([Request(ids, numbers)])[0].ids, skip_special_tokens=True)

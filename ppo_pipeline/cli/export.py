@@ -12,7 +12,7 @@ from .policies import BASE, policy_folder
 
 @click.command()
 @click.option("--round", "name", required=True, help="Round whose policy is exported, such as r004.")
-@click.option("--overwrite", is_flag=True, help="Replace OUT where it exists.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT where it is a model folder already.")
 @click.argument("out", type=click.Path(path_type=Path))
 def export(name: str, overwrite: bool, out: Path) -> None:
     """Merge the LoRA of a round into the base model and write it to the folder OUT."""
@@ -22,14 +22,31 @@ def export(name: str, overwrite: bool, out: Path) -> None:
     from ..models.loading import load_model, load_tokenizer
 
     folder = policy_folder(load_params(Path("params.yaml")), name)
-    if out.exists() and not overwrite:
-        raise PipelineError(f"{out}: exists already; choose another folder, or give --overwrite.")
+    check_target(out, overwrite)
     model = load_model(BASE, torch.device("cpu"), saved_dtype())
     attach_merged(model, folder)
-    with whole_folder(out) as partial:
+    with whole_folder(out.resolve()) as partial:
         model.save_pretrained(partial)
         load_tokenizer(BASE).save_pretrained(partial)
-    click.echo(f"{out}: {name} merged; load it with AutoModelForCausalLM.from_pretrained('{out}')")
+    click.echo(f"{out}: {name} merged; load it with AutoModelForCausalLM.from_pretrained({str(out)!r})")
+
+
+def check_target(out: Path, overwrite: bool) -> None:
+    """Raise PipelineError where writing to `out` would lose something.
+
+    Replacing a folder deletes all that is in it. So --overwrite takes a model folder only: an empty one, or one
+    with a config.json and no folder inside. The base model is one too, and the rounds are trained on it.
+    """
+    if out.resolve().is_relative_to(BASE.resolve()):
+        raise PipelineError(f"{out}: is the base model of this project; choose another folder.")
+    if not out.exists():
+        return
+    if not overwrite:
+        raise PipelineError(f"{out}: exists already; choose another folder, or give --overwrite.")
+    entries = list(out.iterdir()) if out.is_dir() else [out]
+    is_model = (out / "config.json").is_file() and not any(entry.is_dir() for entry in entries)
+    if entries and not is_model:
+        raise PipelineError(f"{out}: is no model folder, --overwrite would delete what is there; choose another.")
 
 
 def saved_dtype() -> "torch.dtype":  # type: ignore[name-defined]  # noqa: F821
@@ -37,5 +54,10 @@ def saved_dtype() -> "torch.dtype":  # type: ignore[name-defined]  # noqa: F821
     import torch
     from transformers import AutoConfig
 
-    dtype = AutoConfig.from_pretrained(BASE, local_files_only=True).dtype
+    from ..models.loading import read_source
+
+    if not (BASE / "config.json").is_file():
+        raise PipelineError(f"{BASE}: no model here; `dvc repro base` makes it, `dvc pull` fetches it.")
+    trusted = read_source(BASE).get("trust_remote_code", False)
+    dtype = AutoConfig.from_pretrained(BASE, local_files_only=True, trust_remote_code=trusted).dtype
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32

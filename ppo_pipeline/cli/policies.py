@@ -16,7 +16,8 @@ def policy_folder(params: Params, name: str) -> Path:
         raise PipelineError(f"params.yaml: no round '{name}'.{nearest(name, known)}")
     folder = ROUNDS / name / "policy"
     if not folder.is_dir():
-        raise PipelineError(f"{folder}: not here; `dvc repro update@{name}` makes it, `dvc pull` fetches it.")
+        stage = "init" if name == ROOT else f"update@{name}"
+        raise PipelineError(f"{folder}: not here; `dvc repro {stage}` makes it, `dvc pull` fetches it.")
     return folder
 
 

@@ -6,6 +6,7 @@ import click
 
 from ..params import ROOT, Round, load_params
 from ..rounds_file import RoundsFile, parse_overrides
+from .literal import literal
 
 PARAMS = Path("params.yaml")
 FILES = {
@@ -37,7 +38,7 @@ def list_rounds() -> None:
         folder = Path("data/rounds") / name
         there = [stage for stage, file in FILES.items() if (folder / file).exists()]
         done = "all" if len(there) == len(FILES) else ", ".join(there) or "none"
-        table.add_row(name, entry.parent, str(params.depth(name)), describe(entry), done)
+        table.add_row(name, entry.parent, str(params.depth(name)), literal(describe(entry)), done)
     Console().print(table)
 
 
