@@ -19,7 +19,7 @@ class RoundsFile:
         load_params(path)  # refuses a file that is already wrong
         self.path = path
         self.yaml = YAML(typ="safe", pure=True)
-        self.text = path.read_text(encoding="utf-8")
+        self.text = path.read_bytes().decode("utf-8")  # read_text would turn CRLF into LF
         self.rounds: Any = self.yaml.load(self.text)["rounds"]
 
     def next_name(self) -> str:
@@ -56,44 +56,55 @@ class RoundsFile:
     def save(self) -> None:
         """Write the file, whole or not at all, once its new text has been read and checked as params.yaml is."""
         text = self._new_text()
-        with whole_file(self.path) as partial:
-            partial.write_text(text, encoding="utf-8")
+        target = self.path.resolve()  # a link stays a link
+        with whole_file(target) as partial:
+            partial.write_bytes(text.encode("utf-8"))
+            partial.chmod(target.stat().st_mode)
             try:
                 load_params(partial)
             except PipelineError as error:
                 raise PipelineError(str(error.message).replace(str(partial), str(self.path))) from None
 
     def _new_text(self) -> str:
-        """Return the old text with the lines of the rounds map replaced: kept lines as they are, new ones added."""
-        lines = self.text.splitlines(keepends=True)
-        start = next(i for i, line in enumerate(lines) if re.match(r"rounds\s*:", line))
-        end = next((i for i in range(start + 1, len(lines)) if re.match(r"[^\s#]", lines[i])), len(lines))
-        if self.yaml.load("".join(lines[start:end]))["rounds"] is None or not lines[start].strip().endswith(":"):
-            return self._dumped(lines, start, end)  # an empty map, or one in flow style on the key's line
-        kept, old = [], {}
-        entry = None
-        for line in lines[start + 1 : end]:
-            found = re.match(r"(\s+)([A-Za-z][\w-]*)\s*:", line)
-            if found and (entry is None or len(found.group(1)) <= len(entry[1])):
-                entry = (found.group(2), found.group(1))
-                old[entry[0]] = entry[1]
-            if entry is None or entry[0] in self.rounds:
-                kept.append(line)
-        if kept and not kept[-1].endswith("\n"):
-            kept[-1] += "\n"
-        indent = next(iter(old.values()), "  ")
-        trailing = kept[::-1]
-        blank = 0
-        while blank < len(trailing) and not trailing[blank].strip():
-            blank += 1
-        body, gap = kept[: len(kept) - blank], kept[len(kept) - blank :]
-        new = [f"{indent}{name}: {_flow(value)}\n" for name, value in self.rounds.items() if name not in old]
-        return "".join([*lines[: start + 1], *body, *new, *gap, *lines[end:]])
+        """Return the old text without the removed rounds' lines and with the new rounds' lines; all else as it is.
 
-    def _dumped(self, lines: list[str], start: int, end: int) -> str:
-        new = [f"  {name}: {_flow(value)}\n" for name, value in self.rounds.items()]
-        head = "rounds:\n" if new else "rounds: {}\n"
-        return "".join([*lines[:start], head, *new, *lines[end:]])
+        Where an entry begins and ends, the YAML parser says. Comment lines stay, those above a removed round too.
+        """
+        root = self.yaml.compose(self.text)
+        node = next(value for key, value in root.value if key.value == "rounds")
+        if node.flow_style:
+            return self._new_flow_text(node)
+        lines = self.text.splitlines(keepends=True)
+        end = "\r\n" if lines[0].endswith("\r\n") else "\n"
+        old = {key.value: range(key.start_mark.line, _last_line(value) + 1) for key, value in node.value}
+        last = max(line for span in old.values() for line in span)
+        if not lines[last].endswith("\n"):
+            lines[last] += end
+        indent = " " * node.value[0][0].start_mark.column
+        new = [f"{indent}{name}: {_flow(value)}{end}" for name, value in self.rounds.items() if name not in old]
+        lines[last] += "".join(new)
+        for name, span in old.items():
+            for line in span if name not in self.rounds else ():
+                lines[line] = "".join(new) if line == last else ""
+        if not self.rounds:
+            start = next(key for key, _ in root.value if key.value == "rounds").start_mark.line
+            lines[start] = lines[start].replace(":", ": {}", 1)
+        return "".join(lines)
+
+    def _new_flow_text(self, node: Any) -> str:
+        """The same for a map in flow style, {r001: {parent: r000}}: only what is between its braces changes."""
+        text, start, end = self.text, node.start_mark.index, node.end_mark.index
+        kept = {k.value: text[k.start_mark.index : v.end_mark.index] for k, v in node.value if k.value in self.rounds}
+        entries = [kept.get(name, f"{name}: {_flow(value)}") for name, value in self.rounds.items()]
+        return f"{text[:start]}{{{', '.join(entries)}}}{text[end:]}"
+
+
+def _last_line(node: Any) -> int:
+    """Return the last line of a node; a block's own end mark stands behind the comments that follow it."""
+    if isinstance(node.value, list) and node.value and not node.flow_style:
+        inner = node.value[-1]
+        return _last_line(inner[1] if isinstance(inner, tuple) else inner)
+    return int(node.end_mark.line)
 
 
 def _flow(value: Any) -> str:
@@ -112,8 +123,12 @@ def _flow(value: Any) -> str:
 def parse_value(text: str) -> Any:
     """Return a setting's value as YAML reads it: 0.1, true, null, text."""
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
-    return YAML(typ="safe", pure=True).load(text)
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        raise PipelineError(f"'{text}': not a value that YAML can read; put text in quotes.") from None
 
 
 def parse_overrides(entries: list[str]) -> dict[str, Any]:
@@ -124,6 +139,8 @@ def parse_overrides(entries: list[str]) -> dict[str, Any]:
         if not equals or path.count(".") > 1:
             raise PipelineError(f"'{entry}': write it as section.setting=value, e.g. advantage.kl_coef=0.1.")
         section, dot, setting = path.partition(".")
+        if not isinstance(overrides.get(section, {}), dict):
+            raise PipelineError(f"'{entry}': '{section}' has a value already; it is a setting or a section, not both.")
         if dot:
             overrides.setdefault(section, {})[setting] = parse_value(value)
         else:

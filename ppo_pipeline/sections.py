@@ -4,9 +4,9 @@ One class per section; a section is named after the stage that it steers. No set
 params.yaml holds them all, so that a reader of that file (and of dvc.lock) sees what a run did.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -112,6 +112,7 @@ class PythonComponent(Section):
     )
 
 
+TAKEN_COLUMNS = ("sample_id", "score", "prompt_id", "prompt_text", "response_text", "response_ids", "finish_reason")
 COMPONENTS: dict[str, type[Section]] = {"rule": RuleComponent, "python": PythonComponent}
 Component = Annotated[RuleComponent | PythonComponent, Field(discriminator="type")]
 
@@ -120,6 +121,16 @@ class Reward(Section):
     """Scores of responses: the weighted sum of the components."""
 
     components: list[Component] = Field(min_length=1, description="Reward components, each a column")
+
+    @field_validator("components")
+    @classmethod
+    def _names_are_free(cls, components: list[Any]) -> list[Any]:
+        """Refuse names that would stand twice among the columns of rewards.parquet or eval.parquet."""
+        names = [component.name for component in components]
+        for name in names:
+            if name in TAKEN_COLUMNS or names.count(name) > 1:
+                raise ValueError(f"the name '{name}' is taken; give each component a column name of its own")
+        return components
 
 
 class Reference(Section):

@@ -100,12 +100,16 @@ def test_a_reward_that_is_no_finite_number_names_the_sample(monkeypatch: pytest.
         score_samples(Reward(components=[rule()]), samples(["a", "b"]))
 
 
-def test_a_wrong_number_of_rewards_and_a_repeated_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(PipelineError, match="the name 'rule' is taken"):
-        score_samples(Reward(components=[rule(), rule()]), samples(["a"], expected=["a"]))
+def test_a_wrong_number_of_rewards_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(scoring.SCORERS, "rule", lambda settings, given: [1.0])
     with pytest.raises(PipelineError, match="1 rewards for 2 samples"):
         score_samples(Reward(components=[rule()]), samples(["a", "b"]))
+
+
+@pytest.mark.parametrize("names", [["rule", "rule"], ["score"], ["prompt_id"]])
+def test_a_name_that_is_taken_is_refused_with_the_settings(names: list[str]) -> None:
+    with pytest.raises(ValueError, match=f"the name '{names[0]}' is taken"):
+        Reward(components=[rule(name=name) for name in names])
 
 
 def test_samples_get_their_prompt_s_columns() -> None:

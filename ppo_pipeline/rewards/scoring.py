@@ -18,13 +18,10 @@ SCORERS: dict[str, Callable[[Any, Samples], list[float]]] = {"rule": rule_reward
 def score_samples(settings: Reward, samples: Samples) -> dict[str, list[float]]:
     """Return `score` and each component's rewards by name, one number per sample.
 
-    Raises PipelineError, with the component and the sample named, for a reward that is not a finite number,
-    and for two components of one name.
+    Raises PipelineError, with the component and the sample named, for a reward that is not a finite number.
     """
     columns: dict[str, list[float]] = {}
     for component in settings.components:
-        if component.name in columns or component.name in ("sample_id", "score"):
-            raise PipelineError(f"params.yaml: reward.components: the name '{component.name}' is taken.")
         rewards = SCORERS[component.type](component, samples)
         _check(component.name, rewards, samples)
         columns[component.name] = [float(r) for r in rewards]
