@@ -8,7 +8,7 @@ it in a section or in a round's override.
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import PipelineError, nearest
 from .sections import (
@@ -60,6 +60,27 @@ class Params(Section):
     evaluate: Evaluate
     rounds: dict[RoundName, Round] = Field(description="The training rounds")
 
+    @model_validator(mode="after")
+    def _sections_agree(self) -> "Params":
+        """Refuse settings of different sections that exclude each other; one sentence each says the cure."""
+        estimator, samples = self.advantage.estimator, self.rollout.samples_per_prompt
+        if estimator == "gae" and self.policy.critic == "none":
+            raise ValueError("advantage.estimator gae needs values; set policy.critic to shared or separate")
+        if estimator in ("rloo", "grpo") and samples < 2:
+            raise ValueError(
+                f"advantage.estimator {estimator} compares the responses to a prompt; set rollout.samples_per_prompt "
+                "to 2 or more"
+            )
+        if self.policy.tuning == "full" and self.compute.dtype == "fp16":
+            raise ValueError("policy.tuning full trains in bf16 or fp32; set compute.dtype to one of them")
+        count = self.rollout.prompts_per_round * samples
+        if self.update.minibatches > count:
+            raise ValueError(
+                f"update.minibatches: {self.update.minibatches} for {count} samples a round; a minibatch without a "
+                "sample would make no step. Lower it, or sample more"
+            )
+        return self
+
     @property
     def temperature(self) -> float:
         """Sampling temperature: every logprob of the round is taken at it."""
@@ -69,6 +90,21 @@ class Params(Section):
     def chat_template(self) -> str:
         """How prompts are shown to the model."""
         return self.prompts.chat_template
+
+    @property
+    def stop_tokens(self) -> list[str]:
+        """Tokens that end a response besides the model's own."""
+        return self.rollout.stop_tokens
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Length at which a sampled response is cut."""
+        return self.rollout.max_new_tokens
+
+    @property
+    def critic(self) -> str:
+        """Whether there are values, and where from."""
+        return self.policy.critic
 
     @property
     def max_prompt_tokens(self) -> int:
@@ -162,6 +198,7 @@ class UpdateSettings(StageSettings):
     depth: int
     seed: int
     temperature: float
+    max_new_tokens: int
     update: Update
     compute: Compute
 
@@ -172,6 +209,7 @@ class EvaluateSettings(StageSettings):
     round: str
     chat_template: str
     max_prompt_tokens: int
+    stop_tokens: list[str]
     evaluate: Evaluate
     reward: Reward
     compute: Compute
@@ -244,10 +282,11 @@ def _explain(error: ValidationError, cls: type[BaseModel], source: str) -> str:
         elif item["type"] == "missing":
             text = "this setting is missing; no setting has a hidden default."
         else:
-            text = f"{item['msg'][0].lower()}{item['msg'][1:]}, found {value!r}."
+            text = f"{item['msg'][0].lower()}{item['msg'][1:]}"
+            text = text.removeprefix("value error, ") + ("." if isinstance(value, dict) else f", found {value!r}.")
             if isinstance(value, str) and _is_number(value):
                 text += f" It is text to YAML; write it without quotes and with a decimal point: {float(value)!r}."
-        lines.append(f"{source}: {path}: {text}")
+        lines.append(f"{source}: {path}: {text}" if path else f"{source}: {text}")
     return "\n".join(lines)
 
 

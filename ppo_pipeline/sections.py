@@ -4,13 +4,16 @@ One class per section; a section is named after the stage that it steers. No set
 params.yaml holds them all, so that a reader of that file (and of dvc.lock) sees what a run did.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Above1 = Annotated[float, Field(gt=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
@@ -43,23 +46,45 @@ class Prompts(Section):
 
 
 class Policy(Section):
-    """What is trained."""
+    """What is trained. LoRA's settings have no effect where the whole model is."""
 
+    tuning: Literal["lora", "full"] = Field(
+        description="lora: an adapter beside the frozen base; full: all of the model's weights"
+    )
+    critic: Literal["shared", "separate", "none"] = Field(
+        description="shared: a value head on the policy's last hidden state; separate: on a trunk of its own (with "
+        "LoRA an adapter of its own over the same base, else a second model); none: for estimators without values"
+    )
     rank: Count = Field(description="LoRA rank r")
     alpha: Positive = Field(description="LoRA alpha: the update is scaled by alpha / rank")
+    use_rslora: bool = Field(
+        description="Rank-stabilised LoRA: scaled by alpha / sqrt(rank) instead (Kalajdzievski 2023)"
+    )
     dropout: float = Field(description="Dropout on LoRA's input; above 0 the first ratio is no longer 1", ge=0, lt=1)
-    target_modules: list[str] = Field(
-        description="Names of the linear or Conv1D modules that get LoRA; a module matches by the end of its path",
+    target_modules: list[str] | str = Field(
+        description="Names of the linear or Conv1D modules that get LoRA, each matching the end of a module's path; or "
+        "one text: a regular expression for the whole path, or all-linear for all but the language-model head",
         min_length=1,
     )
+
+    @field_validator("target_modules")
+    @classmethod
+    def _pattern_is_one(cls, targets: list[str] | str) -> list[str] | str:
+        if isinstance(targets, str):
+            try:
+                re.compile(targets)
+            except re.error as error:
+                raise ValueError(f"not a regular expression ({error})") from None
+        return targets
 
 
 class Compute(Section):
     """The machine."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(description="auto takes cuda, then mps, then cpu")
-    dtype: Literal["auto", "bf16", "fp32"] = Field(
-        description="Number format of the base model; auto takes bf16 where the machine computes it fast"
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        description="Number format of the base model; auto takes bf16 where the machine computes it fast, else fp32. "
+        "fp16 scales the update's loss; for GPUs without bf16"
     )
     threads: int = Field(description="CPU threads; 0 leaves torch's choice. Another number can change rounding", ge=0)
 
@@ -72,7 +97,25 @@ class Rollout(Section):
     max_prompt_tokens: Count = Field(description="A longer prompt is an error")
     max_new_tokens: Count = Field(description="A response is cut at this length")
     temperature: Positive = Field(description="Logits are divided by it, in sampling and in every logprob")
+    top_k: Count | None = Field(description="Sample from the k likeliest tokens; null: all")
+    top_p: Share | None = Field(
+        description="Sample from the fewest tokens, likeliest first, that hold this share of what top_k left; null: all"
+    )
+    min_p: Share | None = Field(description="Tokens less likely than this share of the likeliest go; null: none")
+    greedy: bool = Field(description="Take the likeliest token instead of sampling")
+    stop_tokens: list[str] = Field(
+        description="Tokens that end a response besides the model's own end tokens, each a single token of the "
+        "tokenizer; here and in `evaluate`"
+    )
     batch_size: Count = Field(description="Sequences decoded at a time")
+
+    @model_validator(mode="after")
+    def _greedy_is_alone(self) -> "Rollout":
+        if self.greedy and (self.top_k, self.top_p, self.min_p) != (None, None, None):
+            raise ValueError("greedy takes the likeliest token; set top_k, top_p and min_p to null")
+        if self.greedy and self.samples_per_prompt > 1:
+            raise ValueError("greedy makes all samples of a prompt the same; set samples_per_prompt to 1")
+        return self
 
 
 class RuleComponent(Section):
@@ -142,21 +185,64 @@ class Reference(Section):
 class Advantage(Section):
     """Token rewards, advantages and returns."""
 
-    kl_coef: NonNegative = Field(description="Factor of the KL penalty in the token reward")
-    kl_estimator: Literal["k1", "k2", "k3"] = Field(description="KL estimator of the token reward (Schulman 2020)")
-    gamma: UnitInterval = Field(description="Discount factor")
+    estimator: Literal["gae", "rloo", "grpo", "reinforce++"] = Field(
+        description="gae: by values. Without a critic: rloo, the response's reward less the mean of the prompt's "
+        "other responses; grpo, less the prompt's mean, divided by its standard deviation; reinforce++, reward to go, "
+        "whitened"
+    )
+    kl_coef: NonNegative = Field(description="Factor of the KL penalty in the reward; adaptive: of the first round")
+    kl_estimator: Literal["k1", "k2", "k3"] = Field(description="KL estimator of the reward (Schulman 2020)")
+    kl_penalty: Literal["token", "sequence_sum", "sequence_mean"] = Field(
+        description="Where the KL penalty goes: on each token; or its sum, or mean, over the response on the last one"
+    )
+    kl_target: Positive | None = Field(
+        description="Adaptive kl_coef: it is steered to this KL in nats per response (Ziegler et al. 2019); null: fixed"
+    )
+    kl_horizon: Count = Field(description="Adaptive kl_coef: samples over which it moves by the relative error")
+    missing_end_penalty: NonNegative | None = Field(
+        description="Subtracted from the score of a response that was cut by length; null: nothing"
+    )
+    missing_end_score: float | None = Field(
+        description="Score that replaces that of a response cut by length; null: none does"
+    )
+    score_scaling: Literal["none", "scale", "norm"] = Field(
+        description="scale: scores are divided by their running standard deviation over the rounds; norm: their "
+        "running mean is subtracted too"
+    )
+    score_clip: Positive | None = Field(description="Scores are clipped to this, after scaling; null: not")
+    whiten_rewards: Literal["none", "variance", "mean_and_variance"] = Field(
+        description="Token rewards over the round: variance 1, the mean kept; or mean 0 and variance 1"
+    )
+    gamma: UnitInterval = Field(description="Discount factor; rloo and grpo do not discount")
     lam: UnitInterval = Field(alias="lambda", description="GAE's lambda")
     bootstrap_truncated: bool = Field(
         description="A response cut by length continues with its value estimate instead of 0"
     )
     whiten_advantages: bool = Field(description="Mean 0 and variance 1 over the round's response tokens")
 
+    @model_validator(mode="after")
+    def _settings_agree(self) -> "Advantage":
+        if self.missing_end_penalty is not None and self.missing_end_score is not None:
+            raise ValueError("missing_end_penalty subtracts, missing_end_score replaces; set one of them to null")
+        if self.estimator == "reinforce++" and not self.whiten_advantages:
+            raise ValueError("reinforce++ is the whitened reward to go; set whiten_advantages to true")
+        return self
+
 
 class Update(Section):
     """The PPO update."""
 
-    lr: Positive = Field(description="Learning rate of LoRA")
-    value_lr: Positive = Field(description="Learning rate of the value head")
+    lr: Positive = Field(description="Learning rate of the policy")
+    value_lr: Positive = Field(description="Learning rate of the value head, and of a separate critic")
+    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
+        description="How both learning rates fall over the rounds; they are constant within a round"
+    )
+    warmup_rounds: int = Field(
+        description="The first w rounds run at 1/(w+1), 2/(w+1), ... of the learning rates", ge=0
+    )
+    schedule_rounds: Count | None = Field(
+        description="Rounds from the start to the end of a linear or cosine schedule; later ones stay at its last value"
+    )
     adam_beta1: UnitInterval = Field(description="AdamW's beta 1")
     adam_beta2: UnitInterval = Field(description="AdamW's beta 2")
     adam_eps: Positive = Field(description="AdamW's epsilon")
@@ -164,11 +250,43 @@ class Update(Section):
     epochs: Count = Field(description="Passes over the round's samples")
     minibatches: Count = Field(description="Optimizer steps in an epoch")
     microbatch_tokens: Count = Field(description="Tokens of one forward, padding included; changes memory only")
+    gradient_checkpointing: bool = Field(
+        description="Compute activations again in the backward pass instead of keeping them: less memory, more time"
+    )
     clip_range: Positive = Field(description="PPO's epsilon: the ratio is clipped to 1 - eps, 1 + eps")
+    clip_range_high: Positive | None = Field(
+        description="Another epsilon for the upper side, as in DAPO's clip-higher; null: the same"
+    )
+    dual_clip: Above1 | None = Field(
+        description="Bound of the loss where the advantage A is negative: at most -A times this; null for none"
+    )
+    loss_normalization: Literal["token_mean", "sequence_mean", "fixed_length"] = Field(
+        description="The minibatch's loss: mean over its tokens; mean over responses of each one's mean; or sum over "
+        "tokens divided by responses times rollout.max_new_tokens"
+    )
+    target_kl: Positive | None = Field(
+        description="The update ends before a step whose minibatch has an approxkl beyond this; null: never"
+    )
+    rollout_correction: Positive | None = Field(
+        description="Each token's policy loss is weighted by its probability in the training forward over that in "
+        "sampling, at most this; null: not"
+    )
+    kl_loss_coef: NonNegative = Field(description="Factor of the KL from the base as a term of the loss; 0: none")
+    kl_loss_estimator: Literal["k2", "k3"] = Field(
+        description="KL estimator of the loss term; the gradient of k1 is 0 in expectation"
+    )
     value_clip_range: Positive | None = Field(description="Clip of the value around its old estimate; null for none")
     value_coef: NonNegative = Field(description="Factor of the value loss")
     entropy_coef: NonNegative = Field(description="Factor of the entropy bonus")
     max_grad_norm: Positive | None = Field(description="Gradient norm is clipped to this; null for none")
+
+    @model_validator(mode="after")
+    def _schedule_has_an_end(self) -> "Update":
+        if self.lr_schedule != "constant" and self.schedule_rounds is None:
+            raise ValueError(f"lr_schedule {self.lr_schedule} needs schedule_rounds")
+        if self.schedule_rounds is not None and self.schedule_rounds <= self.warmup_rounds:
+            raise ValueError("schedule_rounds must be more than warmup_rounds")
+        return self
 
 
 class Evaluate(Section):

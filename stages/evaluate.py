@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from ppo_pipeline.chat import render_all
 from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import set_up
-from ppo_pipeline.models.checkpoint import attach_merged
-from ppo_pipeline.models.loading import load_model, load_tokenizer, stop_ids_of
+from ppo_pipeline.models.checkpoint import load_merged
+from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
 from ppo_pipeline.params import EvaluateSettings, read_settings
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.rewards.scoring import join_prompts, score_samples
@@ -47,9 +47,10 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
     texts = [text for text, _ in rendered]
     with run_record("evaluate", settings.round) as record:
         device, dtype = set_up(settings.compute)
-        model = load_model(base, device, dtype)
-        attach_merged(model, policy)
-        decoder = Decoder(model, stop_ids_of(model, tokenizer), s.max_new_tokens, 1.0, s.batch_size)
+        model = load_merged(base, policy, device, dtype)
+        decoder = Decoder(
+            model, stop_ids_of(model, tokenizer, settings.stop_tokens), s.max_new_tokens, 1.0, s.batch_size
+        )
         with progress(len(prompt_ids), f"evaluate {settings.round}") as counter:
             completions = decoder.decode(
                 [Request(ids, None) for _, ids in rendered],

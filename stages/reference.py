@@ -1,5 +1,6 @@
 """Stage `reference`: policy and reference logprobs and values of the sampled tokens, by the training forward."""
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -9,8 +10,9 @@ import torch
 
 from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import set_up
-from ppo_pipeline.models.checkpoint import load_policy
+from ppo_pipeline.models.checkpoint import load_checkpoint
 from ppo_pipeline.models.loading import load_model
+from ppo_pipeline.models.policy import model_logprobs
 from ppo_pipeline.params import ReferenceSettings, read_settings
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
@@ -35,55 +37,77 @@ def main(
 ) -> None:  # fmt: skip
     """Score the sampled tokens under policy and base, and write reference.parquet."""
     settings = read_settings(ReferenceSettings, settings_path)
-    rollouts = ROLLOUTS.read(rollouts_path, ["prompt_ids", "response_ids", "rollout_logprobs"])
+    rollouts = ROLLOUTS.read(rollouts_path, ["prompt_ids", "response_ids", "rollout_logprobs", "kept_mass"])
     data = sampled(rollouts)
     response_lengths = lengths(rollouts, "response_ids")
     offsets = np.concatenate([[0], np.cumsum(response_lengths)])
-    flat_columns = {n: np.empty(offsets[-1], np.float32) for n in ("policy", "reference", "values", "entropy")}
+    columns = {n: np.empty(offsets[-1], np.float32) for n in ("policy", "reference", "values", "entropy")}
     bootstrap = np.empty(len(response_lengths), np.float32)
-    with run_record("reference", settings.round) as record:
+    batches = by_token_budget(data.total_lengths, settings.reference.batch_tokens)
+    places = [np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in batch]) for batch in batches]
+    with run_record("reference", settings.round) as record, torch.inference_mode():
         device, dtype = set_up(settings.compute)
-        policy, _ = load_policy(load_model(base, device, dtype), policy_folder, trainer_folder)
-        batches = by_token_budget(data.total_lengths, settings.reference.batch_tokens)
-        with (
-            progress(len(response_lengths), f"reference {settings.round}") as counter,
-            torch.inference_mode(),
-        ):
-            for batch in batches:
-                sequences = data.sequences(batch, 0, device)
-                scores = policy.score(sequences, settings.temperature)
-                reference = policy.reference_logprobs(sequences, settings.temperature)
-                where = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in batch])
-                columns = (scores.logprobs, reference, scores.values, scores.entropy)
-                for array, values in zip(flat_columns.values(), columns, strict=True):
-                    array[where] = values.float().cpu().numpy()
-                bootstrap[batch] = scores.bootstrap.float().cpu().numpy()
+        policy, _ = load_checkpoint(base, policy_folder, trainer_folder, device, dtype)
+        has_values, t = policy.value_head is not None, settings.temperature
+        with progress(2 * len(response_lengths), f"reference {settings.round}") as counter:
+            for batch, where in zip(batches, places, strict=True):
+                scores = policy.score(data.sequences(batch, 0, device), t)
+                columns["policy"][where] = to_numpy(scores.logprobs)
+                columns["entropy"][where] = to_numpy(scores.entropy)
+                if scores.values is not None and scores.bootstrap is not None:
+                    columns["values"][where] = to_numpy(scores.values)
+                    bootstrap[batch] = to_numpy(scores.bootstrap)
                 counter.advance(len(batch), int(response_lengths[batch].sum()))
+            if policy.layers:
+                reference = policy.reference_logprobs
+            else:  # two whole models need not be in memory at a time
+                del policy
+                reference = partial(model_logprobs, load_model(base, device, dtype))
+            for batch, where in zip(batches, places, strict=True):
+                columns["reference"][where] = to_numpy(reference(data.sequences(batch, 0, device), t))
+                counter.advance(len(batch), 0)
         record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
-    kind = pa.float32()
+    kind, lists, count = pa.float32(), pa.list_(pa.float32()), len(response_lengths)
     table = pa.table(
         {
             "sample_id": rollouts.column("sample_id"),
-            "policy_logprobs": ragged(flat_columns["policy"], response_lengths, kind),
-            "reference_logprobs": ragged(flat_columns["reference"], response_lengths, kind),
-            "values": ragged(flat_columns["values"], response_lengths, kind),
-            "bootstrap_value": bootstrap,
+            "policy_logprobs": ragged(columns["policy"], response_lengths, kind),
+            "reference_logprobs": ragged(columns["reference"], response_lengths, kind),
+            "values": ragged(columns["values"], response_lengths, kind) if has_values else pa.nulls(count, lists),
+            "bootstrap_value": bootstrap if has_values else pa.nulls(count, kind),
         }
     )
     REFERENCE.write(table, target)
-    drift = np.abs(flat(rollouts, "rollout_logprobs").astype(np.float64) - flat_columns["policy"])
-    numbers = {
-        "objective/entropy": float(flat_columns["entropy"].mean(dtype=np.float64)),
-        "val/rollout_logprob_difference": float(drift.mean()),
-        "val/rollout_logprob_difference_p95": float(np.quantile(drift, 0.95)),
-        "val/rollout_logprob_difference_max": float(drift.max()),
-    }
+    numbers = {"objective/entropy": float(columns["entropy"].mean(dtype=np.float64))}
+    numbers |= mismatch(columns["policy"], flat(rollouts, "rollout_logprobs"), flat(rollouts, "kept_mass"))
     write_json(metrics, numbers)
     result(
         f"reference {settings.round}",
         f"{counter.tokens:,} response tokens in {counter.seconds:.1f} s, sampler's logprobs differ by "
         f"{numbers['val/rollout_logprob_difference']:.4f} on average",
     )
+
+
+def to_numpy(values: torch.Tensor) -> np.ndarray:
+    """Return a tensor's numbers as fp32."""
+    numbers: np.ndarray = values.float().cpu().numpy()
+    return numbers
+
+
+def mismatch(policy: np.ndarray, sampler: np.ndarray, kept_mass: np.ndarray) -> dict[str, float]:
+    """Return how far the sampler's logprobs are from the training forward's, and what that costs.
+
+    val/rollout_ess is the effective sample size of the tokens as draws from the policy, as a share of their
+    number: (sum w)^2 / (n sum w^2), w = policy probability over that of the draw. Truncated sampling lowers it too.
+    """
+    drift = np.abs(sampler.astype(np.float64) - policy)
+    weights = np.exp(policy.astype(np.float64) - sampler + np.log(kept_mass.astype(np.float64)))
+    return {
+        "val/rollout_logprob_difference": float(drift.mean()),
+        "val/rollout_logprob_difference_p95": float(np.quantile(drift, 0.95)),
+        "val/rollout_logprob_difference_max": float(drift.max()),
+        "val/rollout_ess": float(weights.sum() ** 2 / (len(weights) * (weights**2).sum())),
+    }
 
 
 if __name__ == "__main__":

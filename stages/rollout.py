@@ -11,13 +11,14 @@ from ppo_pipeline.chat import render_all
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import set_up
-from ppo_pipeline.models.checkpoint import attach_merged
-from ppo_pipeline.models.loading import load_model, load_tokenizer, stop_ids_of
+from ppo_pipeline.models.checkpoint import load_merged
+from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
 from ppo_pipeline.params import RolloutSettings, read_settings
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.sampling.decoder import Completion, Decoder, Request
 from ppo_pipeline.sampling.streams import uniforms
+from ppo_pipeline.sampling.truncation import Truncation
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
 from ppo_pipeline.training.batches import prompts_of_round
@@ -47,14 +48,15 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
     samples = [(p, k) for p in range(len(prompt_ids)) for k in range(s.samples_per_prompt)]
     sample_ids = [f"{settings.round}-{prompt_ids[p]}-{k}" for p, k in samples]
     requests = [
-        Request(rendered[p][1], uniforms(settings.seed, sample_id, s.max_new_tokens))
+        Request(rendered[p][1], None if s.greedy else uniforms(settings.seed, sample_id, s.max_new_tokens))
         for (p, _), sample_id in zip(samples, sample_ids, strict=True)
     ]
     with run_record("rollout", settings.round) as record:
         device, dtype = set_up(settings.compute)
-        model = load_model(base, device, dtype)
-        attach_merged(model, policy)
-        decoder = Decoder(model, stop_ids_of(model, tokenizer), s.max_new_tokens, s.temperature, s.batch_size)
+        model = load_merged(base, policy, device, dtype)
+        stop_ids = stop_ids_of(model, tokenizer, s.stop_tokens)
+        truncation = Truncation(s.top_k, s.top_p, s.min_p)
+        decoder = Decoder(model, stop_ids, s.max_new_tokens, s.temperature, s.batch_size, truncation)
         with progress(len(requests), f"rollout {settings.round}") as counter:
             completions = decoder.decode(requests, lambda tokens, done: counter.advance(done, tokens))
         record["tokens"] = counter.tokens
@@ -69,6 +71,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
             "prompt_ids": [rendered[p][1] for p, _ in samples],
             "response_ids": [c.ids for c in completions],
             "rollout_logprobs": [c.logprobs for c in completions],
+            "kept_mass": [c.kept_mass for c in completions],
             "finish_reason": [c.finish_reason for c in completions],
         }
     )

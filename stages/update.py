@@ -3,21 +3,25 @@
 from pathlib import Path
 
 import click
+import pyarrow as pa
 
+from ppo_pipeline.controllers import Controllers
 from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import set_up
-from ppo_pipeline.models.checkpoint import load_policy, read_adapter_config, save_policy, save_trainer
-from ppo_pipeline.models.loading import load_model
+from ppo_pipeline.maths.schedule import learning_rate_factor
+from ppo_pipeline.models.checkpoint import TrainerState, load_checkpoint, save_checkpoint
 from ppo_pipeline.params import UpdateSettings, read_settings
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
+from ppo_pipeline.sections import Update
 from ppo_pipeline.tables.advantages import ADVANTAGES
 from ppo_pipeline.tables.contract import same_order
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rollouts import ROLLOUTS
 from ppo_pipeline.training.data import sampled, split
-from ppo_pipeline.training.optimizer import make_optimizer, trainer_state
-from ppo_pipeline.training.ppo import PPO, Targets
+from ppo_pipeline.training.optimizer import make_optimizer, moments_of
+from ppo_pipeline.training.ppo import PPO, loss_scaler
+from ppo_pipeline.training.targets import Targets, sampling_weights
 
 
 @click.command()
@@ -28,44 +32,72 @@ from ppo_pipeline.training.ppo import PPO, Targets
 @click.option("--rollouts", "rollouts_path", type=click.Path(path_type=Path), required=True)
 @click.option("--reference", "reference_path", type=click.Path(path_type=Path), required=True)
 @click.option("--advantages", "advantages_path", type=click.Path(path_type=Path), required=True)
+@click.option("--controllers", "controllers_path", type=click.Path(path_type=Path), required=True)
 @click.option("--policy", "policy_folder", type=click.Path(path_type=Path), required=True)
 @click.option("--trainer", "trainer_folder", type=click.Path(path_type=Path), required=True)
 @click.option("--metrics", type=click.Path(path_type=Path), required=True)
 def main(
     settings_path: Path, base: Path, parent_policy: Path, parent_trainer: Path, rollouts_path: Path,
-    reference_path: Path, advantages_path: Path, policy_folder: Path, trainer_folder: Path, metrics: Path,
+    reference_path: Path, advantages_path: Path, controllers_path: Path, policy_folder: Path, trainer_folder: Path,
+    metrics: Path,
 ) -> None:  # fmt: skip
     """Make epochs x minibatches optimizer steps, and write the new checkpoint."""
     settings = read_settings(UpdateSettings, settings_path)
     s = settings.update
-    rollouts = ROLLOUTS.read(rollouts_path, ["prompt_ids", "response_ids"])
-    reference = REFERENCE.read(reference_path, ["policy_logprobs", "values"])
+    rollouts = ROLLOUTS.read(rollouts_path, ["prompt_ids", "response_ids", "rollout_logprobs", "kept_mass"])
+    reference = REFERENCE.read(reference_path, ["policy_logprobs", "reference_logprobs", "values"])
     advantages = ADVANTAGES.read(advantages_path, ["advantages", "returns"])
+    controllers = Controllers.read(controllers_path)
     same_order(rollouts, reference, f"{rollouts_path} and {reference_path}")
     same_order(rollouts, advantages, f"{rollouts_path} and {advantages_path}")
-    targets = Targets(
-        split(reference, "policy_logprobs"),
-        split(reference, "values"),
-        split(advantages, "advantages"),
-        split(advantages, "returns"),
-    )
+    targets = targets_of(rollouts, reference, advantages, s)
+    factor = learning_rate_factor(settings.depth, s.lr_schedule, s.warmup_rounds, s.schedule_rounds)
     with run_record("update", settings.round) as record:
         device, dtype = set_up(settings.compute)
-        policy, state = load_policy(load_model(base, device, dtype), parent_policy, parent_trainer)
-        optimizer = make_optimizer(policy, s, state)
-        ppo = PPO(policy, optimizer, s, settings.temperature, pad_id=0)
+        policy, state = load_checkpoint(base, parent_policy, parent_trainer, device, dtype)
+        optimizer = make_optimizer(policy, s, state, factor)
+        scaler = loss_scaler(device, dtype, state.loss_scale, state.loss_scale_streak)
+        ppo = PPO(policy, optimizer, s, settings.temperature, 0, settings.max_new_tokens, scaler)
+        if s.gradient_checkpointing:
+            policy.save_memory()
         data = sampled(rollouts)
         with progress(s.epochs * rollouts.num_rows, f"update {settings.round}") as counter:
             ppo.run(data, targets, (settings.seed, settings.round), counter.advance)
         record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
-    save_policy(policy, read_adapter_config(parent_policy), policy_folder)
-    save_trainer(policy, trainer_state(policy, optimizer, state.optimizer_step + ppo.steps), trainer_folder)
-    numbers = ppo.metrics()
+    after = TrainerState(
+        optimizer_step=state.optimizer_step + ppo.steps,
+        value_step=state.value_step + (ppo.steps if targets.returns is not None else 0),
+        loss_scale=scaler.get_scale() if scaler.is_enabled() else None,
+        loss_scale_streak=scaler.state_dict()["_growth_tracker"] if scaler.is_enabled() else 0,
+        controllers=controllers,
+        moments=moments_of(policy, optimizer),
+    )
+    save_checkpoint(policy, after, parent_policy, policy_folder, trainer_folder)
+    numbers = {**ppo.metrics(), "lr": s.lr * factor}
     write_json(metrics, numbers)
+    value = f", value loss {numbers['loss/value']:.3f}" if "loss/value" in numbers else ""
     result(
         f"update {settings.round}",
         f"{ppo.steps} steps in {counter.seconds:.1f} s, approxkl {numbers['policy/approxkl']:.4f}, "
-        f"clipped {numbers['policy/clipfrac']:.1%}, value loss {numbers['loss/value']:.3f}",
+        f"clipped {numbers['policy/clipfrac']:.1%}{value}{', ended by target_kl' if ppo.stopped else ''}",
+    )
+
+
+def targets_of(rollouts: pa.Table, reference: pa.Table, advantages: pa.Table, s: Update) -> Targets:
+    """Return what the update learns from; columns that these settings do not use are None."""
+    learns_values = not advantages.column("returns").null_count and not reference.column("values").null_count
+    policy = split(reference, "policy_logprobs")
+    weights = None
+    if s.rollout_correction is not None:
+        sampler, kept = split(rollouts, "rollout_logprobs"), split(rollouts, "kept_mass")
+        weights = sampling_weights(policy, sampler, kept, s.rollout_correction)
+    return Targets(
+        policy,
+        split(reference, "values") if learns_values else None,
+        split(advantages, "advantages"),
+        split(advantages, "returns") if learns_values else None,
+        split(reference, "reference_logprobs") if s.kl_loss_coef else None,
+        weights,
     )
 
 

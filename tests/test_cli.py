@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 from conftest import save_tiny, targets_of, tiny_model
 
 from ppo_pipeline.cli.main import main
-from ppo_pipeline.models.checkpoint import TrainerState, adapter_config, attach_policy, save_policy, save_trainer
+from ppo_pipeline.models.adapter import adapter_config, attach_policy, save_policy
+from ppo_pipeline.models.checkpoint import TrainerState, save_trainer
 from ppo_pipeline.models.lora import add_lora, init_lora
 from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.models.value_head import ValueHead

@@ -12,7 +12,7 @@ from conftest import save_tiny, targets_of, tiny_model, tiny_tokenizer
 from ppo_pipeline.chat import render
 from ppo_pipeline.cli.chat import reply
 from ppo_pipeline.cli.main import main
-from ppo_pipeline.models.checkpoint import adapter_config, attach_merged, attach_policy, save_policy
+from ppo_pipeline.models.adapter import adapter_config, attach_merged, attach_policy, save_policy
 from ppo_pipeline.models.lora import add_lora, init_lora
 from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.models.value_head import ValueHead

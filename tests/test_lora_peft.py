@@ -9,16 +9,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from ppo_pipeline.errors import PipelineError
-from ppo_pipeline.models.checkpoint import (
-    TrainerState,
-    adapter_config,
-    attach_merged,
-    attach_policy,
-    load_policy,
-    read_adapter_config,
-    save_policy,
-    save_trainer,
-)
+from ppo_pipeline.models.adapter import adapter_config, attach_merged, attach_policy, read_adapter_config, save_policy
+from ppo_pipeline.models.checkpoint import TrainerState, load_policy, save_trainer
 from ppo_pipeline.models.lora import add_lora, init_lora, lora_off
 from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.models.value_head import ValueHead

@@ -13,8 +13,9 @@ from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.models.value_head import ValueHead
 from ppo_pipeline.sections import Update
 from ppo_pipeline.training.data import Sampled
-from ppo_pipeline.training.optimizer import make_optimizer, trained_parameters, trainer_state
-from ppo_pipeline.training.ppo import PPO, Targets
+from ppo_pipeline.training.optimizer import make_optimizer, moments_of, trained_parameters
+from ppo_pipeline.training.ppo import PPO
+from ppo_pipeline.training.targets import Targets
 
 TEMPERATURE = 0.8
 
@@ -23,7 +24,10 @@ def update_settings(**changes: object) -> Update:
     values = {
         "lr": 0.01, "value_lr": 0.02, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_eps": 1e-5, "weight_decay": 0.0,
         "epochs": 2, "minibatches": 2, "microbatch_tokens": 64, "clip_range": 0.2, "value_clip_range": 0.2,
-        "value_coef": 0.1, "entropy_coef": 0.01, "max_grad_norm": 1.0,
+        "value_coef": 0.1, "entropy_coef": 0.01, "max_grad_norm": 1.0, "lr_schedule": "constant", "warmup_rounds": 0,
+        "schedule_rounds": None, "gradient_checkpointing": False, "clip_range_high": None, "dual_clip": None,
+        "loss_normalization": "token_mean", "target_kl": None, "rollout_correction": None, "kl_loss_coef": 0.0,
+        "kl_loss_estimator": "k3",
     }  # fmt: skip
     return Update(**{**values, **changes})
 
@@ -192,7 +196,7 @@ def test_resuming_loses_nothing() -> None:
     first = make_optimizer(resumed, settings, TrainerState())
     ppo = PPO(resumed, first, settings, TEMPERATURE, 0)
     ppo.run(data, targets, ("k",))
-    state = trainer_state(resumed, first, ppo.steps)
+    state = TrainerState(optimizer_step=ppo.steps, value_step=ppo.steps, moments=moments_of(resumed, first))
     PPO(resumed, make_optimizer(resumed, settings, state), settings, TEMPERATURE, 0).run(data, targets, ("k",))
     for name, parameter in parameters_of(resumed).items():
         assert torch.equal(parameter, parameters_of(kept)[name]), name

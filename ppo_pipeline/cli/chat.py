@@ -9,7 +9,7 @@ import click
 from ..errors import PipelineError
 from ..params import Params, load_params
 from .literal import literal
-from .policies import load_base, policy_folder
+from .policies import BASE, load_base, policy_folder
 
 
 def finite(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
@@ -36,13 +36,12 @@ def chat(name: str, prompts: tuple[str, ...], temperature: float, max_new_tokens
     from rich.console import Console
     from rich.table import Table
 
-    from ..models.checkpoint import attach_merged
+    from ..models.checkpoint import load_merged
 
     params = load_params(Path("params.yaml"))
     folder = policy_folder(params, name)
     base, tokenizer = load_base(params)
-    trained, _ = load_base(params)
-    attach_merged(trained, folder)
+    trained = load_merged(BASE, folder, base.device, base.dtype)
     console = Console()
 
     def answer(prompt: str) -> None:
@@ -80,6 +79,6 @@ def reply(
     if not ids:
         raise PipelineError("the prompt has no token; write something.")
     numbers = uniforms(seed, prompt, max_new_tokens) if temperature else None
-    decoder = Decoder(model, stop_ids_of(model, tokenizer), max_new_tokens, temperature or 1.0, 1)
+    decoder = Decoder(model, stop_ids_of(model, tokenizer, params.stop_tokens), max_new_tokens, temperature or 1.0, 1)
     text: str = tokenizer.decode(decoder.decode([Request(ids, numbers)])[0].ids, skip_special_tokens=True)
     return text.strip()

@@ -18,13 +18,12 @@ def export(name: str, overwrite: bool, out: Path) -> None:
     """Merge the LoRA of a round into the base model and write it to the folder OUT."""
     import torch
 
-    from ..models.checkpoint import attach_merged
-    from ..models.loading import load_model, load_tokenizer
+    from ..models.checkpoint import load_merged
+    from ..models.loading import load_tokenizer
 
     folder = policy_folder(load_params(Path("params.yaml")), name)
     check_target(out, overwrite)
-    model = load_model(BASE, torch.device("cpu"), saved_dtype())
-    attach_merged(model, folder)
+    model = load_merged(BASE, folder, torch.device("cpu"), saved_dtype())
     with whole_folder(out.resolve()) as partial:
         model.save_pretrained(partial)
         load_tokenizer(BASE).save_pretrained(partial)

@@ -59,9 +59,10 @@ def token_columns(row: pa.Table, path: Path) -> dict[str, list[Any]]:
         entry = match[0]
         if contract is REFERENCE:
             pairs = zip(entry["policy_logprobs"], entry["reference_logprobs"], strict=True)
-            columns |= {"kl": [p - r for p, r in pairs], "value": entry["values"]}
+            columns |= {"kl": [p - r for p, r in pairs]}
+            columns |= {"value": entry["values"]} if entry["values"] is not None else {}
         else:
-            columns |= {n[:-1]: entry[n] for n in ("token_rewards", "advantages", "returns")}
+            columns |= {n[:-1]: entry[n] for n in ("token_rewards", "advantages", "returns") if entry[n] is not None}
     return columns
 
 

@@ -1,137 +1,152 @@
-"""Checkpoints of a round: policy/, a PEFT adapter folder, and trainer/, what training goes on from.
+"""Checkpoints of a round: policy/ and trainer/, which hold all that training goes on from.
 
-policy/adapter_model.safetensors and adapter_config.json load in PEFT, transformers and vLLM as they are.
-trainer/ holds value_head.safetensors, optimizer.safetensors (Adam's moments by parameter name) and
-state.json. Nothing is pickled.
+policy/ is a PEFT adapter folder; where the whole model is trained, a plain transformers folder. trainer/ holds
+value_head.safetensors, critic.safetensors (a separate critic's LoRA or trunk), optimizer.safetensors (Adam's
+moments by parameter name) and state.json. Nothing is pickled.
 """
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from ..controllers import Controllers
 from ..errors import PipelineError
 from ..files import whole_folder, write_json
-from ..sections import Policy as PolicySettings
-from .lora import LoraLinear, add_lora, is_conv1d, merge_lora
-from .policy import Policy
+from .adapter import attach_merged, attach_policy, lora_arguments, read_adapter_config, save_policy
+from .loading import load_model, trunk_of
+from .lora import add_lora, copy_with_same_weights
+from .policy import Policy, SeparateCritic
+from .tensors import read_tensors
 from .value_head import ValueHead
 
-PREFIX = "base_model.model."
+HEAD, CRITIC = "value_head.", "critic."
 
 
 @dataclass
 class TrainerState:
     """Numbers that training goes on from.
 
-    optimizer_step: Adam steps made so far. Moments are tensors by parameter name, in `moments`.
+    optimizer_step: Adam steps made so far. value_step: those in which the critic was trained. loss_scale:
+    of fp16, None otherwise; loss_scale_streak: steps since it last changed. moments: tensors by parameter name.
     """
 
     optimizer_step: int = 0
+    value_step: int = 0
+    loss_scale: float | None = None
+    loss_scale_streak: int = 0
+    controllers: Controllers = field(default_factory=Controllers)
     moments: dict[str, Tensor] = field(default_factory=dict)
 
 
-def adapter_config(settings: PolicySettings, base_name: str, layers: dict[str, LoraLinear]) -> dict[str, Any]:
-    """Return PEFT's adapter_config.json for these layers."""
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_name,
-        "r": settings.rank,
-        "lora_alpha": settings.alpha,
-        "lora_dropout": settings.dropout,
-        "target_modules": sorted(settings.target_modules),
-        "bias": "none",
-        "use_rslora": False,
-        "fan_in_fan_out": any(is_conv1d(layer.base) for layer in layers.values()),
-        "init_lora_weights": True,
-        "inference_mode": True,
-    }
+def is_adapter(folder: Path) -> bool:
+    """Tell a policy folder that holds an adapter from one that holds a whole model."""
+    return (folder / "adapter_config.json").is_file()
 
 
-def save_policy(policy: Policy, config: dict[str, Any], folder: Path) -> None:
-    """Write the adapter folder, whole or not at all."""
-    tensors = {}
-    for name, layer in policy.layers.items():
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.lora_A.detach().cpu().contiguous()
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = layer.lora_B.detach().cpu().contiguous()
-    with whole_folder(folder) as partial:
-        save_file(tensors, partial / "adapter_model.safetensors", metadata={"format": "pt"})
-        write_json(partial / "adapter_config.json", config)
+def load_merged(base: Path, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return a round's policy as one plain model, for decoding."""
+    if (folder / "config.json").is_file():
+        return load_model(folder, device, dtype)
+    read_adapter_config(folder)  # a wrong folder is told before the base is loaded
+    model = load_model(base, device, dtype)
+    attach_merged(model, folder)
+    return model
 
 
-def save_trainer(policy: Policy, state: TrainerState, folder: Path) -> None:
-    """Write value head, optimizer moments and counters, whole or not at all."""
-    numbers = {k: v for k, v in asdict(state).items() if k != "moments"}
-    with whole_folder(folder) as partial:
-        save_file(
-            {n: p.detach().cpu().contiguous() for n, p in policy.value_parameters().items()},
-            partial / "value_head.safetensors",
-        )
-        save_file({n: t.cpu().contiguous() for n, t in state.moments.items()}, partial / "optimizer.safetensors")
-        write_json(partial / "state.json", numbers)
-
-
-def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Return adapter_config.json of a policy folder."""
-    try:
-        config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PipelineError(f"{folder}: no adapter_config.json; `dvc repro` or `dvc pull` brings it.") from None
-    except json.JSONDecodeError as error:
-        raise PipelineError(f"{folder}/adapter_config.json: not valid JSON: {error}") from None
-    return config
-
-
-def attach_policy(model: Any, folder: Path) -> dict[str, LoraLinear]:
-    """Put the adapter at `folder` onto the base `model`; return its layers by path."""
-    config = read_adapter_config(folder)
-    layers = add_lora(model, config["target_modules"], config["r"], config["lora_alpha"], config["lora_dropout"])
-    tensors = read_tensors(folder / "adapter_model.safetensors")
-    with torch.no_grad():
-        for name, layer in layers.items():
-            for part in ("lora_A", "lora_B"):
-                key, target = f"{PREFIX}{name}.{part}.weight", getattr(layer, part)
-                if key not in tensors or tensors[key].shape != target.shape:
-                    raise PipelineError(
-                        f"{folder}: '{key}' is missing or of another shape; the adapter is of another base model."
-                    )
-                target.copy_(tensors.pop(key))
-    if tensors:
-        raise PipelineError(f"{folder}: unexpected tensor '{next(iter(tensors))}'.")
-    return layers
+def load_checkpoint(
+    base: Path, folder: Path, trainer: Path, device: torch.device, dtype: torch.dtype
+) -> tuple[Policy, TrainerState]:
+    """Return a round's policy, ready to be trained, with its critic and what training goes on from."""
+    if not (folder / "config.json").is_file():
+        read_adapter_config(folder)
+        return load_policy(load_model(base, device, dtype), folder, trainer)
+    state, critic = read_trainer(trainer)
+    model = load_model(folder, device, dtype).requires_grad_(True)
+    separate = None
+    if critic == "separate":
+        separate = SeparateCritic(load_model(base, device, dtype), {})
+        trunk_of(separate.model).requires_grad_(True)
+    return _with_values(Policy(model, {}, _head(model, critic), separate), trainer), state
 
 
 def load_policy(model: Any, folder: Path, trainer: Path) -> tuple[Policy, TrainerState]:
-    """Put a round's checkpoint onto the base `model`: adapter, value head, trainer state."""
+    """Put a round's adapter and critic onto the base `model`; return them with the trainer's state."""
+    state, critic = read_trainer(trainer)
+    separate = None
+    if critic == "separate":
+        twin = copy_with_same_weights(model)
+        separate = SeparateCritic(twin, add_lora(twin, *lora_arguments(read_adapter_config(folder))))
     layers = attach_policy(model, folder)
-    head = ValueHead(model.config.hidden_size).to(model.device)
-    policy = Policy(model, layers, head)
-    tensors = read_tensors(trainer / "value_head.safetensors")
+    return _with_values(Policy(model, layers, _head(model, critic), separate), trainer), state
+
+
+def _head(model: Any, critic: str) -> ValueHead | None:
+    return None if critic == "none" else ValueHead(model.config.hidden_size).to(model.device)
+
+
+def _with_values(policy: Policy, trainer: Path) -> Policy:
+    """Read the critic's parameters into `policy`."""
+    parameters = policy.value_parameters()
+    tensors = read_tensors(trainer / "value_head.safetensors") if parameters else {}
+    if policy.separate is not None:
+        tensors |= read_tensors(trainer / "critic.safetensors")
     with torch.no_grad():
-        for name, parameter in policy.value_parameters().items():
+        for name, parameter in parameters.items():
+            if name not in tensors or tensors[name].shape != parameter.shape:
+                raise PipelineError(f"{trainer}: '{name}' is missing or of another shape; it is of another model.")
             parameter.copy_(tensors[name])
-    numbers = json.loads((trainer / "state.json").read_text(encoding="utf-8"))
+    return policy
+
+
+def read_trainer(trainer: Path) -> tuple[TrainerState, str]:
+    """Return the state in a trainer folder, and which critic is beside it: shared, separate or none."""
+    path = trainer / "state.json"
+    controllers = Controllers.read(path)
     moments = read_tensors(trainer / "optimizer.safetensors")
-    return policy, TrainerState(**numbers, moments=moments)
-
-
-def attach_merged(model: Any, folder: Path) -> None:
-    """Merge the adapter at `folder` into the base `model`, which then is the policy itself."""
-    merge_lora(model, attach_policy(model, folder))
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file, with a clear error for one that is absent or damaged."""
     try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except FileNotFoundError:
-        raise PipelineError(f"{path}: no such file; `dvc repro` or `dvc pull` brings it.") from None
-    except (SafetensorError, OSError) as error:
+        numbers = json.loads(path.read_text(encoding="utf-8"))
+        critic = numbers.pop("critic")
+        return TrainerState(**{**numbers, "controllers": controllers}, moments=moments), critic
+    except (ValueError, TypeError, KeyError) as error:
         raise PipelineError(f"{path}: damaged ({error}); delete it and rerun.") from None
-    return tensors
+
+
+def save_trainer(policy: Policy, state: TrainerState, folder: Path) -> None:
+    """Write value head, critic, optimizer moments and counters, whole or not at all."""
+    values = policy.value_parameters()
+    numbers = {k: v for k, v in asdict(state).items() if k != "moments"}
+    with whole_folder(folder) as partial:
+        for start, file in ((HEAD, "value_head.safetensors"), (CRITIC, "critic.safetensors")):
+            part = {n: p for n, p in values.items() if n.startswith(start)}
+            if part:
+                save_file(_plain(part), partial / file)
+        save_file(_plain(state.moments), partial / "optimizer.safetensors")
+        write_json(partial / "state.json", {"critic": policy.critic, **numbers})
+
+
+def save_checkpoint(policy: Policy, state: TrainerState, parent: Path, folder: Path, trainer: Path) -> None:
+    """Write a round's policy/ and trainer/; what training does not change comes from the `parent`'s policy folder."""
+    if policy.layers:
+        save_policy(policy, read_adapter_config(parent), folder)
+    else:
+        with whole_folder(folder) as partial:
+            copy_model_files(parent, partial, weights=False)
+            policy.model.save_pretrained(partial)
+    save_trainer(policy, state, trainer)
+
+
+def copy_model_files(source: Path, target: Path, weights: bool) -> None:
+    """Copy a transformers folder's files: tokenizer, configs, source.json, and with `weights` those too."""
+    for path in sorted(source.iterdir()):
+        if path.is_file() and (weights or not path.name.endswith((".safetensors", ".safetensors.index.json"))):
+            shutil.copyfile(path, target / path.name)
+
+
+def _plain(tensors: dict[str, Tensor] | dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,20 @@ def check_supported(model: Any) -> None:
         )
 
 
-def stop_ids_of(model: Any, tokenizer: Any) -> list[int]:
-    """Return the ids that end a response: the generation config's and the tokenizer's end tokens."""
+def stop_ids_of(model: Any, tokenizer: Any, more: Sequence[str] = ()) -> list[int]:
+    """Return the ids that end a response: the generation config's and the tokenizer's end tokens, and `more`.
+
+    Raises PipelineError for a text in `more` that is not a single token of the tokenizer.
+    """
     configured = getattr(model.generation_config, "eos_token_id", None)
     ids = list(configured) if isinstance(configured, list) else [configured]
     ids.append(tokenizer.eos_token_id)
+    vocabulary = tokenizer.get_vocab() if more else {}
+    for text in more:
+        pieces = [vocabulary[text]] if text in vocabulary else tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(pieces) != 1:
+            raise PipelineError(
+                f"params.yaml: rollout.stop_tokens: {text!r} is {len(pieces)} tokens to this model; it must be one."
+            )
+        ids.append(pieces[0])
     return sorted({i for i in ids if i is not None})

@@ -1,6 +1,11 @@
-"""LoRA (Hu et al. 2021, arXiv:2106.09685), written out: y = W x + (alpha / r) B A x, with W frozen."""
+"""LoRA (Hu et al. 2021, arXiv:2106.09685), written out: y = W x + s B A x, with W frozen and s = alpha / r.
 
+Rank-stabilised LoRA (Kalajdzievski 2023, arXiv:2312.03732) has s = alpha / sqrt(r).
+"""
+
+import copy
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,14 +23,14 @@ class LoraLinear(nn.Module):
     B starts at 0, so that the layer first computes exactly what its base does.
     """
 
-    def __init__(self, base: nn.Module, rank: int, alpha: float, dropout: float) -> None:
+    def __init__(self, base: nn.Module, rank: int, alpha: float, dropout: float, use_rslora: bool = False) -> None:
         super().__init__()
         self.base = base
         in_features, out_features = features_of(base)
         device = base.weight.device
         self.lora_A = nn.Parameter(torch.zeros(rank, in_features, device=device))  # type: ignore[arg-type]
         self.lora_B = nn.Parameter(torch.zeros(out_features, rank, device=device))  # type: ignore[arg-type]
-        self.scaling = alpha / rank
+        self.scaling = alpha / math.sqrt(rank) if use_rslora else alpha / rank
         self.dropout = nn.Dropout(dropout)
         self.enabled = True
 
@@ -38,7 +43,7 @@ class LoraLinear(nn.Module):
         return out + nn.functional.linear(low, self.lora_B.to(x.dtype) * self.scaling)
 
     def delta(self) -> Tensor:
-        """Return the update of the weight, (alpha / r) B A, in fp32 and in the base weight's own layout."""
+        """Return the update of the weight, s B A, in fp32 and in the base weight's own layout."""
         delta = (self.lora_B @ self.lora_A) * self.scaling
         return delta.T if is_conv1d(self.base) else delta
 
@@ -54,16 +59,29 @@ def features_of(module: nn.Module) -> tuple[int, int]:
     return (rows, columns) if is_conv1d(module) else (columns, rows)
 
 
-def matching_modules(model: nn.Module, targets: list[str]) -> dict[str, nn.Module]:
-    """Return the linear layers whose path is a target or ends in one, by path in the model's order.
+def matching_modules(model: Any, targets: list[str] | str) -> dict[str, nn.Module]:
+    """Return the linear layers that get LoRA, by path in the model's order; PEFT's rules.
 
+    targets: a list has the layers whose path is an entry or ends in one; a text those whose whole path matches
+    it as a regular expression; `all-linear` all but the language-model head.
     Raises PipelineError naming the first target that matches nothing.
     """
-    found: dict[str, nn.Module] = {}
-    unused = set(targets)
     linear = {
         name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) or is_conv1d(module)
     }
+    if targets == "all-linear":
+        head = model.get_output_embeddings()
+        return {name: module for name, module in linear.items() if module is not head}
+    if isinstance(targets, str):
+        matched = {name: module for name, module in linear.items() if re.fullmatch(targets, name)}
+        if not matched:
+            raise PipelineError(
+                f"params.yaml: policy.target_modules: the pattern '{targets}' matches the whole path of no linear "
+                f"layer; a path is for instance '{next(iter(linear), '')}'."
+            )
+        return matched
+    found: dict[str, nn.Module] = {}
+    unused = set(targets)
     for name, module in linear.items():
         for target in targets:
             if name == target or name.endswith("." + target):
@@ -79,12 +97,14 @@ def matching_modules(model: nn.Module, targets: list[str]) -> dict[str, nn.Modul
     return found
 
 
-def add_lora(model: nn.Module, targets: list[str], rank: int, alpha: float, dropout: float) -> dict[str, LoraLinear]:
+def add_lora(
+    model: nn.Module, targets: list[str] | str, rank: int, alpha: float, dropout: float, use_rslora: bool = False
+) -> dict[str, LoraLinear]:
     """Put a LoraLinear in the place of each matching layer; return them by path."""
     layers = {}
     for name, module in matching_modules(model, targets).items():
         parent, _, child = name.rpartition(".")
-        layers[name] = LoraLinear(module, rank, alpha, dropout)
+        layers[name] = LoraLinear(module, rank, alpha, dropout, use_rslora)
         setattr(model.get_submodule(parent), child, layers[name])
     return layers
 
@@ -98,6 +118,11 @@ def init_lora(layers: dict[str, LoraLinear], seed: int) -> None:
             drawn = torch.empty(layer.lora_A.shape).uniform_(-bound, bound, generator=generator)
             layer.lora_A.copy_(drawn)
             layer.lora_B.zero_()
+
+
+def copy_with_same_weights(model: nn.Module) -> nn.Module:
+    """Return a second tree of modules over the very same weights, so that another LoRA can be put on it."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]})
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The policy: a frozen base with LoRA, its language-model head, and a value head on the same trunk."""
+"""The policy: a frozen base with LoRA, or a whole trained model; and the critic, which gives values."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..errors import PipelineError
 from ..maths.logprobs import token_logprobs
 from .loading import head_of, trunk_of
 from .lora import LoraLinear, lora_off
@@ -31,54 +32,111 @@ class Scores(NamedTuple):
     """What the training forward says, response tokens of all sequences concatenated (N = their number).
 
     logprobs, entropy, values: (N,), V[t] being the state before token t. bootstrap: (B,) V after the last token.
+    Without a critic values and bootstrap are None.
     """
 
     logprobs: Tensor
     entropy: Tensor
-    values: Tensor
-    bootstrap: Tensor
+    values: Tensor | None
+    bootstrap: Tensor | None
+
+
+@dataclass
+class SeparateCritic:
+    """A trunk of the critic's own: LoRA over the policy's very base weights, or with `layers` empty a whole model."""
+
+    model: Any
+    layers: dict[str, LoraLinear]
 
 
 @dataclass
 class Policy:
-    """A base model with its LoRA layers by path, and the value head."""
+    """A base model with its LoRA layers by path (none: the whole model is trained), value head, separate critic."""
 
     model: Any
     layers: dict[str, LoraLinear]
-    value_head: ValueHead
+    value_head: ValueHead | None = None
+    separate: SeparateCritic | None = None
 
-    def lora_parameters(self) -> dict[str, nn.Parameter]:
-        """Return A and B of each LoRA layer by name."""
-        named = {}
-        for name, layer in self.layers.items():
-            named[f"{name}.lora_A"] = layer.lora_A
-            named[f"{name}.lora_B"] = layer.lora_B
-        return named
+    @property
+    def critic(self) -> str:
+        """Return shared, separate or none, as in params.yaml."""
+        return "none" if self.value_head is None else "shared" if self.separate is None else "separate"
+
+    def policy_parameters(self) -> dict[str, nn.Parameter]:
+        """Return what is trained of the policy by name: A and B of each LoRA layer, or every weight."""
+        return lora_parameters(self.layers) if self.layers else dict(self.model.named_parameters())
 
     def value_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the value head's parameters by name."""
-        return {f"value_head.{name}": p for name, p in self.value_head.named_parameters()}
+        """Return the parameters of value head and separate critic by name."""
+        if self.value_head is None:
+            return {}
+        named = {f"value_head.{name}": p for name, p in self.value_head.named_parameters()}
+        if self.separate is not None:
+            own = lora_parameters(self.separate.layers) or dict(trunk_of(self.separate.model).named_parameters())
+            named |= {f"critic.{name}": p for name, p in own.items()}
+        return named
 
-    def score(self, batch: Sequences, temperature: float) -> Scores:
+    def all_layers(self) -> list[LoraLinear]:
+        """Return the LoRA layers of policy and critic."""
+        return [*self.layers.values(), *(self.separate.layers.values() if self.separate else ())]
+
+    def score(self, batch: Sequences, temperature: float, with_values: bool = True) -> Scores:
         """Run the training forward over `batch`: logprobs at `temperature`, entropies and values."""
-        hidden = self._hidden(batch)
         before, after, targets = positions(batch)
-        flat = hidden.flatten(0, 1)
-        states = flat[before]
-        logprobs, entropy = token_logprobs(states, *head_of(self.model), targets, temperature)
-        return Scores(logprobs, entropy, self.value_head(states), self.value_head(flat[after]))
+        flat = hidden_states(self.model, batch)
+        logprobs, entropy = token_logprobs(flat[before], *head_of(self.model), targets, temperature)
+        if self.value_head is None or not with_values:
+            return Scores(logprobs, entropy, None, None)
+        if self.separate is not None:
+            flat = hidden_states(self.separate.model, batch)
+        return Scores(logprobs, entropy, self.value_head(flat[before]), self.value_head(flat[after]))
 
     def reference_logprobs(self, batch: Sequences, temperature: float) -> Tensor:
         """Return the base model's logprobs (N,): the same forward with LoRA off."""
-        with lora_off(self.layers), torch.no_grad():
-            before, _, targets = positions(batch)
-            states = self._hidden(batch).flatten(0, 1)[before]
-            return token_logprobs(states, *head_of(self.model), targets, temperature)[0]
+        assert self.layers, "a model that is trained as a whole has no reference inside"
+        with lora_off(self.layers):
+            return model_logprobs(self.model, batch, temperature)
 
-    def _hidden(self, batch: Sequences) -> Tensor:
-        output = trunk_of(self.model)(input_ids=batch.ids, use_cache=False)
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+    def save_memory(self) -> None:
+        """Keep no activations within the model's blocks: the backward pass computes them again.
+
+        transformers checkpoints a block only in training mode; its dropout, a flag of modules below, stays off.
+        """
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        for model in [self.model, *([self.separate.model] if self.separate else ())]:
+            if not getattr(model, "supports_gradient_checkpointing", False):
+                raise PipelineError(
+                    f"params.yaml: update.gradient_checkpointing: {type(model).__name__} does not support it; "
+                    "set it to false."
+                )
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            for module in model.modules():
+                if isinstance(module, GradientCheckpointingLayer):
+                    module.training = True
+
+
+def lora_parameters(layers: dict[str, LoraLinear]) -> dict[str, nn.Parameter]:
+    """Return A and B of each LoRA layer by name."""
+    named = {}
+    for name, layer in layers.items():
+        named[f"{name}.lora_A"] = layer.lora_A
+        named[f"{name}.lora_B"] = layer.lora_B
+    return named
+
+
+def hidden_states(model: Any, batch: Sequences) -> Tensor:
+    """Return the model's last hidden states, flattened (B T, H)."""
+    hidden: Tensor = trunk_of(model)(input_ids=batch.ids, use_cache=False).last_hidden_state
+    return hidden.flatten(0, 1)
+
+
+@torch.no_grad()
+def model_logprobs(model: Any, batch: Sequences, temperature: float) -> Tensor:
+    """Return the logprobs (N,) of the response tokens under a plain model, without gradients."""
+    before, _, targets = positions(batch)
+    return token_logprobs(hidden_states(model, batch)[before], *head_of(model), targets, temperature)[0]
 
 
 def positions(batch: Sequences) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,6 +17,7 @@ from ..errors import PipelineError
 from ..models.loading import head_of, trunk_of
 from .cache import SlotCache
 from .draw import draw, pick_greedy
+from .truncation import Truncation
 
 PREFILL_TOKENS = 4096
 
@@ -31,10 +32,11 @@ class Request:
 
 @dataclass
 class Completion:
-    """A response: token ids (the stop token included), their log probabilities, `stop` or `length`."""
+    """A response: token ids (the stop token included), log probabilities and kept mass of each, `stop` or `length`."""
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    kept_mass: list[float] = field(default_factory=list)
     finish_reason: str = "length"
 
 
@@ -49,7 +51,13 @@ class Decoder:
     """Decodes with a model whose LoRA is merged. All requests of a call are greedy, or all sampled."""
 
     def __init__(
-        self, model: Any, stop_ids: Iterable[int], max_new_tokens: int, temperature: float, batch_size: int
+        self,
+        model: Any,
+        stop_ids: Iterable[int],
+        max_new_tokens: int,
+        temperature: float,
+        batch_size: int,
+        truncation: Truncation | None = None,
     ) -> None:
         self.model = model
         self.trunk = trunk_of(model)
@@ -58,6 +66,7 @@ class Decoder:
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
         self.batch_size = batch_size
+        self.truncation = truncation
         self.device = model.device
 
     @torch.inference_mode()
@@ -159,18 +168,19 @@ class Decoder:
     def _extend(self, active: list[_Active], logits: Tensor) -> list[int]:
         """Choose each active sequence's next token; return the places of those that go on."""
         if active[0].request.uniforms is None:
-            tokens, logprobs = pick_greedy(logits)
+            drawn = pick_greedy(logits, self.temperature)
         else:
             numbers = [a.request.uniforms[len(a.completion.ids)] for a in active]  # type: ignore[index]
             uniforms = torch.tensor(numbers, dtype=torch.float64, device=self.device)
-            tokens, logprobs = draw(logits, uniforms, self.temperature)
+            drawn = draw(logits, uniforms, self.temperature, self.truncation)
         keep = []
-        for place, (sequence, token, logprob) in enumerate(
-            zip(active, tokens.tolist(), logprobs.tolist(), strict=True)
+        for place, (sequence, token, logprob, kept) in enumerate(
+            zip(active, *(column.tolist() for column in drawn), strict=True)
         ):
             completion = sequence.completion
             completion.ids.append(token)
             completion.logprobs.append(logprob)
+            completion.kept_mass.append(kept)
             if token in self.stop_ids:
                 completion.finish_reason = "stop"
             elif len(completion.ids) < self.max_new_tokens:

@@ -1,13 +1,26 @@
 """Draw tokens from logits with one uniform number each: the inverse of the cumulative distribution."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+from .truncation import Truncation
 
 BLOCK = 256
 
 
-def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return tokens (n,) sampled from softmax(logits / temperature) and their log probabilities (n,), fp32.
+class Drawn(NamedTuple):
+    """tokens: (n,). logprobs: (n,) fp32 under softmax(logits / temperature), untruncated. kept_mass: (n,) fp32, the
+    probability under it of all tokens that could have been drawn: each was drawn with exp(logprob) / kept_mass."""
+
+    tokens: Tensor
+    logprobs: Tensor
+    kept_mass: Tensor
+
+
+def draw(logits: Tensor, uniforms: Tensor, temperature: float, truncation: Truncation | None = None) -> Drawn:
+    """Return tokens sampled from softmax(logits / temperature), cut to what `truncation` keeps.
 
     logits: (n, V). uniforms: (n,) float64 in [0, 1). A token is the first one whose cumulative probability
     exceeds its uniform. The search goes by blocks of the vocabulary: the sums of blocks first, then within one
@@ -19,6 +32,10 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, 
         scaled = scaled / temperature
     top = scaled.amax(dim=-1, keepdim=True)
     mass = torch.exp(scaled - top)
+    whole = None
+    if truncation:
+        whole = mass.sum(dim=-1, dtype=torch.float64)
+        mass = mass.masked_fill(~truncation.keep(mass), 0.0)
     padded = torch.nn.functional.pad(mass, (0, -vocabulary % BLOCK)).view(n, -1, BLOCK)
     sums = padded.sum(dim=-1).double()
     cumulative = sums.cumsum(dim=-1)
@@ -28,8 +45,10 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, 
     rows = torch.arange(n, device=logits.device)
     within = padded[rows, block.squeeze(1)].double().cumsum(dim=-1)
     tokens = (block * BLOCK + _first_above(within, rest)).squeeze(1)
-    logprobs = scaled.gather(1, tokens[:, None]) - top - total.float().log()
-    return tokens, logprobs.squeeze(1)
+    norm = total if whole is None else whole[:, None]
+    logprobs = scaled.gather(1, tokens[:, None]) - top - norm.float().log()
+    kept = torch.ones_like(uniforms) if whole is None else (total.squeeze(1) / whole).clamp(max=1.0)
+    return Drawn(tokens, logprobs.squeeze(1), kept.float())
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
@@ -42,9 +61,11 @@ def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
     return torch.minimum(index, last)
 
 
-def pick_greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the most likely tokens (n,) and their log probabilities (n,), fp32, at temperature 1."""
+def pick_greedy(logits: Tensor, temperature: float) -> Drawn:
+    """Return the most likely tokens; nothing else could have been drawn, so that the kept mass is their own."""
     scaled = logits.float()
+    if temperature != 1.0:
+        scaled = scaled / temperature
     tokens = scaled.argmax(dim=-1)
     logprobs = scaled.gather(1, tokens[:, None]).squeeze(1) - scaled.logsumexp(dim=-1)
-    return tokens, logprobs
+    return Drawn(tokens, logprobs, logprobs.exp())

@@ -8,13 +8,18 @@ FLOATS = pa.list_(pa.float32())
 
 ADVANTAGES = Contract(
     name="advantages",
-    version=1,
+    version=2,
     schema=pa.schema(
         [
             field("sample_id", pa.string(), "The sample, as in rollouts.parquet"),
-            field("token_rewards", FLOATS, "KL penalty of each response token, plus the score on the last one"),
+            field("token_rewards", FLOATS, "Reward of each response token: KL penalty, and the score on the last one"),
             field("advantages", FLOATS, "Advantage of each response token, whitened if so set"),
-            field("returns", FLOATS, "Target of the value head: advantage before whitening, plus value"),
+            field(
+                "returns",
+                FLOATS,
+                "Target of the value: advantage before whitening, plus value; empty where no value is learned",
+                nullable=True,
+            ),
         ]
     ),
     ragged=[("token_rewards", "advantages", "returns")],

@@ -19,9 +19,9 @@ class TableError(PipelineError):
     """A table that breaks its contract; the message names file, column and row."""
 
 
-def field(name: str, kind: pa.DataType, description: str) -> pa.Field:
-    """Return a non-null field that carries its description into the file."""
-    return pa.field(name, kind, nullable=False, metadata={"description": description})
+def field(name: str, kind: pa.DataType, description: str, nullable: bool = False) -> pa.Field:
+    """Return a field that carries its description into the file; a nullable one is empty in all rows or in none."""
+    return pa.field(name, kind, nullable=nullable, metadata={"description": description})
 
 
 @dataclass(frozen=True)
@@ -101,18 +101,17 @@ class Contract:
         columns += [table.column(name) for name in extra]
         fields += [table.schema.field(name) for name in extra]
         table = pa.table(columns, schema=pa.schema(fields))
+        self._check_empty(table, names, source)
         self._check_rows(table, [*names, *(extra if self.finite_extra else ())], source)
         if self.check_more is not None and not partial:
             self.check_more(table, source)
         return table
 
-    def _check_rows(self, table: pa.Table, names: list[str], source: str) -> None:
-        key = self.schema.names[0]
-        keys = table.column(key)
-        for name in [n for n in names if n in self.schema.names]:
+    def _check_empty(self, table: pa.Table, names: list[str], source: str) -> None:
+        for name in names:
             column = table.column(name)
             row = None
-            if column.null_count:
+            if column.null_count and not (self.schema.field(name).nullable and column.null_count == len(column)):
                 row = pc.index(pc.is_null(column), True).as_py()
             elif pa.types.is_list(column.type):
                 items = pc.is_null(pc.list_flatten(column))
@@ -120,6 +119,10 @@ class Contract:
                     row = pc.list_parent_indices(column)[pc.index(items, True).as_py()].as_py()
             if row is not None:
                 raise TableError(f"{source}: column '{name}', row {row}: empty.")
+
+    def _check_rows(self, table: pa.Table, names: list[str], source: str) -> None:
+        key = self.schema.names[0]
+        keys = table.column(key)
         if pc.count_distinct(keys).as_py() != table.num_rows:
             counts = pc.value_counts(keys)
             repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")[0].as_py()
@@ -127,7 +130,7 @@ class Contract:
         for name in names:
             self._check_finite(table.column(name), name, keys, source)
         for group in self.ragged:
-            present = [n for n in group if n in table.column_names]
+            present = [n for n in group if n in table.column_names and not table.column(n).null_count]
             for name in present[1:]:
                 first, other = (pc.list_value_length(table.column(n)) for n in (present[0], name))
                 if not pc.all(pc.equal(first, other), min_count=0).as_py():

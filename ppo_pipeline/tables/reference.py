@@ -8,7 +8,7 @@ FLOATS = pa.list_(pa.float32())
 
 REFERENCE = Contract(
     name="reference",
-    version=1,
+    version=2,
     schema=pa.schema(
         [
             field("sample_id", pa.string(), "The sample, as in rollouts.parquet"),
@@ -18,8 +18,18 @@ REFERENCE = Contract(
                 "Log probability of each response token under the sampling policy, nats",
             ),
             field("reference_logprobs", FLOATS, "The same under the untrained base model"),
-            field("values", FLOATS, "V[t]: value of the state before response token t"),
-            field("bootstrap_value", pa.float32(), "Value of the state after the last response token"),
+            field(
+                "values",
+                FLOATS,
+                "V[t]: value of the state before response token t; empty without a critic",
+                nullable=True,
+            ),
+            field(
+                "bootstrap_value",
+                pa.float32(),
+                "Value of the state after the last response token; empty without a critic",
+                nullable=True,
+            ),
         ]
     ),
     ragged=[("policy_logprobs", "reference_logprobs", "values")],

@@ -9,7 +9,7 @@ FLOATS = pa.list_(pa.float32())
 
 ROLLOUTS = Contract(
     name="rollouts",
-    version=1,
+    version=2,
     schema=pa.schema(
         [
             field("sample_id", pa.string(), "Unique name of the sample: round, prompt, index"),
@@ -22,10 +22,16 @@ ROLLOUTS = Contract(
             field(
                 "rollout_logprobs",
                 FLOATS,
-                "The sampler's own log probability of each response token, in nats",
+                "The sampler's own log probability of each response token at the temperature, in nats",
+            ),
+            field(
+                "kept_mass",
+                FLOATS,
+                "Probability, before them, of the tokens that top_k, top_p, min_p or greedy left to choose from: each "
+                "token was drawn with log probability rollout_logprobs - log(kept_mass)",
             ),
             field("finish_reason", pa.string(), "stop: ended by a stop token; length: cut at max_new_tokens"),
         ]
     ),
-    ragged=[("response_ids", "rollout_logprobs")],
+    ragged=[("response_ids", "rollout_logprobs", "kept_mass")],
 )

@@ -1,4 +1,4 @@
-"""AdamW over LoRA and value head, with moments that travel from round to round by parameter name."""
+"""AdamW over policy and critic, with moments that travel from round to round by parameter name."""
 
 import torch
 from torch import Tensor, nn
@@ -6,42 +6,50 @@ from torch import Tensor, nn
 from ..models.checkpoint import TrainerState
 from ..models.policy import Policy
 from ..sections import Update
+from .split_adamw import SplitAdamW, join
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq", "low")
 
 
-def make_optimizer(policy: Policy, settings: Update, state: TrainerState) -> torch.optim.AdamW:
-    """Return AdamW with `state`'s moments in place; LoRA and value head each at their own learning rate."""
-    groups = [
-        {"params": list(policy.lora_parameters().values()), "lr": settings.lr},
-        {"params": list(policy.value_parameters().values()), "lr": settings.value_lr},
-    ]
-    optimizer = torch.optim.AdamW(
-        groups,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        eps=settings.adam_eps,
-        weight_decay=settings.weight_decay,
-        foreach=True,
-    )
+def make_optimizer(policy: Policy, settings: Update, state: TrainerState, factor: float = 1.0) -> torch.optim.Optimizer:
+    """Return AdamW with `state`'s moments in place; policy and critic each at their own learning rate.
+
+    factor: of both learning rates, from the schedule.
+    """
+    groups = [{"params": list(policy.policy_parameters().values()), "lr": settings.lr * factor}]
+    if policy.value_head is not None:
+        groups.append({"params": list(policy.value_parameters().values()), "lr": settings.value_lr * factor})
+    betas, eps, decay = (settings.adam_beta1, settings.adam_beta2), settings.adam_eps, settings.weight_decay
+    optimizer: torch.optim.Optimizer
+    if any(p.dtype == torch.bfloat16 for p in trained_parameters(policy).values()):
+        optimizer = SplitAdamW(groups, betas, eps, decay)
+    else:
+        optimizer = torch.optim.AdamW(groups, betas=betas, eps=eps, weight_decay=decay, foreach=True)
+    values = set(policy.value_parameters())
     for name, parameter in trained_parameters(policy).items():
-        if f"{name}.exp_avg" in state.moments:
-            kept: dict[str, Tensor] = {"step": torch.tensor(float(state.optimizer_step))}
-            for moment in MOMENTS:
-                kept[moment] = state.moments[f"{name}.{moment}"].to(parameter.device)
-            optimizer.state[parameter] = kept
+        kept = {m: state.moments[f"{name}.{m}"] for m in MOMENTS if f"{name}.{m}" in state.moments}
+        low = kept.pop("low", None)
+        if low is not None and parameter.dtype == torch.float32:
+            with torch.no_grad():  # trained in bf16 before, now in fp32
+                parameter.copy_(join(parameter.to(torch.bfloat16), low.to(parameter.device)))
+        elif low is not None:
+            kept["low"] = low
+        if kept:
+            optimizer.state[parameter] = {m: t.to(parameter.device) for m, t in kept.items()}
+            steps = state.value_step if name in values else state.optimizer_step
+            optimizer.state[parameter]["step"] = torch.tensor(float(steps))
     return optimizer
 
 
 def trained_parameters(policy: Policy) -> dict[str, nn.Parameter]:
     """Return every parameter that is trained, by name."""
-    return {**policy.lora_parameters(), **policy.value_parameters()}
+    return {**policy.policy_parameters(), **policy.value_parameters()}
 
 
-def trainer_state(policy: Policy, optimizer: torch.optim.Optimizer, steps: int) -> TrainerState:
-    """Return the optimizer's moments by parameter name, with the number of steps made so far."""
-    moments = {}
+def moments_of(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimizer's moments by parameter name."""
+    moments: dict[str, Tensor] = {}
     for name, parameter in trained_parameters(policy).items():
-        for moment in MOMENTS:
-            if moment in optimizer.state[parameter]:
-                moments[f"{name}.{moment}"] = optimizer.state[parameter][moment]
-    return TrainerState(optimizer_step=steps, moments=moments)
+        state = optimizer.state.get(parameter, {})
+        moments |= {f"{name}.{moment}": state[moment] for moment in MOMENTS if moment in state}
+    return moments

@@ -2,42 +2,28 @@
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import PipelineError
-from ..maths.ppo import policy_loss, policy_statistics, value_loss
+from ..maths.ppo import kl_loss, policy_loss, policy_statistics, value_loss
 from ..models.policy import Policy
 from ..sections import Update
 from .batches import by_token_budget, generator, shuffled_minibatches
 from .data import Sampled
 from .optimizer import trained_parameters
+from .targets import Targets
 
-
-@dataclass(frozen=True)
-class Targets:
-    """What the update learns from, one tensor per sample, one entry per response token.
-
-    old_logprobs and old_values: of the training forward at the round's start. advantages, returns: of GAE.
-    """
-
-    old_logprobs: list[Tensor]
-    old_values: list[Tensor]
-    advantages: list[Tensor]
-    returns: list[Tensor]
-
-    def take(self, indices: NDArray, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the chosen samples' entries, concatenated (tokens,), on the device."""
-        columns = (self.old_logprobs, self.old_values, self.advantages, self.returns)
-        first, second, third, fourth = (torch.cat([column[i] for i in indices]).to(device) for column in columns)
-        return first, second, third, fourth
+FIRST_LOSS_SCALE, LEAST_LOSS_SCALE = 65536.0, 1.0
 
 
 class PPO:
-    """Runs the update. After `run`, `metrics` returns token-weighted means over all its steps."""
+    """Runs the update. After `run`, `metrics` returns token-weighted means over all its steps.
+
+    max_new_tokens: the length by which loss_normalization fixed_length divides. scaler: of fp16's loss.
+    """
 
     def __init__(
         self,
@@ -46,14 +32,19 @@ class PPO:
         settings: Update,
         temperature: float,
         pad_id: int,
+        max_new_tokens: int = 1,
+        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         self.policy, self.optimizer, self.settings = policy, optimizer, settings
-        self.temperature, self.pad_id = temperature, pad_id
+        self.temperature, self.pad_id, self.max_new_tokens = temperature, pad_id, max_new_tokens
         self.parameters = list(trained_parameters(policy).values())
         self.device = next(iter(policy.model.parameters())).device
+        self.scaler = scaler or torch.amp.GradScaler(self.device.type, enabled=False)
         self.sums: dict[str, float] = defaultdict(float)
         self.tokens = 0
         self.steps = 0
+        self.skipped = 0
+        self.stopped = False
         self.grad_norms: list[float] = []
         self.first_ratio: dict[str, float] = {}
 
@@ -64,85 +55,153 @@ class PPO:
         seed_key: tuple[object, ...],
         on_step: Callable[[int, int], None] = lambda samples, tokens: None,
     ) -> None:
-        """Make epochs x minibatches optimizer steps; on_step(samples, tokens) is called after each."""
+        """Make epochs x minibatches optimizer steps, fewer where target_kl ends them.
+
+        on_step(samples, tokens) is called after each.
+        """
         count = len(data.sample_ids)
         if count < self.settings.minibatches:
             raise PipelineError(
                 f"params.yaml: update.minibatches: {self.settings.minibatches} for {count} samples; a minibatch "
                 "without a sample would make no step. Lower it, or sample more."
             )
-        for layer in self.policy.layers.values():  # LoRA's dropout alone: the base's own stays off
+        for layer in self.policy.all_layers():  # LoRA's dropout alone: the base's own stays off
             layer.dropout.train()
         for epoch in range(self.settings.epochs):
             rng = generator(*seed_key, "epoch", epoch)
             torch.manual_seed(int(rng.integers(2**63)))  # LoRA's dropout
             for indices in shuffled_minibatches(count, self.settings.minibatches, rng):
-                tokens = self._step(data, targets, indices)
-                on_step(len(indices), tokens)
-        for layer in self.policy.layers.values():
+                if not self.stopped:
+                    on_step(len(indices), self._step(data, targets, indices))
+        for layer in self.policy.all_layers():
             layer.dropout.eval()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _step(self, data: Sampled, targets: Targets, indices: NDArray) -> int:
-        """One optimizer step: the loss is the mean over the minibatch's tokens, however it is cut up."""
+        """One optimizer step, or none where the minibatch is beyond target_kl; return its tokens.
+
+        The loss is the mean over the whole minibatch, however it is cut up.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        total = sum(len(targets.advantages[i]) for i in indices)
+        tokens = sum(len(targets.advantages[i]) for i in indices)
+        divisor = self._divisor(len(indices), tokens)
+        sums: dict[str, float] = defaultdict(float)
         ratios = []
         for part in by_token_budget(data.total_lengths[indices], self.settings.microbatch_tokens):
-            loss, ratio = self._microbatch(data, targets, indices[part])
+            loss, ratio = self._microbatch(data, targets, indices[part], sums)
             if not torch.isfinite(loss):
                 names = ", ".join(data.sample_ids[i] for i in indices[part][:5])
                 raise PipelineError(
                     f"update: the loss of optimizer step {self.steps + 1} is {loss.item()} (samples {names}, ...); "
                     "nothing was written. Lower update.lr or update.max_grad_norm."
                 )
-            (loss / total).backward()
+            self.scaler.scale(loss / divisor).backward()
             ratios.append(ratio)
-        self._clip()
-        self.optimizer.step()
-        self.steps += 1
-        self.tokens += total
-        if self.steps == 1:
+        limit = self.settings.target_kl
+        if limit is not None and sums["policy/approxkl"] / tokens > limit:
+            self.stopped = True
+            return tokens
+        self._clip_and_step()
+        for name, value in sums.items():
+            self.sums[name] += value
+        self.tokens += tokens
+        if len(self.grad_norms) + self.skipped == 1:
             ratio = torch.cat(ratios)
             self.first_ratio = {
                 "val/ratio_first": ratio.mean().item(),
                 "val/ratio_first_max_deviation": (ratio - 1).abs().max().item(),
             }
-        return total
+        return tokens
 
-    def _microbatch(self, data: Sampled, targets: Targets, indices: NDArray) -> tuple[Tensor, Tensor]:
-        """Return the loss summed over the microbatch's tokens, and its ratios."""
-        old_logprobs, old_values, advantages, returns = targets.take(indices, self.device)
-        scores = self.policy.score(data.sequences(indices, self.pad_id, self.device), self.temperature)
-        s = self.settings
-        pg = policy_loss(scores.logprobs, old_logprobs, advantages, s.clip_range).sum()
-        vf = value_loss(scores.values, old_values, returns, s.value_clip_range).sum()
-        loss = pg + s.value_coef * vf
+    def _divisor(self, samples: int, tokens: int) -> int:
+        """Return what the minibatch's summed loss is divided by."""
+        how = self.settings.loss_normalization
+        return {"token_mean": tokens, "sequence_mean": samples, "fixed_length": samples * self.max_new_tokens}[how]
+
+    def _microbatch(
+        self, data: Sampled, targets: Targets, indices: NDArray, sums: dict[str, float]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss summed over the microbatch's tokens, and its ratios; add its statistics to `sums`."""
+        s, batch = self.settings, targets.take(indices, self.device)
+        sequences = data.sequences(indices, self.pad_id, self.device)
+        scores = self.policy.score(sequences, self.temperature, with_values=batch.returns is not None)
+        old, advantages = batch.old_logprobs, batch.advantages
+        per_token = policy_loss(scores.logprobs, old, advantages, s.clip_range, s.clip_range_high, s.dual_clip)
+        if batch.weights is not None:
+            per_token = per_token * batch.weights
+        terms = {"loss/policy": (1.0, per_token)}
+        if batch.returns is not None and scores.values is not None and batch.old_values is not None:
+            value = value_loss(scores.values, batch.old_values, batch.returns, s.value_clip_range)
+            terms["loss/value"] = (s.value_coef, value)
+        if batch.reference_logprobs is not None:
+            terms["loss/kl"] = (s.kl_loss_coef, kl_loss(scores.logprobs, batch.reference_logprobs, s.kl_loss_estimator))
         if s.entropy_coef:
-            loss = loss - s.entropy_coef * scores.entropy.sum()
+            terms["policy/entropy"] = (-s.entropy_coef, scores.entropy)
+        shares = None
+        if s.loss_normalization == "sequence_mean":
+            lengths = sequences.response_lengths
+            shares = torch.repeat_interleave(1 / lengths, lengths).to(self.device)
+        loss = sum(
+            (c * (term if shares is None else term * shares).sum() for c, term in terms.values()),
+            start=torch.zeros((), device=self.device),
+        )
         with torch.no_grad():
-            statistics = policy_statistics(scores.logprobs, old_logprobs, advantages, s.clip_range)
-            statistics |= {"loss/policy": pg, "loss/value": vf, "policy/entropy": scores.entropy.sum()}
-            for name, value in statistics.items():
-                self.sums[name] += value.item()
-            ratio = torch.exp(scores.logprobs - old_logprobs)
+            statistics = policy_statistics(scores.logprobs, old, advantages, s.clip_range, s.clip_range_high)
+            statistics |= {"policy/entropy": scores.entropy.sum()}
+            statistics |= {name: term.sum() for name, (_, term) in terms.items()}
+            for name, number in statistics.items():
+                sums[name] += number.item()
+            ratio = torch.exp(scores.logprobs - old)
         return loss, ratio
 
-    def _clip(self) -> None:
+    def _clip_and_step(self) -> None:
+        """Clip the gradient's norm and make the step; with fp16, skip it where the gradient overflowed."""
+        self.scaler.unscale_(self.optimizer)
         limit = self.settings.max_grad_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if limit is None else limit)
-        if not torch.isfinite(norm):
+        with_grad = [p for p in self.parameters if p.grad is not None]
+        norm = gradient_norm(with_grad)
+        if not torch.isfinite(norm) and (not self.scaler.is_enabled() or self.scaler.get_scale() <= LEAST_LOSS_SCALE):
             raise PipelineError(
                 f"update: the gradient of optimizer step {self.steps + 1} is not finite; nothing was written. "
                 "Lower update.lr, or set compute.dtype to fp32."
             )
-        self.grad_norms.append(norm.item())
+        if torch.isfinite(norm):
+            torch.nn.utils.clip_grads_with_norm_(with_grad, float("inf") if limit is None else limit, norm)
+            self.grad_norms.append(norm.item())
+            self.steps += 1
+        else:
+            self.skipped += 1
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
     def metrics(self) -> dict[str, float]:
         """Return the means over all tokens of all steps, under TRL's names."""
         means = {name: value / self.tokens for name, value in self.sums.items()}
+        norms = self.grad_norms or [0.0]
         return {
             **dict(sorted(means.items())),
             **self.first_ratio,
-            "policy/grad_norm": sum(self.grad_norms) / len(self.grad_norms),
-            "policy/grad_norm_max": max(self.grad_norms),
-        }
+            "policy/grad_norm": sum(norms) / len(norms),
+            "policy/grad_norm_max": max(norms),
+            "policy/steps": self.steps,
+            "policy/stopped_early": float(self.stopped),
+        } | ({"policy/steps_skipped": self.skipped} if self.scaler.is_enabled() else {})
+
+
+def gradient_norm(parameters: list[Tensor]) -> Tensor:
+    """Return the 2-norm of all gradients together, in fp32 where they are in half precision."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if all(grad.dtype == torch.float32 for grad in grads):
+        return torch.nn.utils.get_total_norm(grads)
+    norms = [torch.linalg.vector_norm(grad, dtype=torch.float32) for grad in grads]
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def loss_scaler(device: torch.device, dtype: torch.dtype, scale: float | None, streak: int) -> torch.amp.GradScaler:
+    """Return the scaler of fp16's loss as it was left, or one that does nothing for other number formats."""
+    if dtype != torch.float16:
+        return torch.amp.GradScaler(device.type, enabled=False)
+    scaler = torch.amp.GradScaler(device.type, init_scale=scale or FIRST_LOSS_SCALE)
+    if scale is not None:
+        scaler.load_state_dict({**scaler.state_dict(), "_growth_tracker": streak})
+    return scaler

@@ -1,0 +1,97 @@
+"""A round's policy as a PEFT adapter folder: adapter_model.safetensors and adapter_config.json.
+
+It loads in PEFT, transformers and vLLM as it is.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from ..errors import PipelineError
+from ..files import whole_folder, write_json
+from ..sections import Policy as PolicySettings
+from .lora import LoraLinear, add_lora, is_conv1d, merge_lora
+from .policy import Policy
+from .tensors import read_tensors
+
+PREFIX = "base_model.model."
+
+
+def adapter_config(settings: PolicySettings, base_name: str, layers: dict[str, LoraLinear]) -> dict[str, Any]:
+    """Return PEFT's adapter_config.json for these layers."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "target_modules": _targets_for_others(settings.target_modules, layers),
+        "bias": "none",
+        "use_rslora": settings.use_rslora,
+        "fan_in_fan_out": any(is_conv1d(layer.base) for layer in layers.values()),
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+
+
+def _targets_for_others(targets: list[str] | str, layers: dict[str, LoraLinear]) -> list[str] | str:
+    """Return the targets as other programs read them: names, or a regular expression."""
+    if targets == "all-linear":  # PEFT also would leave the head out, but not every reader knows the word
+        return sorted({name.rsplit(".", 1)[-1] for name in layers})
+    return targets if isinstance(targets, str) else sorted(targets)
+
+
+def save_policy(policy: Policy, config: dict[str, Any], folder: Path) -> None:
+    """Write the adapter folder, whole or not at all."""
+    tensors = {}
+    for name, layer in policy.layers.items():
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.lora_A.detach().cpu().contiguous()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = layer.lora_B.detach().cpu().contiguous()
+    with whole_folder(folder) as partial:
+        save_file(tensors, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_json(partial / "adapter_config.json", config)
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """Return adapter_config.json of a policy folder."""
+    try:
+        config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PipelineError(f"{folder}: no adapter_config.json; `dvc repro` or `dvc pull` brings it.") from None
+    except json.JSONDecodeError as error:
+        raise PipelineError(f"{folder}/adapter_config.json: not valid JSON: {error}") from None
+    return config
+
+
+def lora_arguments(config: dict[str, Any]) -> tuple[list[str] | str, int, float, float, bool]:
+    """Return the arguments of `add_lora` after the model, from adapter_config.json."""
+    scale = config.get("use_rslora", False)
+    return config["target_modules"], config["r"], config["lora_alpha"], config["lora_dropout"], scale
+
+
+def attach_policy(model: Any, folder: Path) -> dict[str, LoraLinear]:
+    """Put the adapter at `folder` onto the base `model`; return its layers by path."""
+    config = read_adapter_config(folder)
+    layers = add_lora(model, *lora_arguments(config))
+    tensors = read_tensors(folder / "adapter_model.safetensors")
+    with torch.no_grad():
+        for name, layer in layers.items():
+            for part in ("lora_A", "lora_B"):
+                key, target = f"{PREFIX}{name}.{part}.weight", getattr(layer, part)
+                if key not in tensors or tensors[key].shape != target.shape:
+                    raise PipelineError(
+                        f"{folder}: '{key}' is missing or of another shape; the adapter is of another base model."
+                    )
+                target.copy_(tensors.pop(key))
+    if tensors:
+        raise PipelineError(f"{folder}: unexpected tensor '{next(iter(tensors))}'.")
+    return layers
+
+
+def attach_merged(model: Any, folder: Path) -> None:
+    """Merge the adapter at `folder` into the base `model`, which then is the policy itself."""
+    merge_lora(model, attach_policy(model, folder))

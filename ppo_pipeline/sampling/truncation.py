@@ -1,0 +1,53 @@
+"""Truncated sampling: top-k, top-p (Holtzman et al. 2019) and min-p (Nguyen et al. 2024), as transformers does them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FIRST = 1024
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """Which tokens can be drawn; None leaves a rule out. False where no rule is set.
+
+    The rules run in transformers' order: top_k, then top_p of what that left, then min_p. At least the likeliest
+    token is kept. Tokens as likely as the last one kept: top_k and min_p keep them all, top_p the first of them.
+    """
+
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+
+    def __bool__(self) -> bool:
+        return self.top_k is not None or (self.top_p is not None and self.top_p < 1) or self.min_p is not None
+
+    def keep(self, mass: Tensor) -> Tensor:
+        """Return which tokens are kept (n, V), from their probabilities up to a factor per row (n, V)."""
+        kept = torch.ones_like(mass, dtype=torch.bool)
+        if self.top_k is not None and self.top_k < mass.shape[-1]:
+            least = mass.topk(self.top_k, dim=-1).values[:, -1:]
+            kept &= mass >= least
+        if self.top_p is not None and self.top_p < 1:
+            kept &= _likeliest(mass * kept, self.top_p)
+        if self.min_p is not None:
+            kept &= mass >= self.min_p * mass.amax(dim=-1, keepdim=True)
+        return kept
+
+
+def _likeliest(mass: Tensor, share: float) -> Tensor:
+    """Return the fewest tokens, likeliest first, that hold `share` of each row's mass.
+
+    The first thousand nearly always do; only where they do not, the whole vocabulary is sorted.
+    """
+    needed = share * mass.sum(dim=-1, keepdim=True, dtype=torch.float64)
+    count = min(FIRST, mass.shape[-1])
+    values, places = mass.topk(count, dim=-1)
+    sums = values.cumsum(dim=-1, dtype=torch.float64)
+    if count < mass.shape[-1] and bool((sums[:, -1:] < needed).any()):
+        values, places = mass.sort(dim=-1, descending=True, stable=True)
+        sums = values.cumsum(dim=-1, dtype=torch.float64)
+    # A token is kept where the mass before it is not yet enough.
+    enough = sums - values < needed
+    return torch.zeros_like(mass, dtype=torch.bool).scatter_(1, places, enough)

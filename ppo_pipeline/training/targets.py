@@ -1,0 +1,51 @@
+"""What the update learns from, beside the tokens."""
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """The columns of `Targets` for a microbatch, concatenated (tokens,), on the device."""
+
+    old_logprobs: Tensor
+    old_values: Tensor | None
+    advantages: Tensor
+    returns: Tensor | None
+    reference_logprobs: Tensor | None
+    weights: Tensor | None
+
+
+@dataclass(frozen=True)
+class Targets:
+    """One tensor per sample, one entry per response token.
+
+    old_logprobs and old_values: of the training forward at the round's start. returns: what the value is to be;
+    None where no value is learned. reference_logprobs: of the base, for the KL as a loss term. weights: factor of
+    the policy loss, for samples whose sampler differed from the training forward.
+    """
+
+    old_logprobs: list[Tensor]
+    old_values: list[Tensor] | None
+    advantages: list[Tensor]
+    returns: list[Tensor] | None
+    reference_logprobs: list[Tensor] | None = None
+    weights: list[Tensor] | None = None
+
+    def take(self, indices: NDArray, device: torch.device) -> Batch:
+        """Return the chosen samples' entries."""
+        columns = (getattr(self, field.name) for field in fields(self))
+        return Batch(*(None if c is None else torch.cat([c[i] for i in indices]).to(device) for c in columns))
+
+
+def sampling_weights(policy: list[Tensor], sampler: list[Tensor], kept: list[Tensor], cap: float) -> list[Tensor]:
+    """Return min(p / q, cap) per token: p by the training forward, q what the token was drawn with.
+
+    policy, sampler: logprobs by the training forward and by the sampler. kept: mass that truncated sampling chose
+    from, so that q = exp(sampler) / kept. Truncated importance sampling (Ionides 2008; for this use Yao et al. 2025,
+    "Your efficient RL framework secretly brings you off-policy RL training").
+    """
+    return [torch.exp(p - q + k.log()).clamp(max=cap) for p, q, k in zip(policy, sampler, kept, strict=True)]
