@@ -9,6 +9,7 @@ class Samples:
     """Responses to score, one entry per sample in each list.
 
     messages: the conversation that was answered. prompt_texts: the same as the model saw it.
+    response_ids: token ids of the responses, the stop token included.
     columns: the prompts' further columns (`expected` among them), repeated for each sample.
     """
 
@@ -16,6 +17,7 @@ class Samples:
     messages: list[list[dict[str, str]]]
     prompt_texts: list[str]
     responses: list[str]
+    response_ids: list[list[int]]
     columns: dict[str, list[Any]]
 
     def __len__(self) -> int:
