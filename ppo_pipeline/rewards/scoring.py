@@ -9,12 +9,16 @@ import pyarrow as pa
 from ..errors import PipelineError
 from ..reward_sections import Reward
 from .function import python_rewards
+from .model import model_rewards
 from .rule import rule_rewards
 from .samples import Samples
+from .service import http_rewards
 
 SCORERS: dict[str, Callable[[Any, Samples], list[float]]] = {
     "rule": rule_rewards,
     "python": python_rewards,
+    "model": model_rewards,
+    "http": http_rewards,
 }
 
 
