@@ -19,6 +19,7 @@ def load_classifier(settings: ModelComponent, device: Any, dtype: Any) -> tuple[
     conversion service). Raises PipelineError for a model that is not there, has no classification head, or has
     only pickled weights where `pickled_weights` is false.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging
 
@@ -32,7 +33,7 @@ def load_classifier(settings: ModelComponent, device: Any, dtype: Any) -> tuple[
             trust_remote_code=False, output_loading_info=True,
         )  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, RuntimeError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
         raise PipelineError(f"{where}: '{settings.model}' cannot be loaded: {error}") from None
     absent = sorted(info["missing_keys"])
     if absent:

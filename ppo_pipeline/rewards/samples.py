@@ -1,5 +1,6 @@
-"""What a reward function is given."""
+"""What a reward function is given, and what counts as a reward."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,3 +23,13 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.sample_ids)
+
+
+def is_reward(value: Any) -> bool:
+    """Tell a finite number; a truth value is none."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of floats
+        return False

@@ -1,6 +1,5 @@
 """The score of each sample: the weighted sum of the reward components."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ from ..reward_sections import Reward
 from .function import python_rewards
 from .model import model_rewards
 from .rule import rule_rewards
-from .samples import Samples
+from .samples import Samples, is_reward
 from .service import http_rewards
 
 SCORERS: dict[str, Callable[[Any, Samples], list[float]]] = {
@@ -42,16 +41,9 @@ def _check(name: str, rewards: list[float], samples: Samples) -> None:
     if len(rewards) != len(samples):
         raise PipelineError(f"reward '{name}': {len(rewards)} rewards for {len(samples)} samples.")
     for sample, reward in zip(samples.sample_ids, rewards, strict=True):
-        if not isinstance(reward, (int, float)) or isinstance(reward, bool) or not _is_finite(reward):
+        if not is_reward(reward):
             shown = f"{reward!r:.60}"
             raise PipelineError(f"reward '{name}': sample '{sample}': {shown} is not a finite number.")
-
-
-def _is_finite(number: float) -> bool:
-    try:
-        return math.isfinite(number)
-    except OverflowError:  # an integer beyond the range of floats
-        return False
 
 
 def join_prompts(
