@@ -125,8 +125,8 @@ class HttpComponent(Component):
         description="Time for one attempt, from connecting to the answer's last byte", allow_inf_nan=False
     )
     retries: int = Field(
-        description="Further attempts after a failed or broken connection, a timeout or status 408, 429, 500, 502, 503, "
-        "504; the first at once, then after 1 s, 2 s, 4 s and so on to 30 s",
+        description="Further attempts after a failed or broken connection, a timeout or status 408, 429, 500, 502, "
+        "503, 504; the first at once, then after 1 s, 2 s, 4 s and so on to 30 s",
         ge=0,
     )
     max_answer_bytes: Count = Field(description="A longer answer is an error")

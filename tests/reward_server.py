@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that answers as a test tells it to."""
+"""A real HTTP server on loopback that answers as a test tells it to, and samples to send to it."""
 
 import json
 import threading
@@ -6,6 +6,10 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from ppo_pipeline.reward_sections import HttpComponent
+from ppo_pipeline.rewards.samples import Samples
+
+TOKEN = "s3cret/token-0123456789"
 Answer = tuple[int, bytes, dict[str, str]]
 
 
@@ -59,3 +63,26 @@ class Server:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
+
+
+def samples(count: int = 5, **columns: list) -> Samples:
+    return Samples(
+        sample_ids=[f"s{i}" for i in range(count)],
+        messages=[[{"role": "user", "content": f"Why {i}?"}] for i in range(count)],
+        prompt_texts=[f"<|user|>Why {i}?" for i in range(count)],
+        responses=["x" * i for i in range(count)],
+        response_ids=[[0]] * count,
+        columns={"expected": [f"because {i}" for i in range(count)], "split": ["train"] * count, **columns},
+    )
+
+
+def component(url: str, **changes: Any) -> HttpComponent:
+    values = {
+        "type": "http", "name": "judge", "weight": 1.0, "url": url, "format": "text", "columns": [], "batch_size": 2,
+        "timeout_seconds": 5.0, "retries": 2, "max_answer_bytes": 1000, "token_variable": "SCORER_TOKEN",
+    }  # fmt: skip
+    return HttpComponent(**{**values, **changes})
+
+
+def lengths(sent: Any, *_: Any) -> Answer:
+    return good([len(text) for text in sent["completions"]])

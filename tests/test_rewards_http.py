@@ -1,75 +1,20 @@
-"""Rewards of a JSON service: a real server on loopback that answers well, badly, late or not at all."""
+"""Rewards of a JSON service: what is sent and taken, the token, and which settings are refused."""
 
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from reward_server import Answer, Server, good
+from reward_server import TOKEN, Server, component, good, lengths, samples
+from ruamel.yaml import YAML
 
 from ppo_pipeline.errors import PipelineError
-from ppo_pipeline.reward_sections import HttpComponent, Reward
-from ppo_pipeline.rewards import service_post
-from ppo_pipeline.rewards.samples import Samples
+from ppo_pipeline.params import load_params
+from ppo_pipeline.reward_sections import Reward
 from ppo_pipeline.rewards.scoring import score_samples
 from ppo_pipeline.rewards.service import http_rewards
 
-TOKEN = "s3cret/token-0123456789"
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
-    """Return a function that starts a server; the waits between attempts are 1000 times shorter."""
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1")
-    monkeypatch.setattr(service_post, "WAIT_FACTOR", service_post.WAIT_FACTOR / 1000)
-    monkeypatch.setenv("SCORER_TOKEN", TOKEN)
-    started: list[Server] = []
-
-    def start(answer: Callable[..., Answer | None]) -> Server:
-        started.append(Server(answer))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.close()
-
-
-def samples(count: int = 5, **columns: list) -> Samples:
-    return Samples(
-        sample_ids=[f"s{i}" for i in range(count)],
-        messages=[[{"role": "user", "content": f"Why {i}?"}] for i in range(count)],
-        prompt_texts=[f"<|user|>Why {i}?" for i in range(count)],
-        responses=["x" * i for i in range(count)],
-        response_ids=[[0]] * count,
-        columns={"expected": [f"because {i}" for i in range(count)], "split": ["train"] * count, **columns},
-    )
-
-
-def component(url: str, **changes: Any) -> HttpComponent:
-    values = {
-        "type": "http", "name": "judge", "weight": 1.0, "url": url, "format": "text", "columns": [], "batch_size": 2,
-        "timeout_seconds": 5.0, "retries": 2, "max_answer_bytes": 1000, "token_variable": "SCORER_TOKEN",
-    }  # fmt: skip
-    return HttpComponent(**{**values, **changes})
-
-
-def lengths(sent: Any, *_: Any) -> Answer:
-    return good([len(text) for text in sent["completions"]])
-
-
-def failure(server: Server, advice: str, count: int = 5, **changes: Any) -> str:
-    """Return the message of the failure, which names reward, url, samples and what to do, and hides the token."""
-    with pytest.raises(PipelineError) as caught:
-        http_rewards(component(server.url, **changes), samples(count))
-    text = caught.value.message
-    assert text.startswith(f"reward 'judge': {server.url}: ")
-    assert "'s0'" in text
-    assert advice in text
-    assert TOKEN not in text.replace("\\", "")
-    assert "\n" not in text
-    return text
+PARAMS = Path(__file__).resolve().parent.parent / "params.yaml"
 
 
 def test_samples_are_sent_in_batches_and_the_rewards_keep_their_order(serve: Callable[..., Server]) -> None:
@@ -99,7 +44,7 @@ def test_messages_are_sent_as_conversations_and_no_token_where_none_is_set(serve
 
 
 def test_no_password_is_taken_from_a_netrc_file(
-    serve: Callable[..., Server], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password something\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -112,139 +57,6 @@ def test_a_server_that_fails_twice_is_asked_again(serve: Callable[..., Server]) 
     server = serve(lambda sent, number, _: (503, b"busy", {}) if number <= 2 else lengths(sent))
     assert http_rewards(component(server.url), samples()) == [0, 1, 2, 3, 4]
     assert [request["sample_ids"][0] for request in server.requests] == ["s0", "s0", "s0", "s2", "s4"]
-
-
-def test_the_waits_between_attempts_double(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr(service_post, "WAIT_FACTOR", 0.5)
-    monkeypatch.setattr("urllib3.util.retry.time.sleep", waits.append)
-    server = serve(lambda *_: (429, b"", {"Retry-After": "1000"}))
-    failure(server, "log", retries=8)
-    assert waits == [1, 2, 4, 8, 16, 30, 30]
-
-
-def test_always_500_fails_after_the_last_attempt(serve: Callable[..., Server]) -> None:
-    server = serve(lambda *_: (500, f"broken, you sent Bearer {TOKEN}".encode(), {}))
-    text = failure(server, "Look into the service's own log.")
-    assert "status 500, in the last of 3 attempts (samples 's0' to 's1')" in text
-    assert "Answered: 'broken, you sent Bearer ***'" in text
-    assert len(server.requests) == 3
-    escaped = serve(lambda *_: (400, TOKEN.replace("/", "\\/").encode(), {}))
-    assert "Answered: '***'" in failure(escaped, "log")
-    assert len(escaped.requests) == 1
-
-
-def test_a_wrong_token_is_told(serve: Callable[..., Server]) -> None:
-    server = serve(lambda *_: (401, b"", {}))
-    assert "status 401 (samples" in failure(server, "Is the token in SCORER_TOKEN right?")
-    failure(server, "Does it want a token? Set token_variable.", token_variable=None)
-    assert len(server.requests) == 2
-
-
-def test_a_server_that_hangs_is_given_up_after_the_timeout(serve: Callable[..., Server]) -> None:
-    server = serve(lambda *_: server.closing.wait(10) and None)
-    started = time.monotonic()
-    text = failure(server, "Raise timeout_seconds or lower batch_size.", timeout_seconds=0.1, retries=1)
-    assert "no whole answer within 0.1 s, in the last of 2 attempts" in text
-    assert time.monotonic() - started < 2
-    assert len(server.requests) == 2
-
-
-def test_an_answer_that_drips_is_given_up_after_the_timeout(serve: Callable[..., Server]) -> None:
-    def drip(sent: Any, number: int, handler: Any) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Length", "1000")
-        handler.end_headers()
-        while not server.closing.wait(0.02):
-            try:
-                handler.wfile.write(b" ")
-            except OSError:
-                return
-
-    server = serve(drip)
-    assert "no whole answer within 0.2 s (samples" in failure(server, "Raise", timeout_seconds=0.2, retries=0)
-
-
-@pytest.mark.parametrize("headers", [{"Content-Length": "1000"}, {"Transfer-Encoding": "chunked"}])
-def test_an_answer_that_breaks_off_is_asked_for_again(serve: Callable[..., Server], headers: dict[str, str]) -> None:
-    def broken(sent: Any, number: int, _: Any) -> Answer:
-        if number > 1:
-            return lengths(sent)
-        return 200, b'{"rewards": [' if "Content-Length" in headers else b"20\r\n{", headers
-
-    server = serve(broken)
-    assert http_rewards(component(server.url, batch_size=5), samples()) == [0, 1, 2, 3, 4]
-    server.requests.clear()
-    assert "the connection failed" in failure(server, "Is the service running at this address?", retries=0)
-
-
-def test_no_server_is_told(serve: Callable[..., Server]) -> None:
-    server = serve(lengths)
-    server.close()
-    text = failure(server, "Is the service running at this address?")
-    assert "the connection failed: " in text
-    assert "refused" in text
-    assert "in the last of 3 attempts" in text
-
-
-@pytest.mark.parametrize("status", [200, 503])
-def test_a_too_long_answer_is_not_read_to_its_end(serve: Callable[..., Server], status: int) -> None:
-    written = 0
-
-    def endless(sent: Any, number: int, handler: Any) -> None:
-        nonlocal written
-        handler.send_response(status)
-        handler.end_headers()
-        while not server.closing.is_set() and written < 1 << 28:
-            try:
-                written += handler.wfile.write(b"1" * 65536)
-            except OSError:
-                return
-
-    server = serve(endless)
-    assert "longer than max_answer_bytes, 1000" in failure(server, "Raise it if such an answer is right.")
-    assert len(server.requests) == 1
-    assert written < 1 << 28
-
-
-@pytest.mark.parametrize(
-    ("body", "problem"),
-    [
-        (b'{"rewards": [1]}', "1 rewards for 2 samples"),
-        (b'{"rewards": [1, 2, 3]}', "3 rewards for 2 samples"),
-        (b'{"rewards": [1, NaN]}', "the reward of sample 's1' is NaN, no finite number"),
-        (b'{"rewards": [-Infinity, 1]}', "the reward of sample 's0' is -Infinity"),
-        (b'{"rewards": [1, 1e999]}', "the reward of sample 's1' is Infinity"),
-        (b'{"rewards": [1, 1' + b"0" * 400 + b"]}", "the reward of sample 's1' is 1000000"),
-        (b'{"rewards": [1, null]}', "the reward of sample 's1' is null"),
-        (b'{"rewards": ["1", 2]}', "the reward of sample 's0' is \"1\""),
-        (b'{"rewards": [1, true]}', "the reward of sample 's1' is true"),
-        (b'{"rewards": [1, [2]]}', "the reward of sample 's1' is [2]"),
-        (b'{"rewards": 1}', "the answer has no list of rewards"),
-        (b'{"scores": [1, 2]}', "the answer has no list of rewards"),
-        (b"[1, 2]", "the answer has no list of rewards"),
-        (b"<html>\n", "the answer is not JSON"),
-        (b"[" * 900, "the answer is not JSON"),
-        (b"\xff\xfe", "the answer is not JSON"),
-        (b"", "the answer is not JSON"),
-    ],
-)
-def test_an_answer_that_is_no_list_of_finite_numbers_is_shown(
-    serve: Callable[..., Server], body: bytes, problem: str
-) -> None:
-    server = serve(lambda *_: (200, body, {}))
-    text = failure(server, 'It must answer {"rewards": [...]}, a finite number for each sample; see docs/rewards.md.')
-    assert problem in text
-    assert len(server.requests) == 1
-
-
-def test_a_redirect_is_not_followed_so_the_token_stays(serve: Callable[..., Server]) -> None:
-    other = serve(lengths)
-    server = serve(lambda *_: (307, b"", {"Location": f"{other.url}?token={TOKEN}"}))
-    text = failure(server, "It is not followed, so that prompts and token go nowhere else; set url to the right address.")
-    assert f"status 307, a redirect (samples 's0' to 's1'). Answered: '{other.url}?token=***'" in text
-    assert other.requests == []
-    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(("value", "message"), [(None, "is not set"), (" ", "is not set"), ("a b", "holds no token")])
@@ -262,10 +74,14 @@ def test_a_missing_or_broken_token_is_told_before_anything_is_sent(
 
 def test_a_column_that_is_not_there_or_is_no_json_is_told(serve: Callable[..., Server]) -> None:
     server = serve(lengths)
-    with pytest.raises(PipelineError, match=r"no column 'expectd'\. Did you mean 'expected'\? They have: expected, spl"):
+    with pytest.raises(
+        PipelineError, match=r"no column 'expectd'\. Did you mean 'expected'\? They have: expected, spl"
+    ):
         http_rewards(component(server.url, columns=["expectd"]), samples())
     for value in (b"bytes", float("nan")):
-        with pytest.raises(PipelineError, match=r"the columns odd does not fit into JSON: .*sample 's0'.*Leave the col"):
+        with pytest.raises(
+            PipelineError, match=r"the columns odd does not fit into JSON: .*sample 's0'.*Leave the col"
+        ):
             http_rewards(component(server.url, columns=["odd"]), samples(1, odd=[value]))
     assert server.requests == []
 
@@ -274,5 +90,18 @@ def test_a_column_that_is_not_there_or_is_no_json_is_told(serve: Callable[..., S
     "url", ["ftp://127.0.0.1/", "127.0.0.1:80", "http://", "http://me:password@127.0.0.1/", "https://token@host/"]
 )
 def test_an_address_with_a_password_or_of_another_kind_is_refused_in_the_settings(url: str) -> None:
-    with pytest.raises(ValidationError, match="not an http:// or https:// address|use token_variable"):
+    with pytest.raises(ValidationError, match=r"not an http:// or https:// address|use token_variable"):
         component(url)
+
+
+def test_a_password_or_token_put_into_the_settings_is_not_shown(tmp_path: Path) -> None:
+    data = YAML(typ="safe").load(PARAMS)
+    mistakes = {"url": "http://me:pass-word@127.0.0.1/", "token_variable": "tok-en"}
+    data["reward"]["components"] = [{**component("http://127.0.0.1/").model_dump(), **mistakes}]
+    YAML().dump(data, tmp_path / "params.yaml")
+    with pytest.raises(PipelineError) as caught:
+        load_params(tmp_path / "params.yaml")
+    assert "use token_variable" in caught.value.message
+    assert "reward.components.0.token_variable" in caught.value.message
+    assert "pass-word" not in caught.value.message
+    assert "tok-en" not in caught.value.message

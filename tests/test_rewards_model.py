@@ -51,9 +51,7 @@ def plain_logits(folder: Path, *texts: str, **options: Any) -> torch.Tensor:
 def test_a_batch_of_pairs_scores_as_one_call_per_sample(tmp_path: Path, architecture: str) -> None:
     folder = save_reward_model(tmp_path / "model", architecture)
     given = samples()
-    expected = [
-        plain_logits(folder, m[0]["content"], r).item() for m, r in zip(given.messages, RESPONSES, strict=True)
-    ]
+    expected = [plain_logits(folder, m[0]["content"], r).item() for m, r in zip(given.messages, RESPONSES, strict=True)]
     assert max(expected) - min(expected) > 0.01
     assert model_rewards(component(folder), given) == pytest.approx(expected, abs=1e-5)
     assert model_rewards(component(folder, batch_tokens=10_000), given) == pytest.approx(expected, abs=1e-5)

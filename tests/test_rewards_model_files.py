@@ -61,7 +61,9 @@ def test_a_hub_model_is_read_at_its_revision(hub: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("huggingface_hub.snapshot_download", spy)
     expected = model_rewards(component(hub), samples())
     for revision in (None, "v1", COMMIT):
-        assert model_rewards(component(Path("some/reward"), revision=revision), samples()) == pytest.approx(expected, abs=1e-6)
+        assert model_rewards(component(Path("some/reward"), revision=revision), samples()) == pytest.approx(
+            expected, abs=1e-6
+        )
     assert asked == [None, "v1", COMMIT]
     with pytest.raises(PipelineError, match="the hub model 'some/reward' at 'v2' cannot be fetched"):
         model_rewards(component(Path("some/reward"), revision="v2"), samples())
@@ -95,7 +97,7 @@ def test_a_language_model_without_a_classification_head_is_refused(tmp_path: Pat
 def test_pickled_weights_are_read_only_where_allowed_and_only_as_tensors(tmp_path: Path) -> None:
     expected = model_rewards(component(save_reward_model(tmp_path / "safe")), samples())
     folder = to_pickle(save_reward_model(tmp_path / "pickled"))
-    with pytest.raises(PipelineError, match="has no safetensors file.*set pickled_weights: true"):
+    with pytest.raises(PipelineError, match=r"has no safetensors file.*set pickled_weights: true"):
         model_rewards(component(folder), samples())
     assert model_rewards(component(folder, pickled_weights=True), samples()) == pytest.approx(expected, abs=1e-6)
     shutil.copy(tmp_path / "safe/model.safetensors", folder)
@@ -106,7 +108,7 @@ def test_pickled_weights_are_read_only_where_allowed_and_only_as_tensors(tmp_pat
 def test_a_pickle_that_would_run_code_is_refused_and_does_not_run_it(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     folder = to_pickle(save_reward_model(tmp_path / "model"), {"attack": Attack(mark)})
-    with pytest.raises(PipelineError, match="reward 'helpful': model: .* cannot be loaded"):
+    with pytest.raises(PipelineError, match=r"reward 'helpful': model: .* cannot be loaded"):
         model_rewards(component(folder, pickled_weights=True), samples())
     assert not mark.exists()
     os.system(f"true {mark}")
