@@ -32,7 +32,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     old = path.with_name(f".{path.name}.old-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in (partial, old):  # of a killed process that had this one's id, as happens in containers
+        if left.exists() and not (left == old and not path.exists()):
+            shutil.rmtree(left)
+    if old.exists():  # it was killed between its two renames: what it moved aside is the only copy
+        old.rename(path)
     partial.mkdir()
     try:
         yield partial
@@ -45,7 +49,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if old.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

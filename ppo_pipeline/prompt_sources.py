@@ -32,8 +32,12 @@ def read_prompts(settings: Prompts) -> pa.Table:
         for number, source in _rows(path):
             place = f"{path}, row {number}"
             messages = _messages(source, settings.system, place)
-            digest = hashlib.sha256(json.dumps(messages, ensure_ascii=False).encode()).hexdigest()
-            prompt_id = str(source.get("prompt_id") or digest[:12])
+            try:
+                digest = hashlib.sha256(json.dumps(messages, ensure_ascii=False).encode()).hexdigest()
+            except UnicodeEncodeError as error:
+                raise PipelineError(f"{place}: half of a character, as cutting an emoji leaves ({error}).") from None
+            given = source.get("prompt_id")
+            prompt_id = digest[:12] if given in (None, "") else str(given)
             for key, seen, what in ((digest, seen_prompts, "prompt"), (prompt_id, seen_ids, "prompt_id")):
                 if key in seen:
                     raise PipelineError(f"{place}: the same {what} as in {seen[key]}; remove one of them.")
@@ -89,8 +93,25 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _read_csv(path: Path) -> pa.Table:
     with path.open("rb") as file:
         header = pa.csv.open_csv(file).schema.names
-    types = pa.csv.ConvertOptions(column_types={name: pa.string() for name in header})
-    return pa.csv.read_csv(path, parse_options=pa.csv.ParseOptions(newlines_in_values=True), convert_options=types)
+    # As bytes first: pyarrow's own error about text that is not UTF-8 does not say in which row.
+    kinds = pa.csv.ConvertOptions(column_types={name: pa.binary() for name in header})
+    raw = pa.csv.read_csv(path, parse_options=pa.csv.ParseOptions(newlines_in_values=True), convert_options=kinds)
+    columns = []
+    for name in raw.column_names:
+        try:
+            columns.append(raw.column(name).cast(pa.string()))
+        except pa.ArrowInvalid:
+            row = next(i for i, value in enumerate(raw.column(name), 1) if not _is_utf8(value.as_py()))
+            raise PipelineError(f"{path}, row {row}: not UTF-8 text in '{name}'; convert the file.") from None
+    return pa.table(columns, names=raw.column_names)
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _messages(row: dict[str, Any], system: str | None, place: str) -> list[dict[str, str]]:
@@ -140,6 +161,6 @@ def _table(rows: list[dict[str, Any]], source: str) -> pa.Table:
         kind = pa.list_(MESSAGE) if name == "messages" else None
         try:
             columns.append(pa.array([row.get(name) for row in rows], type=kind))
-        except pa.ArrowException as error:
-            raise PipelineError(f"{source}: column '{name}' mixes types: {error}") from None
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+            raise PipelineError(f"{source}: column '{name}' mixes types or holds no valid value: {error}") from None
     return pa.table(columns, names=names)

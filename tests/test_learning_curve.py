@@ -46,3 +46,38 @@ def test_metrics_of_the_stages_are_merged_and_the_csv_reads_back(tmp_path: Path)
     (tmp_path / "r001" / "a.json").write_text("{")
     with pytest.raises(PipelineError, match=r"a\.json: not valid JSON"):
         round_metrics(tmp_path, "r001")
+
+
+def test_without_rounds_there_is_the_untrained_policy_alone(tmp_path: Path) -> None:
+    params = params_with(tmp_path, "{}")
+    metrics = {"r000": dict.fromkeys(HELDOUT, 0.5)}
+    assert [r["round"] for r in curve_rows(params, metrics, HELDOUT, with_root=True)] == ["r000"]
+    assert curve_rows(params, metrics, HELDOUT, with_root=False) == []
+
+
+def test_one_missing_number_leaves_out_its_round_and_no_other(tmp_path: Path) -> None:
+    params = params_with(tmp_path, "{r001: {parent: r000}, r002: {parent: r001}, r003: {parent: r002}}")
+    metrics = {name: dict.fromkeys(HELDOUT, 0.0) for name in ["r000", *params.rounds]}
+    del metrics["r002"]["eval/scores"]
+    rows = curve_rows(params, metrics, HELDOUT, with_root=True)
+    assert [(r["round"], r["depth"]) for r in rows] == [("r000", 0), ("r001", 1), ("r003", 3)]
+
+
+def test_a_stage_s_later_file_wins_and_other_files_are_ignored(tmp_path: Path) -> None:
+    (tmp_path / "r001").mkdir()
+    for name, text in (("a.json", '{"x": 1}'), ("b.json", '{"x": 2}'), ("c.txt", "no")):
+        (tmp_path / "r001" / name).write_text(text)
+    assert round_metrics(tmp_path, "r001") == {"x": 2}
+
+
+def test_the_csv_is_written_byte_for_byte_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "plots" / "curve.csv"
+    row = {"round": "r001", "parent": "r000", "depth": 1, "score": 0.5}
+    write_curve(path, [row], {"eval/scores": "score"})
+    assert path.read_bytes() == b"round,parent,depth,score\r\nr001,r000,1,0.5\r\n"
+    with pytest.raises(ValueError, match="not in fieldnames"):
+        write_curve(path, [row, {**row, "more": 1}], {"eval/scores": "score"})
+    assert [p.name for p in path.parent.iterdir()] == ["curve.csv"]
+    assert path.read_bytes().endswith(b"r001,r000,1,0.5\r\n")
+    write_curve(path, [], {"eval/scores": "score"})
+    assert path.read_bytes() == b"round,parent,depth,score\r\n"

@@ -111,3 +111,62 @@ def test_whitened_values_have_mean_0_and_variance_1(values: list[float]) -> None
 def test_whitening_one_or_no_value() -> None:
     assert whiten(np.array([5.0])).tolist() == [0.0]
     assert whiten(np.array([])).size == 0
+
+
+@pytest.mark.parametrize("lengths", [[1], [1, 1, 1, 1], [200, 1], [1, 200], [1, 7, 200, 7, 1], [5, 5, 5]])
+def test_gae_of_single_tokens_equal_and_very_unequal_lengths(lengths: list[int]) -> None:
+    rng = np.random.default_rng(sum(lengths))
+    total = sum(lengths)
+    case = rng.normal(size=total), rng.normal(size=total), rng.normal(size=len(lengths)), np.array(lengths)
+    for found, expected in zip(gae(*case, 0.95, 0.9), slow_gae(*case, 0.95, 0.9), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-10)
+
+
+def test_a_cut_response_goes_on_with_its_bootstrap_value() -> None:
+    """Undiscounted, a return is the reward to go plus the bootstrap value, an advantage is that less the value."""
+    rewards, values, last, lengths = ragged_case(5, 6)
+    advantages, returns = gae(rewards, values, last, lengths, 1.0, 1.0)
+    ends = np.cumsum(lengths).tolist()
+    for i, end in enumerate(ends):
+        for t in range(end - lengths[i], end):
+            assert returns[t] == pytest.approx(sum(rewards[t:end]) + last[i])
+            assert advantages[t] == pytest.approx(sum(rewards[t:end]) + last[i] - values[t])
+
+
+def test_gae_of_float32_is_computed_in_float64() -> None:
+    """1e8 + 1 has no float32; in float64 the 1 survives."""
+    rewards, values = np.array([1.0, 1e8], np.float32), np.zeros(2, np.float32)
+    advantages, _ = gae(rewards, values, np.zeros(1, np.float32), np.array([2]), 1.0, 1.0)
+    assert advantages.tolist() == [100_000_001.0, 100_000_000.0]
+
+
+def test_gae_of_no_sequence() -> None:
+    empty = np.array([])
+    assert [part.size for part in gae(empty, empty, empty, np.array([], int), 1.0, 1.0)] == [0, 0]
+
+
+@pytest.mark.parametrize("difference", [1e-6, -1e-6, 1e-9, -1e-9])
+def test_k3_keeps_its_digits_where_the_policies_nearly_agree(difference: float) -> None:
+    """exp(-d) - 1 + d is d^2 / 2 for small d; computed as it is written, all its digits cancel."""
+    found = kl_estimate(np.array([difference]), np.zeros(1), "k3")
+    assert found[0] == pytest.approx(difference**2 / 2, rel=1e-4)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 12), st.floats(0, 2))
+def test_token_rewards_are_a_slow_loop_s(seed: int, sequences: int, kl_coef: float) -> None:
+    kl, _, scores, lengths = ragged_case(seed, sequences)
+    kept, expected = kl.copy(), []
+    for score, length in zip(scores, lengths, strict=True):
+        for t in range(length):
+            expected.append(-kl_coef * kl[len(expected)] + (score if t == length - 1 else 0.0))
+    np.testing.assert_allclose(token_rewards(kl, scores, lengths, kl_coef), expected)
+    assert np.array_equal(kl, kept)
+
+
+def test_whitening_by_hand() -> None:
+    # mean 2; variance ((1 - 2)^2 + (3 - 2)^2) / (2 - 1) = 2
+    np.testing.assert_allclose(whiten(np.array([1.0, 3.0])), [-(0.5**0.5), 0.5**0.5], rtol=1e-7)
+    np.testing.assert_allclose(whiten(np.array([1.0, 3.0]), shift_mean=False), [2 - 0.5**0.5, 2 + 0.5**0.5], rtol=1e-7)
+    assert whiten(np.array([4.0, 4.0, 4.0])).tolist() == [0.0, 0.0, 0.0]
+    assert whiten(np.array([4.0]), shift_mean=False).tolist() == [4.0]

@@ -101,3 +101,102 @@ def test_policy_statistics_by_hand() -> None:
     assert found["val/ratio"].item() == pytest.approx(4.5)
     assert found["policy/clipfrac"].item() == 2
     assert found["policy/approxkl"].item() == pytest.approx(0.5 * (2 * math.log(1.5) ** 2 + math.log(0.5) ** 2))
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_gradient_of_one_result_alone(which: int) -> None:
+    """Only the log probabilities are used, or only the entropy: the other one's gradient does not exist."""
+    inputs = case(True)
+    results = token_logprobs(*inputs, 0.7, 4)[which], plain(*inputs, 0.7)[which]
+    ours, theirs = (torch.autograd.grad(result.square().sum(), inputs[:3]) for result in results)
+    for pair in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(*pair)
+
+
+@pytest.mark.parametrize("trained", [0, 1, 2])
+def test_the_gradient_of_one_argument_alone(trained: int) -> None:
+    inputs = [t.detach() for t in case(True)]
+    inputs[trained].requires_grad_()
+    ours, theirs = (
+        torch.autograd.grad((lp - 0.3 * h).sum(), inputs[trained])[0]
+        for lp, h in (token_logprobs(*inputs, 0.7, 4), plain(*inputs, 0.7))
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_token_that_the_bias_forbids_is_as_if_it_were_not_in_the_vocabulary() -> None:
+    hidden, weight, bias, _ = case(True)
+    allowed = torch.tensor([0, 2, 3, 5, 6, 7, 8, 10])
+    forbidding = torch.full((11,), -math.inf, dtype=torch.float64)
+    forbidding[allowed] = bias.detach()[allowed]
+    place = torch.arange(13) % len(allowed)
+    found = token_logprobs(hidden, weight, forbidding, allowed[place], 0.7, 4)
+    expected = plain(hidden, weight[allowed], bias[allowed], place, 0.7)
+    for pair in zip(found, expected, strict=True):
+        torch.testing.assert_close(*pair)
+    ours, theirs = (torch.autograd.grad((lp - 0.3 * h).sum(), (hidden, weight)) for lp, h in (found, expected))
+    for pair in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(*pair)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_equal_logits_give_the_uniform_distribution(count: int) -> None:
+    logprobs, entropy = token_logprobs(torch.zeros(count, 6), torch.randn(8, 6), None, torch.arange(count), 0.5, 2)
+    torch.testing.assert_close(logprobs, torch.full((count,), -math.log(8)))
+    torch.testing.assert_close(entropy, torch.full((count,), math.log(8)))
+
+
+def test_on_the_first_step_the_gradient_is_the_policy_gradient() -> None:
+    advantages = torch.tensor([1.5, -2.0, 0.0])
+    logprobs = torch.tensor([-0.1, -3.0, -1.0], requires_grad=True)
+    policy_loss(logprobs, logprobs.detach().clone(), advantages, 0.2).sum().backward()
+    torch.testing.assert_close(logprobs.grad, -advantages)
+
+
+TOKENS = st.lists(st.tuples(*[st.floats(-3, 3)] * 3), min_size=1, max_size=12)
+
+
+@given(TOKENS, st.none() | st.floats(0.05, 1.0))
+def test_value_loss_is_a_slow_loop_s(tokens: list[tuple[float, float, float]], clip: float | None) -> None:
+    expected = []
+    for value, old, target in tokens:
+        losses = [0.5 * (value - target) ** 2]
+        if clip is not None:
+            clipped = min(max(value, old - clip), old + clip)
+            losses.append(0.5 * (clipped - target) ** 2)
+        expected.append(max(losses))
+    columns = [torch.tensor(column, dtype=torch.float64) for column in zip(*tokens, strict=True)]
+    assert value_loss(*columns, clip).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "target", "gradient"),
+    [
+        (2.0, 3.0, 0.0),  # beyond the clip and towards the target: the clipped error is the larger one
+        (2.0, 1.0, 1.0),  # beyond the clip and away from it
+        (1.1, 3.0, -1.9),  # within the clip
+        (0.0, -1.0, 0.0),  # the same below the old value, 1
+        (0.0, 1.0, -1.0),
+    ],
+)
+def test_value_clipping_stops_the_gradient_only_towards_the_target(
+    value: float, target: float, gradient: float
+) -> None:
+    values = torch.tensor([value], requires_grad=True)
+    value_loss(values, torch.tensor([1.0]), torch.tensor([target]), 0.2).sum().backward()
+    assert values.grad.item() == pytest.approx(gradient)
+
+
+@given(TOKENS, st.floats(0.05, 0.5))
+def test_policy_statistics_are_a_slow_loop_s(tokens: list[tuple[float, float, float]], clip: float) -> None:
+    approxkl = clipped = ratios = 0.0
+    for logprob, old, advantage in tokens:
+        rho = math.exp(logprob - old)
+        approxkl += (logprob - old) ** 2 / 2
+        ratios += rho
+        clipped += (rho > 1 + clip and advantage > 0) or (rho < 1 - clip and advantage < 0)
+    columns = [torch.tensor(column, dtype=torch.float64) for column in zip(*tokens, strict=True)]
+    found = policy_statistics(*columns, clip)
+    assert found["policy/approxkl"].item() == pytest.approx(approxkl)
+    assert found["val/ratio"].item() == pytest.approx(ratios)
+    assert found["policy/clipfrac"].item() == clipped

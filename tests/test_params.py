@@ -141,3 +141,102 @@ def test_every_setting_has_a_description() -> None:
                     walk(other, f"{path}.{name}")
 
     walk(Params, "params")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("update", ..., r"update: this setting is missing"),
+        ("update", None, r"update: input should be a valid dictionary"),
+        ("rounds", None, r"rounds: input should be a valid dictionary"),
+        ("rounds.r002", {}, r"rounds\.r002\.parent: this setting is missing"),
+        ("rounds.r002", None, r"rounds\.r002: input should be a valid dictionary"),
+        ("rounds", {9: {"parent": "r000"}}, r"rounds\.9\.\[key\]: .*found 9"),
+        ("rounds.009", {"parent": "r000"}, r"rounds\.009\.\[key\]: .*found '009'"),
+        ("rounds.r002.base", {"model": "x"}, r"rounds\.r002\.base: no such setting"),
+        ("rounds.r002.update", 5, r"rounds\.r002\.update: input should be a valid dictionary, found 5"),
+        ("rounds.r002.update", {"lr": "1e-5"}, r"\(rounds\.r002\): update\.lr: .*found '1e-5'"),
+        ("rounds.r002.seed", -1, r"\(rounds\.r002\): seed: input should be greater than or equal to 0"),
+        (
+            "rounds.r002.reward",
+            {"components": []},
+            r"\(rounds\.r002\): reward\.components: list should have at least 1",
+        ),
+    ],
+)
+def test_a_section_or_a_round_of_a_wrong_shape_is_named(tmp_path: Path, path: str, value: Any, message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        load_params(changed(tmp_path, path, value))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "path", ["update.lr", "update.max_grad_norm", "advantage.kl_coef", "rollout.temperature", "reward.components.0.hit"]
+)
+def test_a_number_that_is_not_finite_stops_before_any_costly_work(tmp_path: Path, path: str, number: float) -> None:
+    """JSON has no such number: the stage's file would hold null, and the stage would stop hours later."""
+    with pytest.raises(PipelineError, match=rf"{path}: "):
+        load_params(changed(tmp_path, path, number))
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(COMMITTED.read_text() + "\nseed: 4\n")
+    with pytest.raises(PipelineError, match=r'duplicate key "seed"'):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_all_mistakes_are_told_at_a_time(tmp_path: Path) -> None:
+    path = changed(tmp_path, "update", {**DATA["update"], "lr": 0, "epochs": 0, "more": 1})
+    with pytest.raises(PipelineError) as caught:
+        load_params(path)
+    settings = [line.removeprefix(f"{path}: ").split(":")[0] for line in caught.value.message.splitlines()]
+    assert sorted(settings) == ["update.epochs", "update.lr", "update.more"]
+
+
+DECLARED = {
+    "rollout": {"round", "depth", "seed", "chat_template", "rollout", "compute"},
+    "reward": {"round", "reward"},
+    "reference": {"round", "temperature", "reference", "compute"},
+    "advantage": {"round", "advantage"},
+    "update": {"round", "depth", "seed", "temperature", "update", "compute"},
+    "evaluate": {"round", "chat_template", "max_prompt_tokens", "evaluate", "reward", "compute"},
+}
+
+
+@pytest.mark.parametrize("stage", ROUND_STAGES)
+def test_a_stage_s_file_has_its_own_sections_with_the_file_s_values(stage: str) -> None:
+    """Each key here is a reason to rerun the stage: one more costs people hours."""
+    settings = ROUND_STAGES[stage].of(load_params(COMMITTED), "r002").model_dump(by_alias=True)
+    assert set(settings) == DECLARED[stage]
+    known = {
+        "round": "r002",
+        "depth": 2,
+        "seed": DATA["seed"],
+        "temperature": DATA["rollout"]["temperature"],
+        "max_prompt_tokens": DATA["rollout"]["max_prompt_tokens"],
+        "chat_template": DATA["prompts"]["chat_template"],
+    }
+    assert settings == {key: known.get(key, DATA.get(key)) for key in DECLARED[stage]}
+
+
+def test_an_override_reaches_no_other_round_s_files(tmp_path: Path) -> None:
+    """Neither the parent nor a child; in its own round only the stages that use the setting."""
+    rounds = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}, "r003": {"parent": "r002"}}
+
+    def files(override: dict[str, Any]) -> dict[tuple[str, str], Any]:
+        entries = {**rounds, "r002": {**rounds["r002"], **override}}
+        params = load_params(changed(tmp_path, "rounds", entries))
+        return {(name, stage): cls.of(params, name) for name in rounds for stage, cls in ROUND_STAGES.items()}
+
+    plain = files({})
+
+    def stages(override: dict[str, Any]) -> set[tuple[str, str]]:
+        return {key for key, settings in files(override).items() if settings != plain[key]}
+
+    assert stages({"advantage": {"kl_coef": 0.5}}) == {("r002", "advantage")}
+    assert stages({"rollout": {"temperature": 0.5}}) == {("r002", s) for s in ("rollout", "reference", "update")}
+    assert stages({"seed": 9}) == {("r002", "rollout"), ("r002", "update")}
+    assert stages({"reward": {"components": DATA["reward"]["components"][:1]}}) == {
+        ("r002", "reward"),
+        ("r002", "evaluate"),
+    }

@@ -171,3 +171,85 @@ def test_the_answers_that_can_be_computed_are_right() -> None:
             assert row["expected"] == truth(), row
             checked += 1
     assert checked > 250
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (r'{"prompt": "cut \ud83d"}', r"p\.jsonl, row 2: "),
+        (r'{"prompt": "b", "expected": "\ud83d"}', r"p\.jsonl.*'expected'"),
+        (f'{{"prompt": "b", "expected": {10**30}}}', r"p\.jsonl.*'expected'"),
+    ],
+    ids=["half a character", "half a character in a column", "a number beyond 64 bits"],
+)
+def test_values_that_no_table_can_hold_are_named(tmp_path: Path, line: str, message: str) -> None:
+    """Valid JSON all of them; half a surrogate pair is what cutting an emoji leaves."""
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n' + line)
+    with pytest.raises(PipelineError, match=message):
+        read_prompts(prompts(tmp_path / "p.jsonl"))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_prompt_id_of_0_is_kept(tmp_path: Path, kind: str) -> None:
+    rows = [{"prompt_id": i, "prompt": f"p{i}"} for i in range(3)]
+    path = jsonl(tmp_path / "p.jsonl", *rows)
+    if kind == "parquet":
+        path = tmp_path / "p.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    assert read_prompts(prompts(path, heldout_fraction=0.0)).column("prompt_id").to_pylist() == ["0", "1", "2"]
+
+
+def test_csv_values_stay_text_and_messages_are_json(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("\ufeffprompt,expected\na,007\nb,1.50\nc,NA\nd,true\ne,\nf,2024-01-01\n", encoding="utf-8")
+    found = read_prompts(prompts(path))
+    assert found.column_names == ["prompt_id", "messages", "split", "expected"]
+    assert found.column("expected").to_pylist() == ["007", "1.50", "NA", "true", "", "2024-01-01"]
+    path.write_text('messages\n"[{""role"": ""user"", ""content"": ""hi""}]"\n')
+    assert read_prompts(prompts(path, heldout_fraction=0.0)).column("messages").to_pylist() == [
+        [{"role": "user", "content": "hi"}]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"prompt\na\n \n", r"p\.csv, row 2: empty prompt"),
+        (b"prompt,expected\na,1\n,2\n", r"p\.csv, row 2: empty prompt"),
+        (b"messages\nhello\n", r"p\.csv, row 1: `messages` is text that is not JSON"),
+        (b"prmpt\na\n", r"p\.csv, row 1: neither .*Did you mean 'prompt'"),
+        (b"prompt,expected\na\n", r"p\.csv: not readable: .*Expected 2 columns, got 1"),
+        (b"", r"p\.csv: not readable: Empty CSV file"),
+        (b"prompt\n", r"p\.csv: no prompts in it"),
+        (b"prompt\ngood\ncaf\xe9\n", r"p\.csv, row 2: not UTF-8"),
+    ],
+)
+def test_a_bad_csv_is_named(tmp_path: Path, text: bytes, message: str) -> None:
+    (tmp_path / "p.csv").write_bytes(text)
+    with pytest.raises(PipelineError, match=message):
+        read_prompts(prompts(tmp_path / "p.csv", heldout_fraction=0.0))
+
+
+def test_a_folder_is_read_in_the_order_of_its_names_and_repeats_name_both_files(tmp_path: Path) -> None:
+    jsonl(tmp_path / "b.jsonl", {"prompt": "from b"})
+    (tmp_path / "a.csv").write_text("prompt\nfrom a\n")
+    (tmp_path / "notes.txt").write_text("no prompts")
+    found = read_prompts(prompts(tmp_path, heldout_fraction=0.0)).column("messages").to_pylist()
+    assert [m[0]["content"] for m in found] == ["from a", "from b"]
+    jsonl(tmp_path / "c.jsonl", {"prompt": "new"}, {"prompt": "from a"})
+    with pytest.raises(PipelineError, match=r"c\.jsonl, row 2: the same prompt as in .*a\.csv, row 1"):
+        read_prompts(prompts(tmp_path))
+
+
+def test_the_id_is_the_sha256_of_the_messages(tmp_path: Path) -> None:
+    """From sha256sum; other ids would move prompts between training and held-out."""
+    found = read_prompts(prompts(jsonl(tmp_path / "p.jsonl", {"prompt": "a"}, {"prompt": "猫?"}), heldout_fraction=0.0))
+    assert found.column("prompt_id").to_pylist() == ["6252ebb39510", "42413ae500ac"]
+
+
+def test_the_share_held_out_is_a_threshold_and_a_split_column_comes_first(tmp_path: Path) -> None:
+    """The hash of 'a' starts with 6252ebb3: 0.3841 of the way. So it is held out from a share of 0.385 on."""
+    for share, split in ((0.0, "train"), (0.384, "train"), (0.385, "heldout"), (1.0, "heldout")):
+        path = jsonl(tmp_path / "p.jsonl", {"prompt": "a"}, {"prompt": "b", "split": "train"})
+        found = read_prompts(prompts(path, heldout_fraction=share)).column("split").to_pylist()
+        assert found == [split, "train"], share

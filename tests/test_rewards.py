@@ -1,9 +1,14 @@
 """The rule reward and the weighted sum of components."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.params import load_params
 from ppo_pipeline.reward_sections import Reward, RuleComponent
 from ppo_pipeline.rewards import scoring
 from ppo_pipeline.rewards.rule import matches, normalise, rule_rewards
@@ -147,3 +152,62 @@ def test_samples_get_their_prompt_s_columns() -> None:
     assert [m[0]["content"] for m in found.messages] == ["q", "p", "q"]
     with pytest.raises(PipelineError, match="no prompt 'z'"):
         join_prompts(["s"], ["z"], ["t"], ["r"], [[1]], prompts)
+
+
+@pytest.mark.parametrize(
+    ("response", "expected", "found"),
+    [
+        ("cafés", "caf", False),  # é is a letter of the Latin script as much as e is
+        ("höl", "l", False),
+        ("élan", "lan", False),
+        ("un café.", "café", True),
+        ("1, 12", "1", True),
+        ("x1", "1", False),
+        ("21", "1", False),
+        ("有1个", "1", True),
+        ("the (cat)", "(cat)", True),
+    ],
+)
+def test_a_word_is_not_part_of_a_longer_latin_word(response: str, expected: str, found: bool) -> None:
+    assert matches(response, expected, "word") is found
+
+
+def test_normalise_keeps_case_on_demand_and_folds_width_and_space() -> None:
+    assert normalise("  The\n\t ＣＡＴ！ ", keep_case=True) == "The CAT"
+    assert normalise("STRASSE") == normalise("straße") == "strasse"
+    assert normalise("a 　  b") == "a b"
+
+
+@given(st.text(max_size=8), st.text(alphabet=" \n.,!?。，！？“”'\"()（）*", max_size=4))
+def test_what_stands_around_an_answer_does_not_count(text: str, around: str) -> None:
+    assert normalise(around + text + around) == normalise(text) == normalise(normalise(text))
+
+
+@pytest.mark.parametrize(
+    ("response", "expected", "reward"),
+    [
+        ("Paris", "paris", 0.99),  # 1 - 5 x 0.002
+        ("  It is   PARIS!!  ", "Paris", 0.978),  # 11 characters are left: "it is paris"
+        ("巴黎。", "巴黎", 0.996),
+        ("１２", "1", 0.996),  # contains: 1 is found in 12
+        ("London", "Paris", -1.012),
+        ("", "Paris", -1.0),
+    ],
+)
+def test_the_committed_notebook_component_by_hand(response: str, expected: str, reward: float) -> None:
+    """It is the LoRA notebook's rule; its weight of 0 records it without rewarding it."""
+    settings = load_params(Path(__file__).resolve().parent.parent / "params.yaml").reward
+    given = samples([response], expected=[expected], exact_case=[True])
+    found = score_samples(settings, given)
+    assert found["notebook"] == pytest.approx([reward])
+    assert found["score"] == pytest.approx([found["answer"][0] + found["mentioned"][0]])
+
+
+def test_an_empty_case_column_means_that_case_does_not_count() -> None:
+    given = samples(["CAT", "CAT"], expected=["cat", "cat"], case=[None, False])
+    assert rule_rewards(rule(match="exact", length_penalty=0.0, case_column="case"), given) == [1.0, 1.0]
+
+
+def test_components_without_weight_alone_score_0() -> None:
+    parts = [rule(name="one", weight=0.0), rule(name="two", weight=0.0, match="exact")]
+    assert score_samples(Reward(components=parts), samples(["a", "b"], expected=["a", "a"]))["score"] == [0.0, 0.0]

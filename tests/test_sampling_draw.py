@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ppo_pipeline.sampling.draw import draw, pick_greedy
 from ppo_pipeline.sampling.streams import uniforms
@@ -56,3 +58,65 @@ def test_a_stream_depends_on_seed_and_sample_alone() -> None:
     assert first.min() >= 0
     assert first.max() < 1
     assert first.mean() == pytest.approx(0.5, abs=0.05)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10_000), st.integers(1, 700), st.floats(0, 1, exclude_max=True), st.floats(0.1, 30))
+def test_the_token_is_where_the_cdf_passes_the_uniform(
+    seed: int, vocabulary: int, uniform: float, spread: float
+) -> None:
+    """Half of the logits are -inf; one never is. The token has probability, and the CDF passes u at it."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, vocabulary, generator=generator) * spread
+    logits[torch.rand(1, vocabulary, generator=generator) < 0.5] = float("-inf")
+    logits[0, seed % vocabulary] = 0.0
+    token = draw(logits, torch.tensor([uniform], dtype=torch.float64), 1.0)[0].item()
+    probabilities = torch.softmax(logits[0].double(), -1)
+    assert probabilities[token] > 0
+    assert probabilities[:token].sum() <= uniform + 1e-6
+    assert probabilities[: token + 1].sum() >= uniform - 1e-6
+
+
+@pytest.mark.parametrize("vocabulary", [6, 300])
+def test_frequencies_are_those_of_the_softmax(vocabulary: int) -> None:
+    """Pearson's chi-square over 6 tokens, here spread over the vocabulary; 20.5 is the 0.999 quantile for 5 degrees."""
+    probabilities = torch.tensor([0.4, 0.25, 0.15, 0.1, 0.07, 0.03], dtype=torch.float64)
+    places = torch.linspace(0, vocabulary - 1, 6).long()
+    logits = torch.full((vocabulary,), float("-inf"))
+    logits[places] = 2.0 * probabilities.log().float()  # at temperature 2 these probabilities again
+    count = 20_000
+    numbers = torch.from_numpy(np.random.default_rng(1).random(count))
+    tokens, _ = draw(logits.expand(count, -1), numbers, 2.0)
+    found = torch.bincount(tokens, minlength=vocabulary)
+    assert found[places].sum() == count
+    expected = count * probabilities
+    assert ((found[places] - expected) ** 2 / expected).sum().item() < 20.5
+
+
+def test_a_row_s_token_does_not_depend_on_its_batch() -> None:
+    torch.manual_seed(0)
+    logits, numbers = torch.randn(8, 300) * 3, torch.rand(8, dtype=torch.float64)
+    tokens, logprobs = draw(logits, numbers, 0.7)
+    for i in range(8):
+        token, logprob = draw(logits[i : i + 1], numbers[i : i + 1], 0.7)
+        assert token.item() == tokens[i].item()
+        assert logprob.item() == pytest.approx(logprobs[i].item(), abs=1e-5)
+
+
+def test_bf16_logits_are_computed_in_fp32() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(5, 300).bfloat16()
+    expected = torch.log_softmax(logits.float() / 0.7, -1)
+    tokens, logprobs = draw(logits, torch.rand(5, dtype=torch.float64), 0.7)
+    assert logprobs.dtype == torch.float32
+    torch.testing.assert_close(logprobs, expected.gather(1, tokens[:, None])[:, 0], atol=1e-5, rtol=1e-5)
+    tokens, logprobs = pick_greedy(logits)
+    assert logprobs.dtype == torch.float32
+    torch.testing.assert_close(logprobs, torch.log_softmax(logits.float(), -1).gather(1, tokens[:, None])[:, 0])
+
+
+def test_greedy_takes_a_token_with_probability_and_the_first_of_equals() -> None:
+    logits = torch.tensor([[float("-inf"), -9.0, float("-inf")], [0.0, 2.0, 2.0]])
+    tokens, logprobs = pick_greedy(logits)
+    assert tokens.tolist() == [1, 1]
+    assert logprobs.tolist() == pytest.approx([0.0, -np.log(2 + np.exp(-2))])

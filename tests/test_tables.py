@@ -149,3 +149,106 @@ def test_same_order_names_the_first_difference() -> None:
         same_order(a, b, "x and y")
     with pytest.raises(TableError, match="2 rows against 1"):
         same_order(a, c, "x and y")
+
+
+@pytest.mark.parametrize("contract", CONTRACTS, ids=lambda c: c.name)
+def test_an_empty_entry_names_file_column_and_row(contract: Contract, tmp_path: Path) -> None:
+    for name in contract.schema.names[1:]:
+        values = [ROWS[contract.name][name][0], None]
+        with pytest.raises(TableError, match=rf"out: column '{name}', row 1: empty"):
+            contract.write(table(contract.name, **{name: values}), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("contract", "column", "values"),
+    [
+        (ADVANTAGES, "advantages", [[0.5, -1.0], [None]]),
+        (ROLLOUTS, "prompt_ids", [[1], [None]]),
+        (ROLLOUTS, "response_ids", [[5, 6], [None]]),
+    ],
+)
+def test_an_empty_item_of_a_list_names_column_and_row(contract, column, values, tmp_path: Path) -> None:
+    """Let through, it would become NaN, and the whole column of token ids floats."""
+    with pytest.raises(TableError, match=rf"out: column '{column}', row 1\b"):
+        contract.write(table(contract.name, **{column: values}), tmp_path / "out")
+
+
+@pytest.mark.parametrize("contract", [REWARDS, EVALUATION], ids=lambda c: c.name)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_reward_component_that_is_not_finite_is_refused(contract: Contract, bad: float, tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"out: column 'part', row 1\b"):
+        contract.write(table(contract.name, part=[0.0, bad]), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("contract", "column", "values"),
+    [
+        (REWARDS, "score", [[1.0], [2.0]]),
+        (ADVANTAGES, "returns", [1.0, 2.0]),
+        (REWARDS, "sample_id", [{"a": 1}, {"a": 2}]),
+        (ROLLOUTS, "response_ids", [[5, 2**40], [7]]),
+        (ROLLOUTS, "response_ids", [[5, 6.5], [7]]),
+    ],
+)
+def test_a_column_of_a_wrong_type_is_named(contract: Contract, column: str, values: list, tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=rf"out: column '{column}'"):
+        contract.write(table(contract.name, **{column: values}), tmp_path / "out")
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    twice = pa.Table.from_arrays([pa.array(["a"]), *[pa.array([1.0])] * 2], names=["sample_id", "score", "score"])
+    with pytest.raises(TableError, match=r"out: .*'score'"):
+        REWARDS.write(twice, tmp_path / "out")
+
+
+def test_the_row_is_right_in_a_table_of_several_chunks(tmp_path: Path) -> None:
+    def chunks(**changes: object) -> pa.Table:
+        return pa.concat_tables([table("advantages"), table("advantages", sample_id=["c", "d"], **changes)])
+
+    with pytest.raises(TableError, match=r"column 'advantages', row 3 \('d'\)"):
+        ADVANTAGES.write(chunks(advantages=[[0.5, -1.0], [float("nan")]]), tmp_path / "out")
+    with pytest.raises(TableError, match=r"sample_id 'd': 'token_rewards' has 1 items, 'advantages' has 2"):
+        ADVANTAGES.write(chunks(advantages=LISTS[:1] * 2), tmp_path / "out")
+    ADVANTAGES.write(chunks(), tmp_path / "chunks")
+    ADVANTAGES.write(chunks().combine_chunks(), tmp_path / "whole")
+    assert (tmp_path / "chunks").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_columns_come_in_the_contract_s_order_and_no_row_is_a_table_too(tmp_path: Path) -> None:
+    ADVANTAGES.write(table("advantages").select([2, 0, 3, 1]), tmp_path / "order")
+    ADVANTAGES.write(table("advantages"), tmp_path / "same")
+    assert (tmp_path / "order").read_bytes() == (tmp_path / "same").read_bytes()
+    ADVANTAGES.write(ADVANTAGES.schema.empty_table(), tmp_path / "none")
+    assert ADVANTAGES.read(tmp_path / "none").schema.equals(ADVANTAGES.schema)
+
+
+def test_a_refused_table_leaves_the_old_file(tmp_path: Path) -> None:
+    REWARDS.write(table("rewards"), tmp_path / "out")
+    good = (tmp_path / "out").read_bytes()
+    with pytest.raises(TableError):
+        REWARDS.write(table("rewards", score=[1.0, None]), tmp_path / "out")
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [good]
+
+
+def test_damage_within_the_pages_and_the_metadata_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    ADVANTAGES.write(table("advantages"), path)
+    good = path.read_bytes()
+    path.write_bytes(good[:4] + bytes(200) + good[204:])
+    with pytest.raises(TableError, match=r"t\.parquet: damaged"):
+        ADVANTAGES.read(path)
+    metadata = {b"ppo_pipeline.table": b"\xff", b"ppo_pipeline.version": b"1"}
+    pq.write_table(table("advantages").replace_schema_metadata(metadata), path)
+    with pytest.raises(TableError, match=r"t\.parquet: expected a 'advantages' table"):
+        ADVANTAGES.read(path)
+
+
+@given(st.lists(st.integers(0, 5), max_size=20), st.integers(0, 20))
+def test_ragged_lists_come_back_from_any_slice(counts: list[int], start: int) -> None:
+    column = ragged(np.arange(sum(counts)), np.array(counts, dtype=int), pa.int32())
+    numbers = iter(range(sum(counts)))
+    expected = [[next(numbers) for _ in range(count)] for count in counts]
+    part = pa.table({"v": column}).slice(start)
+    assert part.column("v").to_pylist() == expected[start:]
+    assert flat(part, "v").tolist() == [n for row in expected[start:] for n in row]
+    assert lengths(part, "v").tolist() == counts[start:]

@@ -7,6 +7,10 @@ from ..errors import PipelineError, nearest
 from ..reward_sections import RuleComponent
 from .samples import Samples
 
+# Letters of scripts that write words without spaces, or with endings attached: Thai to Burmese, Khmer, Hangul, Chinese
+# and Japanese. A word may stand next to these.
+UNSPACED = "\u0e00-\u0eff\u1000-\u11ff\u1780-\u17ff\u2e80-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
+BOUNDED = rf"[^\W_{UNSPACED}]"
 EDGES = " \t\n.,;:!?。，；：！？、\"'`*“”‘’「」()（）"
 
 
@@ -22,14 +26,14 @@ def normalise(text: str, keep_case: bool = False) -> str:
 def matches(response: str, expected: str, how: str) -> bool:
     """Tell whether the normalised `expected` is (exact), or stands in (word, contains), `response`.
 
-    word: not next to a further letter or digit of the Latin script, so that 1 is not found in 12; scripts
-    without spaces are not affected.
+    word: not next to a further letter or digit, so that 1 is not found in 12; letters of scripts without
+    spaces between words do not count as such.
     """
     if how == "exact":
         return response == expected
     if how == "contains":
         return expected in response
-    return re.search(rf"(?<![A-Za-z0-9]){re.escape(expected)}(?![A-Za-z0-9])", response) is not None
+    return re.search(rf"(?<!{BOUNDED}){re.escape(expected)}(?!{BOUNDED})", response) is not None
 
 
 def rule_rewards(settings: RuleComponent, samples: Samples) -> list[float]:

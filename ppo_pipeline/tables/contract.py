@@ -30,7 +30,7 @@ class Contract:
 
     schema: the fixed columns, in order; the first one is the key, unique and without nulls.
     ragged: groups of list columns whose lists have equal lengths in each row.
-    extra: whether further columns may follow the fixed ones.
+    extra: whether further columns may follow the fixed ones. finite_extra: whether their numbers must be finite.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Contract:
     schema: pa.Schema
     ragged: Sequence[Sequence[str]] = ()
     extra: bool = False
+    finite_extra: bool = True
     check_more: Callable[[pa.Table, str], None] | None = None
 
     def write(self, table: pa.Table, path: Path) -> None:
@@ -60,7 +61,7 @@ class Contract:
             raise TableError(f"{path}: no such file; `dvc repro` makes it, `dvc pull` fetches it.") from None
         except (pa.ArrowException, OSError) as error:
             raise TableError(f"{path}: not a readable Parquet file ({error}); delete it and rerun.") from None
-        found = metadata.get(NAME_KEY, b"?").decode(), metadata.get(VERSION_KEY, b"?").decode()
+        found = tuple(metadata.get(key, b"?").decode(errors="replace") for key in (NAME_KEY, VERSION_KEY))
         if found != (self.name, str(self.version)):
             raise TableError(
                 f"{path}: expected a '{self.name}' table of version {self.version}, "
@@ -80,6 +81,9 @@ class Contract:
         for name in names:
             if name not in table.column_names:
                 raise TableError(f"{source}: column '{name}' is missing.")
+        for name in table.column_names:
+            if table.column_names.count(name) > 1:
+                raise TableError(f"{source}: column '{name}' stands in it more than once.")
         extra = [n for n in table.column_names if n not in self.schema.names]
         if extra and not self.extra:
             raise TableError(f"{source}: unknown column '{extra[0]}'.")
@@ -90,14 +94,14 @@ class Contract:
             if column.type != expected.type:
                 try:
                     column = column.cast(expected.type)
-                except pa.ArrowInvalid as error:
+                except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
                     raise TableError(f"{source}: column '{name}': {error}") from None
             columns.append(column)
             fields.append(expected)
         columns += [table.column(name) for name in extra]
         fields += [table.schema.field(name) for name in extra]
         table = pa.table(columns, schema=pa.schema(fields))
-        self._check_rows(table, names, source)
+        self._check_rows(table, [*names, *(extra if self.finite_extra else ())], source)
         if self.check_more is not None and not partial:
             self.check_more(table, source)
         return table
@@ -105,9 +109,16 @@ class Contract:
     def _check_rows(self, table: pa.Table, names: list[str], source: str) -> None:
         key = self.schema.names[0]
         keys = table.column(key)
-        for name in names:
-            if table.column(name).null_count:
-                row = pc.index(pc.is_null(table.column(name)), True).as_py()
+        for name in [n for n in names if n in self.schema.names]:
+            column = table.column(name)
+            row = None
+            if column.null_count:
+                row = pc.index(pc.is_null(column), True).as_py()
+            elif pa.types.is_list(column.type):
+                items = pc.is_null(pc.list_flatten(column))
+                if pc.any(items, min_count=0).as_py():
+                    row = pc.list_parent_indices(column)[pc.index(items, True).as_py()].as_py()
+            if row is not None:
                 raise TableError(f"{source}: column '{name}', row {row}: empty.")
         if pc.count_distinct(keys).as_py() != table.num_rows:
             counts = pc.value_counts(keys)

@@ -29,5 +29,6 @@ PROMPTS = Contract(
         ]
     ),
     extra=True,
+    finite_extra=False,  # a missing number is NaN in what pandas writes
     check_more=_check,
 )
