@@ -18,12 +18,16 @@ def render(tokenizer: Any, messages: list[dict[str, str]], chat_template: str) -
         except Exception as error:  # templates raise what they like, mostly jinja2's TemplateError
             raise PipelineError(f"the model's chat template refuses {messages!r}: {error}") from None
         return text, tokenizer(text, add_special_tokens=False)["input_ids"]
-    if len(messages) == 1 and messages[0]["role"] == "user":
-        text = messages[0]["content"]
-    else:
-        lines = [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
-        text = "\n".join([*lines, "Assistant:"])
+    text = plain_text(messages)
     return text, tokenizer(text)["input_ids"]
+
+
+def plain_text(messages: list[dict[str, str]]) -> str:
+    """Return the conversation without a template: a single user message as it is, else `User: ...` lines."""
+    if len(messages) == 1 and messages[0]["role"] == "user":
+        return messages[0]["content"]
+    lines = [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
+    return "\n".join([*lines, "Assistant:"])
 
 
 def render_all(

@@ -10,15 +10,18 @@ from .errors import PipelineError
 from .sections import Compute
 
 
-def set_up(compute: Compute) -> tuple[torch.device, torch.dtype]:
-    """Fix threads and determinism for this process; return the device and the number format to use."""
+def set_up(compute: Compute, setting: str = "compute") -> tuple[torch.device, torch.dtype]:
+    """Fix threads and determinism for this process; return the device and the number format to use.
+
+    setting: where in params.yaml the device stands. Raises PipelineError for a device that is not there.
+    """
     _keep_memory()
     if compute.threads:
         torch.set_num_threads(compute.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with this
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
-    device = torch.device(_device(compute.device))
+    device = torch.device(_device(compute.device, setting))
     return device, _dtype(compute.dtype, device)
 
 
@@ -33,13 +36,13 @@ def _keep_memory() -> None:
         libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
-def _device(name: str) -> str:
+def _device(name: str, setting: str) -> str:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return next(n for n, there in available.items() if there)
     if not available[name]:
         there = ", ".join(n for n, ok in available.items() if ok)
-        raise PipelineError(f"params.yaml: compute.device: '{name}' is not available here; this machine has {there}.")
+        raise PipelineError(f"params.yaml: {setting}.device: '{name}' is not available here; this machine has {there}.")
     return name
 
 

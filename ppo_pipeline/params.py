@@ -11,8 +11,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import PipelineError, nearest
+from .reward_sections import COMPONENTS, Reward
 from .sections import (
-    COMPONENTS,
     Advantage,
     Base,
     Compute,
@@ -20,7 +20,6 @@ from .sections import (
     Policy,
     Prompts,
     Reference,
-    Reward,
     Rollout,
     Section,
     Update,
@@ -28,6 +27,7 @@ from .sections import (
 
 ROOT = "r000"
 RoundName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+UNSHOWN = ("url", "token_variable")  # a password or token that was put there by mistake stays out of messages
 OVERRIDABLE = ("seed", "rollout", "reward", "reference", "advantage", "update", "evaluate")
 
 
@@ -273,14 +273,15 @@ def _explain(error: ValidationError, cls: type[BaseModel], source: str) -> str:
     """Turn pydantic's errors into one line per setting: its path, what is wrong, the nearest valid name."""
     lines = []
     for item in error.errors():
-        # pydantic puts a component's type into the path, after its index; params.yaml has no such level
-        path = ".".join(str(part) for part in item["loc"] if part not in COMPONENTS)
+        path = ".".join(str(part) for i, part in enumerate(item["loc"]) if not _is_type(item["loc"], i))
         value = item.get("input")
         if item["type"] == "extra_forbidden":
             known = _known_names(cls, item["loc"][:-1])
             text = f"no such setting.{nearest(str(item['loc'][-1]), known)}"
         elif item["type"] == "missing":
             text = "this setting is missing; no setting has a hidden default."
+        elif item["loc"][-1] in UNSHOWN or isinstance(value, dict):
+            text = f"{item['msg'][0].lower()}{item['msg'][1:]}."
         else:
             text = f"{item['msg'][0].lower()}{item['msg'][1:]}"
             text = text.removeprefix("value error, ") + ("." if isinstance(value, dict) else f", found {value!r}.")
@@ -290,10 +291,15 @@ def _explain(error: ValidationError, cls: type[BaseModel], source: str) -> str:
     return "\n".join(lines)
 
 
+def _is_type(loc: tuple[int | str, ...], i: int) -> bool:
+    """Tell a component's type, which pydantic puts into the path after its index; params.yaml has no such level."""
+    return i > 0 and isinstance(loc[i - 1], int) and loc[i] in COMPONENTS
+
+
 def _known_names(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """Return the valid names of the section at `loc`, walking from class `cls`."""
-    for part in loc:
-        if part in COMPONENTS:
+    for i, part in enumerate(loc):
+        if _is_type(loc, i):
             cls = COMPONENTS[str(part)]
             continue
         field = next((f for n, f in cls.model_fields.items() if part in (n, f.alias)), None)

@@ -1,11 +1,12 @@
 """The sections of params.yaml: every setting with its type, range, default-free meaning.
 
-One class per section; a section is named after the stage that it steers. No setting has a hidden default:
-params.yaml holds them all, so that a reader of that file (and of dvc.lock) sees what a run did.
+One class per section; a section is named after the stage that it steers. `reward` is in reward_sections.py.
+No setting has a hidden default: params.yaml holds them all, so that a reader of that file (and of dvc.lock) sees
+what a run did.
 """
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -116,64 +117,6 @@ class Rollout(Section):
         if self.greedy and self.samples_per_prompt > 1:
             raise ValueError("greedy makes all samples of a prompt the same; set samples_per_prompt to 1")
         return self
-
-
-class RuleComponent(Section):
-    """A reward computed from the response's text and the prompt's `expected` answer."""
-
-    type: Literal["rule"]
-    name: Name = Field(description="Column in rewards.parquet")
-    weight: float = Field(description="Factor in the score; 0 records the column only")
-    match: Literal["exact", "word", "contains", "none"] = Field(
-        description="exact: the response is the answer; word: the answer stands in it as whole words; "
-        "contains: it stands anywhere in it; none: only the length counts"
-    )
-    hit: float = Field(description="Reward where it matches")
-    miss: float = Field(description="Reward where it does not")
-    length_penalty: NonNegative = Field(description="Subtracted for each character of the normalised response")
-    max_length_penalty: NonNegative | None = Field(
-        description="The length penalty grows to this at most; null: no limit"
-    )
-    case_column: str | None = Field(
-        description="Boolean prompt column; where it is true, letter case counts. null: case never counts"
-    )
-
-
-class PythonComponent(Section):
-    """A reward computed by a Python function with TRL's signature."""
-
-    type: Literal["python"]
-    name: Name = Field(description="Column in rewards.parquet")
-    weight: float = Field(description="Factor in the score; 0 records the column only")
-    function: str = Field(
-        description="module:function, called as function(prompts=..., completions=..., **columns) -> list of float; "
-        "in the folder reward_functions/ an edit reruns the reward",
-        pattern=r"^[\w.]+:\w+$",
-    )
-    format: Literal["text", "messages"] = Field(
-        description="text: prompts and completions are texts; messages: lists of {role, content}"
-    )
-
-
-TAKEN_COLUMNS = ("sample_id", "score", "prompt_id", "prompt_text", "response_text", "response_ids", "finish_reason")
-COMPONENTS: dict[str, type[Section]] = {"rule": RuleComponent, "python": PythonComponent}
-Component = Annotated[RuleComponent | PythonComponent, Field(discriminator="type")]
-
-
-class Reward(Section):
-    """Scores of responses: the weighted sum of the components."""
-
-    components: list[Component] = Field(min_length=1, description="Reward components, each a column")
-
-    @field_validator("components")
-    @classmethod
-    def _names_are_free(cls, components: list[Any]) -> list[Any]:
-        """Refuse names that would stand twice among the columns of rewards.parquet or eval.parquet."""
-        names = [component.name for component in components]
-        for name in names:
-            if name in TAKEN_COLUMNS or names.count(name) > 1:
-                raise ValueError(f"the name '{name}' is taken; give each component a column name of its own")
-        return components
 
 
 class Reference(Section):

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from ppo_pipeline import params as definitions
 from ppo_pipeline.params import OVERRIDABLE, Params, load_params
-from ppo_pipeline.sections import PythonComponent, RuleComponent
+from ppo_pipeline.reward_sections import COMPONENTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "params.md"
@@ -78,7 +78,7 @@ def page() -> str:
         doc = (cls.__doc__ or "").strip()
         if name == "reward":
             parts.append(f"## {name}\n\n{doc} `components` is a list; each entry is one of these.")
-            for kind in (RuleComponent, PythonComponent):
+            for kind in COMPONENTS.values():
                 committed = next((c for c in values["reward"]["components"] if c["type"] == kind_name(kind)), None)
                 text = (kind.__doc__ or "").strip()
                 parts.append(f"### type: {kind_name(kind)}\n\n{text}\n\n{head}\n" + "\n".join(rows(kind, committed)))

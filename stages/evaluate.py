@@ -58,13 +58,15 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
             )
         record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
     answers = [tokenizer.decode(c.ids, skip_special_tokens=True) for c in completions]
-    scores = score_samples(settings.reward, join_prompts(prompt_ids, prompt_ids, texts, answers, prompts))
+    response_ids = [c.ids for c in completions]
+    samples = join_prompts(prompt_ids, prompt_ids, texts, answers, response_ids, prompts)
+    scores = score_samples(settings.reward, samples)
     table = pa.table(
         {
             "prompt_id": prompt_ids,
             "prompt_text": texts,
             "response_text": answers,
-            "response_ids": pa.array([c.ids for c in completions], pa.list_(pa.int32())),
+            "response_ids": pa.array(response_ids, pa.list_(pa.int32())),
             "finish_reason": pa.array([c.finish_reason for c in completions], pa.string()),
             **scores,
         }

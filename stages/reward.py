@@ -15,6 +15,8 @@ from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.rewards import REWARDS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
 
+COLUMNS = ["prompt_id", "prompt_text", "response_text", "response_ids"]
+
 
 @click.command()
 @click.option("--settings", "settings_path", type=click.Path(path_type=Path), required=True)
@@ -25,12 +27,13 @@ from ppo_pipeline.tables.rollouts import ROLLOUTS
 def main(settings_path: Path, prompts_path: Path, rollouts_path: Path, target: Path, metrics: Path) -> None:
     """Compute the reward components and their weighted sum, and write rewards.parquet."""
     settings = read_settings(RewardSettings, settings_path)
-    rollouts = ROLLOUTS.read(rollouts_path, ["prompt_id", "prompt_text", "response_text"]).to_pydict()
+    rollouts = ROLLOUTS.read(rollouts_path, COLUMNS).to_pydict()
     samples = join_prompts(
         rollouts["sample_id"],
         rollouts["prompt_id"],
         rollouts["prompt_text"],
         rollouts["response_text"],
+        rollouts["response_ids"],
         PROMPTS.read(prompts_path),
     )
     with run_record("reward", settings.round):

@@ -1,6 +1,7 @@
 """Small real models and tokenizers, made at test time."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,25 @@ def save_tiny(folder: Path, architecture: str = "llama", chat_template: str | No
 @pytest.fixture(params=ARCHITECTURES)
 def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return a function that starts a server; the waits between attempts are 1000 times shorter."""
+    from reward_server import TOKEN, Server
+
+    from ppo_pipeline.rewards import service_post
+
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    monkeypatch.setattr(service_post, "WAIT_FACTOR", service_post.WAIT_FACTOR / 1000)
+    monkeypatch.setenv("SCORER_TOKEN", TOKEN)
+    started: list[Any] = []
+
+    def start(answer: Callable[..., Any]) -> Server:
+        started.append(Server(answer))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()

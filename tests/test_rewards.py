@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.params import load_params
+from ppo_pipeline.reward_sections import Reward, RuleComponent
 from ppo_pipeline.rewards import scoring
 from ppo_pipeline.rewards.rule import matches, normalise, rule_rewards
 from ppo_pipeline.rewards.samples import Samples
 from ppo_pipeline.rewards.scoring import join_prompts, score_samples
-from ppo_pipeline.sections import Reward, RuleComponent
 
 
 def rule(**changes: object) -> RuleComponent:
     values = {
-        "type": "rule", "name": "rule", "weight": 1.0, "match": "contains", "hit": 1.0, "miss": -1.0,
+        "type": "rule", "name": "rule", "weight": 1.0, "match": "contains", "pattern": None, "hit": 1.0, "miss": -1.0,
         "length_penalty": 0.002, "max_length_penalty": None, "case_column": None,
     }  # fmt: skip
     return RuleComponent(**{**values, **changes})
@@ -26,7 +26,8 @@ def rule(**changes: object) -> RuleComponent:
 
 def samples(responses: list[str], **columns: list) -> Samples:
     ids = [f"s{i}" for i in range(len(responses))]
-    return Samples(ids, [[{"role": "user", "content": "q"}]] * len(ids), ["q"] * len(ids), responses, columns)
+    talk = [[{"role": "user", "content": "q"}]] * len(ids)
+    return Samples(ids, talk, ["q"] * len(ids), responses, [[0]] * len(ids), columns)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,29 @@ def test_the_length_penalty_stops_at_its_limit() -> None:
     assert rule_rewards(settings, samples(["ab", "abc", "abcd" * 9])) == [-1.0, -1.5, -1.5]
 
 
+def test_a_regular_expression_is_searched_in_the_response_as_it_was_written() -> None:
+    settings = rule(match="regex", pattern=r"^Answer: \d+\.$", length_penalty=0.0)
+    assert rule_rewards(settings, samples(["Answer: 12.", "answer: 12.", "Answer: 12", ""])) == [1.0, -1.0, -1.0, -1.0]
+    penalised = rule(match="regex", pattern="(?i)CAT", length_penalty=0.5)
+    assert rule_rewards(penalised, samples([" a cat. "])) == [1.0 - 0.5 * len("a cat")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"match": "regex", "pattern": "(a"}, "not a regular expression: missing \\)"),
+        ({"match": "regex"}, "match: regex needs a pattern"),
+        ({"match": "word", "pattern": "a"}, "every other match needs pattern: null"),
+        ({"match": "regex", "pattern": "a", "case_column": "exact_case"}, "needs case_column: null"),
+        ({"weight": float("nan")}, "weight"),
+        ({"hit": float("inf")}, "hit"),
+    ],
+)
+def test_rule_settings_that_make_no_sense_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rule(**changes)
+
+
 def test_missing_column_and_empty_answer_are_named() -> None:
     with pytest.raises(PipelineError, match=r"no column 'expected'\. Did you mean 'expectd'"):
         rule_rewards(rule(), samples(["a"], expectd=["a"]))
@@ -98,7 +122,7 @@ def test_the_score_is_the_weighted_sum_of_the_columns() -> None:
     assert list(found) == ["score", "one", "two", "seen"]
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None, "1", True])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 10**400, None, "1", True])
 def test_a_reward_that_is_no_finite_number_names_the_sample(monkeypatch: pytest.MonkeyPatch, bad: object) -> None:
     monkeypatch.setitem(scoring.SCORERS, "rule", lambda settings, given: [1.0, bad])
     with pytest.raises(PipelineError, match=r"reward 'rule': sample 's1': .* is not a finite number"):
@@ -122,11 +146,12 @@ def test_samples_get_their_prompt_s_columns() -> None:
         {"prompt_id": ["p", "q"], "messages": [[{"role": "user", "content": c}] for c in "pq"],
          "split": ["train", "train"], "expected": ["1", "2"]}
     )  # fmt: skip
-    found = join_prompts(["s0", "s1", "s2"], ["q", "p", "q"], ["t"] * 3, ["r"] * 3, prompts)
+    found = join_prompts(["s0", "s1", "s2"], ["q", "p", "q"], ["t"] * 3, ["r"] * 3, [[1], [2], [3]], prompts)
     assert found.columns["expected"] == ["2", "1", "2"]
+    assert found.response_ids == [[1], [2], [3]]
     assert [m[0]["content"] for m in found.messages] == ["q", "p", "q"]
     with pytest.raises(PipelineError, match="no prompt 'z'"):
-        join_prompts(["s"], ["z"], ["t"], ["r"], prompts)
+        join_prompts(["s"], ["z"], ["t"], ["r"], [[1]], prompts)
 
 
 @pytest.mark.parametrize(

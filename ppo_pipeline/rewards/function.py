@@ -1,23 +1,29 @@
 """Rewards from a Python function with the signature of TRL's reward functions."""
 
+import asyncio
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from ..errors import PipelineError
-from ..sections import PythonComponent
+from ..reward_sections import PythonComponent
 from .samples import Samples
 
 Function = Callable[..., Any]
+RESERVED = ("prompt", "prompts", "completion", "completions", "completion_ids")
 
 
 def python_rewards(settings: PythonComponent, samples: Samples) -> list[float]:
-    """Return what `function(prompts=..., completions=..., **columns)` returns, one number per sample.
+    """Return what `function(prompts=..., completions=..., completion_ids=..., **columns)` returns, as plain floats.
 
     format text: prompts and completions are texts, the prompt as the model saw it. messages: conversations, as
-    TRL gives them for conversational data; a completion is [{"role": "assistant", "content": ...}]. The prompts'
-    further columns (`expected`, `split`, ...) are keyword arguments, lists with one entry per sample.
-    Source: TRL's GRPOTrainer, "Using a custom reward function". Unlike there, None is not allowed as a reward.
+    TRL gives them for conversational data; a completion is [{"role": "assistant", "content": ...}].
+    completion_ids: the response's token ids, the stop token included. The prompts' further columns (`expected`,
+    `split`, ...) are keyword arguments, lists with one entry per sample. Truth values and numbers of numpy and
+    torch count as TRL counts them; None, there "does not apply", becomes `none_as`. An `async def` is awaited.
+    Source: TRL's GRPOTrainer, "Using a custom reward function". Its trainer_state, log_extra and log_metric are
+    not given: there is no trainer.
     Raises PipelineError where the function cannot be imported, or raises; the first sample that it raises for is
     named.
     """
@@ -30,7 +36,7 @@ def python_rewards(settings: PythonComponent, samples: Samples) -> list[float]:
             f"({_culprit(function, settings.format, samples)})."
         ) from error
     try:
-        return list(rewards)
+        return [_plain(reward, settings.none_as) for reward in rewards]
     except TypeError:
         raise PipelineError(
             f"reward '{settings.name}': {settings.function} returned {type(rewards).__name__}, expected a list with "
@@ -47,6 +53,8 @@ def load_function(path: str, name: str) -> Function:
         raise PipelineError(f"reward '{name}': function '{path}': {error}.") from None
     except AttributeError:
         raise PipelineError(f"reward '{name}': the module '{module}' has no '{attribute}'.") from None
+    except Exception as error:  # what the module's own code raises, or that it is no Python
+        raise PipelineError(f"reward '{name}': importing '{module}' raised {type(error).__name__}: {error}.") from error
     if not callable(function):
         raise PipelineError(f"reward '{name}': '{path}' is not a function.")
     return function  # type: ignore[no-any-return]
@@ -58,8 +66,22 @@ def _call(function: Function, style: str, samples: Samples, rows: slice) -> Any:
     if style == "messages":
         prompts = samples.messages[rows]
         completions = [[{"role": "assistant", "content": text}] for text in completions]
-    columns = {name: values[rows] for name, values in samples.columns.items()}
-    return function(prompts=prompts, completions=completions, **columns)
+    columns = {name: values[rows] for name, values in samples.columns.items() if name not in RESERVED}
+    found = function(prompts=prompts, completions=completions, completion_ids=samples.response_ids[rows], **columns)
+    return asyncio.run(_result(found)) if inspect.isawaitable(found) else found
+
+
+async def _result(found: Any) -> Any:
+    return await found
+
+
+def _plain(reward: Any, none_as: float | None) -> Any:
+    """Return a number of numpy or torch, or a truth value, as a plain number; anything else as it is."""
+    if reward is None:
+        return none_as
+    if hasattr(reward, "item") and getattr(reward, "ndim", 0) == 0:
+        reward = reward.item()
+    return float(reward) if isinstance(reward, bool) else reward
 
 
 def _culprit(function: Function, style: str, samples: Samples) -> str:

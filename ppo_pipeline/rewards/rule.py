@@ -4,7 +4,7 @@ import re
 import unicodedata
 
 from ..errors import PipelineError, nearest
-from ..sections import RuleComponent
+from ..reward_sections import RuleComponent
 from .samples import Samples
 
 # Letters of scripts that write words without spaces, or with endings attached: Thai to Burmese, Khmer, Hangul, Chinese
@@ -39,12 +39,17 @@ def matches(response: str, expected: str, how: str) -> bool:
 def rule_rewards(settings: RuleComponent, samples: Samples) -> list[float]:
     """Return, per sample, `hit` or `miss`, less `length_penalty` for each character of the normalised response.
 
+    exact, word and contains look for the prompt's `expected` in the normalised response; regex searches `pattern`
+    in the response as it was written.
+
     At most `max_length_penalty` is subtracted, so that rambling does not drown the rest of a batch. The LoRA
     notebook's reward is match: contains, hit: 1, miss: -1, length_penalty: 0.002, no limit. Raises PipelineError
     where the prompts lack the column `expected`, or the case column, or a row's answer is empty.
     """
     known = list(samples.columns)
-    expected_column = _column(samples, "expected", known, settings.name) if settings.match != "none" else None
+    compares = settings.match not in ("none", "regex")
+    expected_column = _column(samples, "expected", known, settings.name) if compares else None
+    pattern = re.compile(settings.pattern) if settings.pattern is not None else None
     case_column = None
     if settings.case_column is not None:
         case_column = _column(samples, settings.case_column, known, settings.name)
@@ -53,6 +58,8 @@ def rule_rewards(settings: RuleComponent, samples: Samples) -> list[float]:
         keep_case = case_column is not None and bool(case_column[i])
         response = normalise(text, keep_case)
         reward = 0.0
+        if pattern is not None:
+            reward = settings.hit if pattern.search(text) else settings.miss
         if expected_column is not None:
             expected = normalise(str(expected_column[i] if expected_column[i] is not None else ""), keep_case)
             if not expected:

@@ -1,18 +1,24 @@
 """The score of each sample: the weighted sum of the reward components."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 
 from ..errors import PipelineError
-from ..sections import Reward
+from ..reward_sections import Reward
 from .function import python_rewards
+from .model import model_rewards
 from .rule import rule_rewards
-from .samples import Samples
+from .samples import Samples, is_reward
+from .service import http_rewards
 
-SCORERS: dict[str, Callable[[Any, Samples], list[float]]] = {"rule": rule_rewards, "python": python_rewards}
+SCORERS: dict[str, Callable[[Any, Samples], list[float]]] = {
+    "rule": rule_rewards,
+    "python": python_rewards,
+    "model": model_rewards,
+    "http": http_rewards,
+}
 
 
 def score_samples(settings: Reward, samples: Samples) -> dict[str, list[float]]:
@@ -35,8 +41,9 @@ def _check(name: str, rewards: list[float], samples: Samples) -> None:
     if len(rewards) != len(samples):
         raise PipelineError(f"reward '{name}': {len(rewards)} rewards for {len(samples)} samples.")
     for sample, reward in zip(samples.sample_ids, rewards, strict=True):
-        if not isinstance(reward, (int, float)) or isinstance(reward, bool) or not math.isfinite(reward):
-            raise PipelineError(f"reward '{name}': sample '{sample}': {reward!r} is not a finite number.")
+        if not is_reward(reward):
+            shown = f"{reward!r:.60}"
+            raise PipelineError(f"reward '{name}': sample '{sample}': {shown} is not a finite number.")
 
 
 def join_prompts(
@@ -44,6 +51,7 @@ def join_prompts(
     prompt_ids: list[str],
     prompt_texts: list[str],
     responses: list[str],
+    response_ids: list[list[int]],
     prompts: pa.Table,
 ) -> Samples:
     """Return the samples with their prompts' messages and further columns, looked up by prompt id."""
@@ -54,4 +62,5 @@ def join_prompts(
         raise PipelineError(f"prompts.parquet: no prompt {error}, which a sample answers; rerun rollout.") from None
     joined = prompts.take(pa.array(order, pa.int64()))
     columns = {n: joined.column(n).to_pylist() for n in joined.column_names if n not in ("prompt_id", "messages")}
-    return Samples(sample_ids, joined.column("messages").to_pylist(), prompt_texts, responses, columns)
+    messages = joined.column("messages").to_pylist()
+    return Samples(sample_ids, messages, prompt_texts, responses, response_ids, columns)

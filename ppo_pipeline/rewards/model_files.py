@@ -1,0 +1,96 @@
+"""Find a reward model's files, on disk or on the hub, and load them without running what they bring along."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+from ..errors import PipelineError
+from ..reward_sections import ModelComponent
+
+SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"
+
+
+def load_classifier(settings: ModelComponent, device: Any, dtype: Any) -> tuple[Any, Any]:
+    """Return the sequence classification model in evaluation mode, and its tokenizer.
+
+    A hub model is first brought into the hub's cache, at `revision`, and then read as a folder: so nothing but that
+    revision is read (transformers, asked for safetensors of a hub model without, would take another one's from a
+    conversion service). Raises PipelineError for a model that is not there, has no classification head, or has
+    only pickled weights where `pickled_weights` is false.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils import logging
+
+    where = f"reward '{settings.name}': model"
+    folder = _folder(settings, where)
+    safe = _has_safetensors(settings, folder, where)
+    logging.disable_progress_bar()
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=safe, weights_only=True,
+            trust_remote_code=False, output_loading_info=True,
+        )  # fmt: skip
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+        raise PipelineError(f"{where}: '{settings.model}' cannot be loaded: {error}") from None
+    absent = sorted(info["missing_keys"])
+    if absent:
+        raise PipelineError(
+            f"{where}: '{settings.model}' is no trained classifier: it has no weights for {', '.join(absent[:3])}"
+            f"{', ...' if len(absent) > 3 else ''}."
+        )
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(limit, int) and 0 < limit < settings.max_tokens:
+        raise PipelineError(f"{where}: max_tokens is {settings.max_tokens}, the model has {limit} positions.")
+    model.requires_grad_(False)
+    return model.to(device).eval(), tokenizer
+
+
+def _folder(settings: ModelComponent, where: str) -> Path:
+    """Return the folder with the model's files; bring a hub model there."""
+    name = settings.model
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if settings.revision is not None:
+            raise PipelineError(f"{where}: '{name}' is a folder; revision must be null.")
+        if not (folder / "config.json").is_file():
+            raise PipelineError(f"{where}: the folder '{name}' has no config.json: no model there.")
+        return folder
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise PipelineError(f"{where}: '{name}' is no folder here, and no hub id of the form owner/name.")
+    return _download(settings, [*SMALL_FILES, SAFE], where)
+
+
+def _download(settings: ModelComponent, files: list[str], where: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(settings.model, revision=settings.revision, allow_patterns=files))
+    except Exception as error:  # of several libraries: no such model, no network, no space
+        revision = f" at '{settings.revision}'" if settings.revision else ""
+        raise PipelineError(f"{where}: the hub model '{settings.model}'{revision} cannot be fetched: {error}") from None
+
+
+def _has_safetensors(settings: ModelComponent, folder: Path, where: str) -> bool:
+    """Tell whether to read safetensors (True) or pickled weights (False), which may be allowed."""
+    import torch
+
+    if any(folder.glob(SAFE)):
+        return True
+    if not settings.pickled_weights:
+        raise PipelineError(
+            f"{where}: '{settings.model}' has no safetensors file. If it has pytorch_model.bin, set pickled_weights: "
+            "true to read that; only tensors are taken from it."
+        )
+    if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < (2, 10):
+        raise PipelineError(
+            f"{where}: torch {torch.__version__} is not safe to read pickled weights with (CVE-2026-24747); "
+            "install torch 2.10 or newer."
+        )
+    if not Path(settings.model).expanduser().is_dir():
+        _download(settings, [*SMALL_FILES, PICKLED], where)
+    if not any(folder.glob(PICKLED)):
+        raise PipelineError(f"{where}: '{settings.model}' has neither a safetensors file nor pytorch_model.bin.")
+    return False

@@ -1,0 +1,102 @@
+"""Rewards from a JSON service over HTTP."""
+
+import json
+from typing import Any
+
+from ..errors import PipelineError, nearest
+from ..progress import progress
+from ..reward_sections import HttpComponent
+from .samples import Samples, is_reward
+from .service_post import ServiceError, open_session, post, read_token
+
+SHOWN = 200  # characters of an answer in an error
+CONTRACT = 'It must answer {"rewards": [...]}, a finite number for each sample; see docs/rewards.md.'
+
+
+def http_rewards(settings: HttpComponent, samples: Samples) -> list[float]:
+    """POST the samples in batches of `batch_size`; return the numbers that the service answers, in order.
+
+    Sent: {"sample_ids": [...], "prompts": [...], "completions": [...], "columns": {name: [...]}}.
+    Answered, with status 200: {"rewards": [number, ...]}, one for each sample sent.
+    The token of `token_variable` goes with each request; a redirect is not followed, so that no other host gets it.
+    Raises PipelineError, with the batch's samples named, for anything else that comes back, and where every
+    attempt failed.
+    """
+    _check_columns(settings, samples)
+    token = read_token(settings)
+    rewards: list[float] = []
+    with open_session(token) as session, progress(len(samples), f"reward {settings.name}") as counter:
+        for start in range(0, len(samples), settings.batch_size):
+            rows = slice(start, start + settings.batch_size)
+            ids = samples.sample_ids[rows]
+            try:
+                rewards += _rewards(post(session, settings, _body(settings, samples, rows)), ids)
+            except ServiceError as error:
+                raise PipelineError(_message(error, settings, ids, token)) from None
+            counter.advance(len(ids))
+    return rewards
+
+
+def _check_columns(settings: HttpComponent, samples: Samples) -> None:
+    known = list(samples.columns)
+    for name in settings.columns:
+        if name not in known:
+            raise PipelineError(
+                f"reward '{settings.name}': columns: the prompts have no column '{name}'.{nearest(name, known)} "
+                f"They have: {', '.join(known) or 'none'}."
+            )
+
+
+def _body(settings: HttpComponent, samples: Samples, rows: slice) -> bytes:
+    """Return what is sent for the samples of `rows`."""
+    prompts: list[Any] = samples.prompt_texts[rows]
+    completions: list[Any] = samples.responses[rows]
+    if settings.format == "messages":
+        prompts = samples.messages[rows]
+        completions = [[{"role": "assistant", "content": text}] for text in completions]
+    sent = {
+        "sample_ids": samples.sample_ids[rows],
+        "prompts": prompts,
+        "completions": completions,
+        "columns": {name: samples.columns[name][rows] for name in settings.columns},
+    }
+    try:
+        return json.dumps(sent, allow_nan=False).encode("ascii")
+    except (TypeError, ValueError) as error:  # a date, bytes, NaN
+        raise ServiceError(
+            f"a value of the columns {', '.join(settings.columns)} does not fit into JSON: {error}",
+            "Leave the column out, or write it as text or finite numbers in the prompt file.",
+        ) from None
+
+
+def _rewards(text: str, ids: list[str]) -> list[float]:
+    """Return the rewards that the answer `text` gives to the samples."""
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ServiceError("the answer is not JSON", CONTRACT, text) from None
+    found = answer.get("rewards") if isinstance(answer, dict) else None
+    if not isinstance(found, list):
+        raise ServiceError("the answer has no list of rewards", CONTRACT, text)
+    if len(found) != len(ids):
+        raise ServiceError(f"{len(found)} rewards for {len(ids)} samples", CONTRACT, text)
+    for sample_id, reward in zip(ids, found, strict=True):
+        if not is_reward(reward):
+            shown = f"{json.dumps(reward):.60}"
+            raise ServiceError(f"the reward of sample '{sample_id}' is {shown}, no finite number", CONTRACT, text)
+    return found
+
+
+def _message(error: ServiceError, settings: HttpComponent, ids: list[str], token: str | None) -> str:
+    """Return one line for the user; a service that repeats the token does not get it in there."""
+    problem, answer = _without(error.problem, token), _without(error.answer, token)
+    which = f"sample '{ids[0]}'" if len(ids) == 1 else f"samples '{ids[0]}' to '{ids[-1]}'"
+    shown = f" Answered: {answer[:SHOWN]!r}." if answer else ""
+    return f"reward '{settings.name}': {settings.url}: {problem} ({which}).{shown} {error.advice}"
+
+
+def _without(text: str, token: str | None) -> str:
+    r"""Return `text` without the token, also where JSON has put backslashes into it, as in `a\/b`."""
+    bare = (token or "").replace("\\", "")
+    plain = text.replace("\\", "")
+    return plain.replace(bare, "***") if bare and bare in plain else text

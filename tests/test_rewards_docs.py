@@ -1,0 +1,64 @@
+"""docs/rewards.md: its settings are valid, and its server works as it stands there."""
+
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reward_server import component, samples
+from ruamel.yaml import YAML
+
+from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.reward_sections import COMPONENTS, HttpComponent, Reward
+from ppo_pipeline.rewards.service import http_rewards
+
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "rewards.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def entries() -> list[dict[str, Any]]:
+    return [entry for block in blocks("yaml") for entry in YAML(typ="safe").load(block)]
+
+
+def test_each_type_has_a_valid_block() -> None:
+    reward = Reward(components=entries())
+    assert {entry.type for entry in reward.components} == set(COMPONENTS)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_the_page_s_server_gives_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (script,) = blocks("python")
+    (tmp_path / "server.py").write_text(script)
+    port = free_port()
+    monkeypatch.setenv("REWARD_TOKEN", "the-token")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = subprocess.Popen([sys.executable, str(tmp_path / "server.py"), str(port)], stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        (entry,) = (entry for entry in entries() if entry["type"] == "http")
+        entry["url"] = entry["url"].replace(":8000", f":{port}")
+        given = samples(4, expected=["", "x", "y", "xxx"])
+        settings = HttpComponent(**{**entry, "token_variable": "REWARD_TOKEN", "batch_size": 3})
+        assert http_rewards(settings, given) == [1.0, 1.0, 0.0, 1.0]
+        with pytest.raises(PipelineError, match=r"status 401.*wrong token.*Does it want a token\? Set token_variable"):
+            http_rewards(component(entry["url"], token_variable=None), given)
+    finally:
+        server.terminate()
+        server.wait()
