@@ -27,6 +27,17 @@ def targets_of(architecture: str) -> list[str]:
     return LORA_TARGETS.get(architecture, LORA_TARGETS["llama"])
 
 
+def policy_settings(**changes: Any) -> Any:
+    """Return the `policy` section: LoRA of rank 4 on llama's projections, a shared critic."""
+    from ppo_pipeline.sections import Policy
+
+    values = {
+        "tuning": "lora", "critic": "shared", "rank": 4, "alpha": 8, "use_rslora": False, "dropout": 0.0,
+        "target_modules": targets_of("llama"),
+    }  # fmt: skip
+    return Policy(**{**values, **changes})
+
+
 def tiny_model(architecture: str, seed: int = 0, scale: float = 1.0) -> Any:
     """Return a random model of the architecture: 2 layers, 32 wide, grouped-query attention where it has it."""
     import torch

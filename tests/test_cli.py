@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import save_tiny, targets_of, tiny_model
+from conftest import policy_settings, save_tiny, tiny_model
 
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.models.adapter import adapter_config, attach_policy, save_policy
@@ -17,7 +17,6 @@ from ppo_pipeline.models.lora import add_lora, init_lora
 from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.models.value_head import ValueHead
 from ppo_pipeline.params import load_params
-from ppo_pipeline.sections import Policy as PolicySettings
 from ppo_pipeline.tables.advantages import ADVANTAGES
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rewards import REWARDS
@@ -110,7 +109,7 @@ def write_tables() -> Path:
         "sample_id": ["a", "b"], "prompt_id": ["p", "q"], "sample_index": [0, 0],
         "prompt_text": [chat.format("first?"), chat.format("second?")], "response_text": ["[red]x[/red]", "你好"],
         "prompt_ids": [[1], [2]], "response_ids": [[65, 66], [67]], "rollout_logprobs": [[-1.0, -2.0], [-3.0]],
-        "finish_reason": ["stop", "length"],
+        "kept_mass": [[1.0, 1.0], [1.0]], "finish_reason": ["stop", "length"],
     }  # fmt: skip
     ROLLOUTS.write(pa.table(rollouts), folder / "rollouts.parquet")
     REWARDS.write(
@@ -160,7 +159,7 @@ def test_show_names_what_is_not_there() -> None:
 def make_round() -> None:
     save_tiny(Path("data/base"))
     model = tiny_model("llama")
-    settings = PolicySettings(rank=4, alpha=8, dropout=0.0, target_modules=targets_of("llama"))
+    settings = policy_settings()
     layers = add_lora(model, settings.target_modules, 4, 8, 0.0)
     init_lora(layers, 0)
     for layer in layers.values():

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import save_tiny, targets_of, tiny_model, tiny_tokenizer
+from conftest import policy_settings, save_tiny, tiny_model, tiny_tokenizer
 
 from ppo_pipeline.chat import render
 from ppo_pipeline.cli.chat import reply
@@ -17,7 +17,6 @@ from ppo_pipeline.models.lora import add_lora, init_lora
 from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.models.value_head import ValueHead
 from ppo_pipeline.params import load_params
-from ppo_pipeline.sections import Policy as PolicySettings
 
 COMMITTED = Path(__file__).resolve().parent.parent / "params.yaml"
 BASE, POLICY = Path("data/base"), Path("data/rounds/r001/policy")
@@ -32,7 +31,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("params.yaml").write_text(text)
     save_tiny(BASE)
     model = tiny_model("llama")
-    settings = PolicySettings(rank=4, alpha=8, dropout=0.0, target_modules=targets_of("llama"))
+    settings = policy_settings()
     layers = add_lora(model, settings.target_modules, 4, 8, 0.0)
     init_lora(layers, 0)
     generator = torch.Generator().manual_seed(1)

@@ -45,7 +45,8 @@ def write_rollouts(**columns: Any) -> str:
         "sample_id": ["a", "b"], "prompt_id": ["p", "q"], "sample_index": [0, 0],
         "prompt_text": [header.format("user") + f"{text}<|eot_id|>" for text in ("what is 1?", "what is 2?")],
         "response_text": ["one", "two"], "prompt_ids": [[1], [2]], "response_ids": [[65, 66], [67]],
-        "rollout_logprobs": [[-1.0, -2.0], [-3.0]], "finish_reason": ["stop", "length"], **columns,
+        "rollout_logprobs": [[-1.0, -2.0], [-3.0]], "kept_mass": [[1.0, 1.0], [1.0]],
+        "finish_reason": ["stop", "length"], **columns,
     }  # fmt: skip
     ROLLOUTS.write(pa.table(rows), FOLDER / "rollouts.parquet")
     return str(FOLDER / "rollouts.parquet")
@@ -131,7 +132,7 @@ def test_rewards_of_other_samples_are_left_out_and_said_so() -> None:
 
 
 def test_kl_of_a_sample_without_tokens_is_zero() -> None:
-    empty = {"response_ids": [[], [67]], "rollout_logprobs": [[], [-3.0]]}
+    empty = {"response_ids": [[], [67]], "rollout_logprobs": [[], [-3.0]], "kept_mass": [[], [1.0]]}
     columns = {k: pa.array(v, ROLLOUTS.schema.field(k).type) for k, v in empty.items()}
     path = write_rollouts(**columns)
     kind = REFERENCE.schema.field("values").type

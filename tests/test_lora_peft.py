@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import targets_of, tiny_model
+from conftest import policy_settings, targets_of, tiny_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
@@ -20,7 +20,7 @@ IDS = torch.arange(24).view(2, 12) * 9 % 256
 
 
 def settings(architecture: str, rank: int = 4, alpha: float = 10) -> PolicySettings:
-    return PolicySettings(rank=rank, alpha=alpha, dropout=0.0, target_modules=targets_of(architecture))
+    return policy_settings(rank=rank, alpha=alpha, target_modules=targets_of(architecture))
 
 
 def trained_policy(architecture: str, seed: int = 1) -> tuple[Policy, PolicySettings]:

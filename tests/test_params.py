@@ -106,7 +106,7 @@ def test_a_stage_s_settings_survive_their_file_and_change_only_with_their_sectio
     text = cls.of(params, "r001").model_dump_json(by_alias=True)
     file.write_text(text)
     assert read_settings(cls, file) == cls.of(params, "r001")
-    shared = {"temperature": "rollout.temperature", "max_prompt_tokens": "rollout.max_prompt_tokens"}
+    shared = {name: f"rollout.{name}" for name in ("temperature", "max_prompt_tokens", "max_new_tokens")}
     for section in ("rollout", "reference", "advantage", "update", "evaluate"):
         for setting, value in DATA[section].items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -198,8 +198,8 @@ DECLARED = {
     "reward": {"round", "reward"},
     "reference": {"round", "temperature", "reference", "compute"},
     "advantage": {"round", "advantage"},
-    "update": {"round", "depth", "seed", "temperature", "update", "compute"},
-    "evaluate": {"round", "chat_template", "max_prompt_tokens", "evaluate", "reward", "compute"},
+    "update": {"round", "depth", "seed", "temperature", "max_new_tokens", "update", "compute"},
+    "evaluate": {"round", "chat_template", "max_prompt_tokens", "stop_tokens", "evaluate", "reward", "compute"},
 }
 
 
@@ -212,8 +212,7 @@ def test_a_stage_s_file_has_its_own_sections_with_the_file_s_values(stage: str) 
         "round": "r002",
         "depth": 2,
         "seed": DATA["seed"],
-        "temperature": DATA["rollout"]["temperature"],
-        "max_prompt_tokens": DATA["rollout"]["max_prompt_tokens"],
+        **{n: DATA["rollout"][n] for n in ("temperature", "max_prompt_tokens", "max_new_tokens", "stop_tokens")},
         "chat_template": DATA["prompts"]["chat_template"],
     }
     assert settings == {key: known.get(key, DATA.get(key)) for key in DECLARED[stage]}

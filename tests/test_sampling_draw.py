@@ -26,7 +26,7 @@ def test_equals_a_slow_inverse_cdf(vocabulary: int, temperature: float) -> None:
     torch.manual_seed(vocabulary)
     logits = torch.randn(64, vocabulary) * 3
     numbers = torch.rand(64, dtype=torch.float64)
-    tokens, logprobs = draw(logits, numbers, temperature)
+    tokens, logprobs, _ = draw(logits, numbers, temperature)
     assert tokens.tolist() == [slow_draw(row, u, temperature) for row, u in zip(logits, numbers.tolist(), strict=True)]
     expected = torch.log_softmax(logits / temperature, -1).gather(1, tokens[:, None])[:, 0]
     torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=1e-5)
@@ -43,7 +43,7 @@ def test_a_token_without_probability_is_never_drawn(uniform: float) -> None:
 def test_greedy_is_the_mode_with_its_logprob() -> None:
     torch.manual_seed(0)
     logits = torch.randn(9, 77)
-    tokens, logprobs = pick_greedy(logits)
+    tokens, logprobs, _ = pick_greedy(logits, 1.0)
     assert torch.equal(tokens, logits.argmax(-1))
     torch.testing.assert_close(logprobs, torch.log_softmax(logits, -1).amax(-1))
 
@@ -86,7 +86,7 @@ def test_frequencies_are_those_of_the_softmax(vocabulary: int) -> None:
     logits[places] = 2.0 * probabilities.log().float()  # at temperature 2 these probabilities again
     count = 20_000
     numbers = torch.from_numpy(np.random.default_rng(1).random(count))
-    tokens, _ = draw(logits.expand(count, -1), numbers, 2.0)
+    tokens, _, _ = draw(logits.expand(count, -1), numbers, 2.0)
     found = torch.bincount(tokens, minlength=vocabulary)
     assert found[places].sum() == count
     expected = count * probabilities
@@ -96,9 +96,9 @@ def test_frequencies_are_those_of_the_softmax(vocabulary: int) -> None:
 def test_a_row_s_token_does_not_depend_on_its_batch() -> None:
     torch.manual_seed(0)
     logits, numbers = torch.randn(8, 300) * 3, torch.rand(8, dtype=torch.float64)
-    tokens, logprobs = draw(logits, numbers, 0.7)
+    tokens, logprobs, _ = draw(logits, numbers, 0.7)
     for i in range(8):
-        token, logprob = draw(logits[i : i + 1], numbers[i : i + 1], 0.7)
+        token, logprob, _ = draw(logits[i : i + 1], numbers[i : i + 1], 0.7)
         assert token.item() == tokens[i].item()
         assert logprob.item() == pytest.approx(logprobs[i].item(), abs=1e-5)
 
@@ -107,16 +107,16 @@ def test_bf16_logits_are_computed_in_fp32() -> None:
     torch.manual_seed(0)
     logits = torch.randn(5, 300).bfloat16()
     expected = torch.log_softmax(logits.float() / 0.7, -1)
-    tokens, logprobs = draw(logits, torch.rand(5, dtype=torch.float64), 0.7)
+    tokens, logprobs, _ = draw(logits, torch.rand(5, dtype=torch.float64), 0.7)
     assert logprobs.dtype == torch.float32
     torch.testing.assert_close(logprobs, expected.gather(1, tokens[:, None])[:, 0], atol=1e-5, rtol=1e-5)
-    tokens, logprobs = pick_greedy(logits)
+    tokens, logprobs, _ = pick_greedy(logits, 1.0)
     assert logprobs.dtype == torch.float32
     torch.testing.assert_close(logprobs, torch.log_softmax(logits.float(), -1).gather(1, tokens[:, None])[:, 0])
 
 
 def test_greedy_takes_a_token_with_probability_and_the_first_of_equals() -> None:
     logits = torch.tensor([[float("-inf"), -9.0, float("-inf")], [0.0, 2.0, 2.0]])
-    tokens, logprobs = pick_greedy(logits)
+    tokens, logprobs, _ = pick_greedy(logits, 1.0)
     assert tokens.tolist() == [1, 1]
     assert logprobs.tolist() == pytest.approx([0.0, -np.log(2 + np.exp(-2))])

@@ -28,7 +28,7 @@ ROWS = {
     "rollouts": {
         "sample_id": ["a", "b"], "prompt_id": ["p", "p"], "sample_index": [0, 1], "prompt_text": ["t", "t"],
         "response_text": ["", "é"], "prompt_ids": [[1], [1]], "response_ids": [[5, 6], [7]],
-        "rollout_logprobs": LISTS, "finish_reason": ["stop", "length"],
+        "rollout_logprobs": LISTS, "kept_mass": LISTS, "finish_reason": ["stop", "length"],
     },
     "rewards": {"sample_id": ["a", "b"], "score": [1.0, -2.0], "rule": [1.0, -2.0]},
     "reference": {
@@ -109,8 +109,8 @@ def test_a_file_of_another_kind_version_or_none_is_refused(tmp_path: Path) -> No
     ADVANTAGES.write(table("advantages"), path)
     with pytest.raises(TableError, match="expected a 'rewards' table of version 1, found 'advantages'"):
         REWARDS.read(path)
-    newer = Contract("advantages", 2, ADVANTAGES.schema)
-    with pytest.raises(TableError, match="of version 2, found 'advantages' of version 1"):
+    newer = Contract("advantages", 3, ADVANTAGES.schema)
+    with pytest.raises(TableError, match="of version 3, found 'advantages' of version 2"):
         newer.read(path)
     pq.write_table(table("rewards"), path)
     with pytest.raises(TableError, match="found '\\?'"):

@@ -75,7 +75,6 @@ class PPO:
                     on_step(len(indices), self._step(data, targets, indices))
         for layer in self.policy.all_layers():
             layer.dropout.eval()
-        self.optimizer.zero_grad(set_to_none=True)
 
     def _step(self, data: Sampled, targets: Targets, indices: NDArray) -> int:
         """One optimizer step, or none where the minibatch is beyond target_kl; return its tokens.
