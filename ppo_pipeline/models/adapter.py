@@ -38,11 +38,12 @@ def adapter_config(settings: PolicySettings, base_name: str, layers: dict[str, L
     }
 
 
-def _targets_for_others(targets: list[str] | str, layers: dict[str, LoraLinear]) -> list[str] | str:
-    """Return the targets as other programs read them: names, or a regular expression."""
-    if targets == "all-linear":  # PEFT also would leave the head out, but not every reader knows the word
-        return sorted({name.rsplit(".", 1)[-1] for name in layers})
-    return targets if isinstance(targets, str) else sorted(targets)
+def _targets_for_others(targets: list[str] | str, layers: dict[str, LoraLinear]) -> list[str]:
+    """Return the targets as other programs read them: the names that were set, or the paths of the layers.
+
+    A pattern may match modules that are no linear layers too, which PEFT would refuse to load.
+    """
+    return sorted(layers if isinstance(targets, str) else targets)
 
 
 def save_policy(policy: Policy, config: dict[str, Any], folder: Path) -> None:

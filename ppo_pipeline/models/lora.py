@@ -64,22 +64,36 @@ def matching_modules(model: Any, targets: list[str] | str) -> dict[str, nn.Modul
 
     targets: a list has the layers whose path is an entry or ends in one; a text those whose whole path matches
     it as a regular expression; `all-linear` all but the language-model head.
-    Raises PipelineError naming the first target that matches nothing.
+    Raises PipelineError naming the first target that matches nothing, and for the head: logprobs here are taken
+    from its own weight.
     """
     linear = {
         name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) or is_conv1d(module)
     }
+    head = model.get_output_embeddings()
     if targets == "all-linear":
-        head = model.get_output_embeddings()
         return {name: module for name, module in linear.items() if module is not head}
-    if isinstance(targets, str):
-        matched = {name: module for name, module in linear.items() if re.fullmatch(targets, name)}
-        if not matched:
+    found = _matching_pattern(linear, targets) if isinstance(targets, str) else _matching_names(linear, targets)
+    for name, module in found.items():
+        if module is head:
             raise PipelineError(
-                f"params.yaml: policy.target_modules: the pattern '{targets}' matches the whole path of no linear "
-                f"layer; a path is for instance '{next(iter(linear), '')}'."
+                f"params.yaml: policy.target_modules: '{name}' is the language-model head, which gets no LoRA here; "
+                "leave it out, or take all-linear."
             )
-        return matched
+    return found
+
+
+def _matching_pattern(linear: dict[str, nn.Module], pattern: str) -> dict[str, nn.Module]:
+    matched = {name: module for name, module in linear.items() if re.fullmatch(pattern, name)}
+    if not matched:
+        raise PipelineError(
+            f"params.yaml: policy.target_modules: the pattern '{pattern}' matches the whole path of no linear "
+            f"layer; a path is for instance '{next(iter(linear), '')}'."
+        )
+    return matched
+
+
+def _matching_names(linear: dict[str, nn.Module], targets: list[str]) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     unused = set(targets)
     for name, module in linear.items():
