@@ -50,8 +50,8 @@ class SplitAdamW(torch.optim.Optimizer):
             state["step"] = torch.zeros(())
             for name in ("exp_avg", "exp_avg_sq"):
                 state[name] = torch.zeros(parameter.shape, device=parameter.device)
-            if parameter.dtype == torch.bfloat16:
-                state["low"] = torch.zeros(parameter.shape, dtype=torch.int16, device=parameter.device)
+        if parameter.dtype == torch.bfloat16 and "low" not in state:  # new, or in fp32 so far
+            state["low"] = torch.zeros(parameter.shape, dtype=torch.int16, device=parameter.device)
         flat = {n: state[n].view(-1) for n in ("exp_avg", "exp_avg_sq", "low") if n in state}
         weights, grads = parameter.view(-1), parameter.grad.reshape(-1)  # type: ignore[union-attr]
         for start in range(0, len(weights), CHUNK):
