@@ -38,8 +38,11 @@ def policy_settings(**changes: Any) -> Any:
     return Policy(**{**values, **changes})
 
 
-def tiny_model(architecture: str, seed: int = 0, scale: float = 1.0) -> Any:
-    """Return a random model of the architecture: 2 layers, 32 wide, grouped-query attention where it has it."""
+def tiny_model(architecture: str, seed: int = 0, scale: float = 1.0, tied: bool = True) -> Any:
+    """Return a random model of the architecture: 2 layers, 32 wide, grouped-query attention where it has it.
+
+    tied: the language-model head is the token embeddings.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -48,11 +51,12 @@ def tiny_model(architecture: str, seed: int = 0, scale: float = 1.0) -> Any:
     else:
         sizes = {
             "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256, "tie_word_embeddings": True,
+            "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256,
         }  # fmt: skip
     config = AutoConfig.for_model(
-        architecture, vocab_size=VOCABULARY, bos_token_id=256, eos_token_id=257, pad_token_id=257, **sizes
-    )
+        architecture, vocab_size=VOCABULARY, bos_token_id=256, eos_token_id=257, pad_token_id=257,
+        tie_word_embeddings=tied, **sizes,
+    )  # fmt: skip
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():  # the default initialisation is so small that all tokens are nearly alike
@@ -80,9 +84,11 @@ def tiny_tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> Any:
     return fast
 
 
-def save_tiny(folder: Path, architecture: str = "llama", chat_template: str | None = CHAT_TEMPLATE) -> Path:
+def save_tiny(
+    folder: Path, architecture: str = "llama", chat_template: str | None = CHAT_TEMPLATE, tied: bool = True
+) -> Path:
     """Write a tiny model with its tokenizer as a plain transformers folder."""
-    tiny_model(architecture).save_pretrained(folder)
+    tiny_model(architecture, tied=tied).save_pretrained(folder)
     tiny_tokenizer(chat_template).save_pretrained(folder)
     return folder
 

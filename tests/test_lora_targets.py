@@ -8,7 +8,6 @@ import torch
 from conftest import policy_settings, targets_of, tiny_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from transformers import AutoModelForCausalLM
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.adapter import adapter_config, attach_policy, lora_arguments, read_adapter_config, save_policy
@@ -26,16 +25,6 @@ WIDE = {"llama": r"model\.layers\.0\..*", "gpt2": r"transformer\.h\.0\..*"}
 
 def pattern_of(architecture: str, patterns: dict[str, str] = PATTERNS) -> str:
     return patterns.get(architecture, patterns["llama"])
-
-
-def base(architecture: str, tied: bool = True) -> Any:
-    model = tiny_model(architecture)
-    if not tied:
-        model.config.tie_word_embeddings = False
-        untied = AutoModelForCausalLM.from_config(model.config)
-        untied.load_state_dict(model.state_dict())
-        return untied.eval()
-    return model
 
 
 def filled(layers: dict[str, LoraLinear]) -> None:
@@ -70,14 +59,14 @@ def copied_into_peft(layers: dict[str, LoraLinear], model: Any) -> None:
 @pytest.mark.parametrize("kind", ["list", "pattern", "all-linear"])
 def test_the_same_layers_as_peft_and_the_same_logits(architecture: str, kind: str, tied: bool) -> None:
     targets = {"list": targets_of(architecture), "pattern": pattern_of(architecture)}.get(kind, kind)
-    model = base(architecture, tied)
+    model = tiny_model(architecture, tied=tied)
     layers = add_lora(model, targets, 4, 10, 0.0)
     filled(layers)
     config = LoraConfig(r=4, lora_alpha=10, target_modules=targets, task_type="CAUSAL_LM")
-    peft = get_peft_model(base(architecture, tied), config).eval()
+    peft = get_peft_model(tiny_model(architecture, tied=tied), config).eval()
     assert set(layers) == peft_layers(peft)
     copied_into_peft(layers, peft)
-    assert (logits(model) - logits(base(architecture, tied))).abs().max() > 0.1
+    assert (logits(model) - logits(tiny_model(architecture, tied=tied))).abs().max() > 0.1
     torch.testing.assert_close(logits(model), logits(peft), atol=1e-4, rtol=1e-5)
 
 
@@ -92,14 +81,14 @@ def test_the_written_adapter_is_the_same_in_peft_and_here(
         "wide pattern": pattern_of(architecture, WIDE),
     }.get(kind, kind)
     s = policy_settings(rank=4, alpha=10, target_modules=targets, use_rslora=rslora)
-    model = base(architecture)
+    model = tiny_model(architecture)
     layers = add_lora(model, s.target_modules, s.rank, s.alpha, s.dropout, s.use_rslora)
     filled(layers)
     save_policy(Policy(model, layers), adapter_config(s, "base", layers), tmp_path)
-    peft = PeftModel.from_pretrained(base(architecture), tmp_path)
+    peft = PeftModel.from_pretrained(tiny_model(architecture), tmp_path)
     assert peft_layers(peft) == set(layers)
     torch.testing.assert_close(logits(model), logits(peft), atol=1e-4, rtol=1e-5)
-    again = base(architecture)
+    again = tiny_model(architecture)
     assert set(attach_policy(again, tmp_path)) == set(layers)
     assert torch.equal(logits(again), logits(model))
 
@@ -108,10 +97,10 @@ def test_the_written_adapter_is_the_same_in_peft_and_here(
 def test_rslora_scales_as_peft_does(architecture: str, rank: int) -> None:
     """alpha / sqrt(rank), against PEFT's own number and, merged, against PEFT's merged weight."""
     targets = targets_of(architecture)
-    layers = add_lora(base(architecture), targets, rank, 6, 0.0, use_rslora=True)
+    layers = add_lora(tiny_model(architecture), targets, rank, 6, 0.0, use_rslora=True)
     filled(layers)
     config = LoraConfig(r=rank, lora_alpha=6, target_modules=targets, use_rslora=True)
-    peft = get_peft_model(base(architecture), config).eval()
+    peft = get_peft_model(tiny_model(architecture), config).eval()
     copied_into_peft(layers, peft)
     for name, layer in layers.items():
         theirs = peft.get_submodule(f"base_model.model.{name}")
@@ -125,24 +114,24 @@ def test_an_adapter_with_rslora_from_peft_loads_here(architecture: str, tmp_path
     config = LoraConfig(
         r=4, lora_alpha=10, target_modules=pattern_of(architecture), use_rslora=True, init_lora_weights=False
     )
-    peft = get_peft_model(base(architecture), config).eval()
+    peft = get_peft_model(tiny_model(architecture), config).eval()
     peft.save_pretrained(tmp_path)
     assert lora_arguments(read_adapter_config(tmp_path))[-1] is True
-    model = base(architecture)
+    model = tiny_model(architecture)
     attach_policy(model, tmp_path)
     torch.testing.assert_close(logits(model), logits(peft), atol=1e-4, rtol=1e-5)
 
 
 def test_a_pattern_has_to_match_the_whole_path() -> None:
     with pytest.raises(PipelineError, match=r"'q_proj' matches the whole path of no linear layer.*layers\.0"):
-        add_lora(base("llama"), "q_proj", 4, 8, 0.0)
+        add_lora(tiny_model("llama"), "q_proj", 4, 8, 0.0)
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ".*"])
 def test_the_language_model_head_is_refused(targets: Any) -> None:
     """Logprobs take the head's weight itself, so LoRA on it would be trained by nothing and used by nobody."""
     with pytest.raises(PipelineError, match="language-model head"):
-        add_lora(base("llama", tied=False), targets, 4, 8, 0.0)
+        add_lora(tiny_model("llama", tied=False), targets, 4, 8, 0.0)
 
 
 def test_a_head_that_shares_its_name_with_a_layer_stays_out_after_saving(tmp_path: Path) -> None:

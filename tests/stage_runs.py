@@ -1,0 +1,78 @@
+"""Runs the stages of a small project in this process, each by the very command that dvc.yaml has for it."""
+
+import importlib
+import json
+import shlex
+from collections.abc import Callable
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+from conftest import save_tiny
+from ruamel.yaml import YAML
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+ROUND = ("rollout", "reward", "reference", "advantage", "update", "evaluate")
+
+
+class Stages:
+    """A project folder with a tiny base model and prompts; `change` edits the settings in place."""
+
+    def __init__(
+        self, folder: Path, change: Callable[[Any], None], architecture: str = "llama", tied: bool = True
+    ) -> None:
+        self.folder = folder
+        save_tiny(folder / "data/base", architecture, tied=tied)
+        (folder / "data/base/source.json").write_text(json.dumps({"model": "tiny", "trust_remote_code": False}))
+        (folder / "data/prompts").mkdir()
+        lines = [
+            {"prompt": f"Say {w}", "expected": w, "exact_case": False, "split": "heldout" if i % 4 == 3 else "train"}
+            for i, w in enumerate("abcdefgh")
+        ]
+        (folder / "data/prompts/english.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        yaml = YAML()
+        params = yaml.load(REPOSITORY / "params.yaml")
+        params["compute"].update(device="cpu", dtype="fp32", threads=1)
+        params["rollout"].update(prompts_per_round=4, samples_per_prompt=2, max_new_tokens=6)
+        params["evaluate"]["max_new_tokens"] = 6
+        params["update"].update(epochs=2, minibatches=1)
+        params["rounds"] = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}}
+        change(params)
+        self.parents = {name: entry["parent"] for name, entry in params["rounds"].items()}
+        yaml.dump(params, folder / "params.yaml")
+        self.run("settings")
+        self.run("prompts")
+
+    def run(self, stage: str, name: str = "") -> str:
+        """Run a stage, of round `name` where it is a round's; return what it says."""
+        entry = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")["stages"][stage]
+        command = entry.get("do", entry)["cmd"].replace("${key}", name)
+        command = command.replace("${item.parent}", self.parents.get(name, ""))
+        _, _, module, *arguments = shlex.split(command.replace("${prompts.source}", "data/prompts/english.jsonl"))
+        with chdir(self.folder):
+            result = CliRunner().invoke(importlib.import_module(module).main, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    def round(self, name: str) -> None:
+        """Run all stages of a round."""
+        for stage in ROUND:
+            self.run(stage, name)
+
+    def path(self, name: str) -> Path:
+        """Return a path within a round's folder, `r001/policy` for one."""
+        return self.folder / "data/rounds" / name
+
+    def metrics(self, name: str) -> dict[str, Any]:
+        """Return all numbers of a round's stages."""
+        merged: dict[str, Any] = {}
+        for path in (self.folder / "metrics/stages" / name).glob("*.json"):
+            merged |= json.loads(path.read_text())
+        return merged
+
+    def column(self, path: str, name: str) -> Any:
+        """Return a column of a round's table as Python values."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.path(path), columns=[name]).column(name).to_pylist()
