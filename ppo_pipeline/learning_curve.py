@@ -24,6 +24,7 @@ TRAINING = {
     "policy/grad_norm": "grad_norm",
     "val/explained_variance": "explained_variance",
 }
+OF_CRITIC = ("loss/value", "val/explained_variance")
 HELDOUT = {
     "eval/scores": "heldout_score",
     "eval/response_length": "heldout_response_length",
@@ -49,15 +50,15 @@ def curve_rows(
 
     One lineage only, since a line through branches would run back and forth; `dvc metrics show` has all rounds.
     `with_root` starts with the untrained policy. A round that lacks one of the metrics has no row: plots would
-    draw a missing number as 0.
+    draw a missing number as 0. A round that trained no values still has one, where the critic's columns are empty.
     """
     last = list(params.rounds)[-1] if params.rounds else ROOT
     rows = []
     for name in [ROOT] * with_root + params.lineage(last):
-        if all(metric in metrics[name] for metric in columns):
+        if all(metric in metrics[name] for metric in columns if metric not in OF_CRITIC):
             parent = "" if name == ROOT else params.rounds[name].parent
             row: dict[str, Any] = {"round": name, "parent": parent, "depth": params.depth(name)}
-            rows.append(row | {column: metrics[name][metric] for metric, column in columns.items()})
+            rows.append(row | {column: metrics[name].get(metric, "") for metric, column in columns.items()})
     return rows
 
 

@@ -27,7 +27,7 @@ def main(params_path: Path, base: Path, policy_folder: Path, trainer_folder: Pat
     """Write r000: a policy that is the base still, a critic that says 0, no moments."""
     params = load_params(params_path)
     settings = params.policy
-    model = load_model(base, torch.device("cpu"), torch.bfloat16)
+    model = load_model(base, torch.device("cpu"), "auto")
     twin = None
     if settings.critic == "separate":
         twin = copy_with_same_weights(model) if settings.tuning == "lora" else model

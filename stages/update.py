@@ -75,12 +75,13 @@ def main(
     save_checkpoint(policy, after, parent_policy, policy_folder, trainer_folder)
     numbers = {**ppo.metrics(), "lr": s.lr * factor}
     write_json(metrics, numbers)
-    value = f", value loss {numbers['loss/value']:.3f}" if "loss/value" in numbers else ""
-    result(
-        f"update {settings.round}",
-        f"{ppo.steps} steps in {counter.seconds:.1f} s, approxkl {numbers['policy/approxkl']:.4f}, "
-        f"clipped {numbers['policy/clipfrac']:.1%}{value}{', ended by target_kl' if ppo.stopped else ''}",
-    )
+    texts = [f"{ppo.steps} steps in {counter.seconds:.1f} s"]
+    for text, name in (("approxkl", "policy/approxkl"), ("clipped", "policy/clipfrac"), ("value loss", "loss/value")):
+        if name in numbers:
+            texts.append(f"{text} {numbers[name]:.4f}")
+    if ppo.stopped:
+        texts.append("ended by target_kl")
+    result(f"update {settings.round}", ", ".join(texts))
 
 
 def targets_of(rollouts: pa.Table, reference: pa.Table, advantages: pa.Table, s: Update) -> Targets:

@@ -74,9 +74,10 @@ def test_policy_loads_in_transformers_with_its_tokenizer(project: Stages) -> Non
         assert policy.config.tie_word_embeddings == base.config.tie_word_embeddings
         tokenizer = AutoTokenizer.from_pretrained(project.path(f"{name}/policy"))
         text = "<|user|>Say a<|end|>"
-        assert tokenizer(text)["input_ids"] == AutoTokenizer.from_pretrained(project.folder / "data/base")(text)[
-            "input_ids"
-        ]
+        assert (
+            tokenizer(text)["input_ids"]
+            == AutoTokenizer.from_pretrained(project.folder / "data/base")(text)["input_ids"]
+        )
         assert str(project.folder) not in project.path(f"{name}/policy/config.json").read_text()
         assert "rounds/" not in project.path(f"{name}/policy/config.json").read_text()
         assert project.path(f"{name}/policy/source.json").is_file()
@@ -128,7 +129,9 @@ def test_two_rounds_equal_a_slow_loop_with_one_plain_adamw(project: Stages) -> N
             assert not torch.equal(found[key], before[key]) or expected.abs().sum() == 0, f"{key} was not trained"
             torch.testing.assert_close(found[key], expected, atol=1e-4, rtol=1e-3)
         values = load_file(project.path(f"{name}/trainer/value_head.safetensors"))
-        torch.testing.assert_close(values["value_head.linear.weight"], head.linear.weight.detach(), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(
+            values["value_head.linear.weight"], head.linear.weight.detach(), atol=1e-4, rtol=1e-3
+        )
         moments = load_file(project.path(f"{name}/trainer/optimizer.safetensors"))
         assert {k.removesuffix(".exp_avg_sq") for k in moments if k.endswith("_sq")} == {
             *dict(model.named_parameters()), "value_head.linear.weight", "value_head.linear.bias"

@@ -81,3 +81,12 @@ def test_the_csv_is_written_byte_for_byte_or_not_at_all(tmp_path: Path) -> None:
     assert path.read_bytes().endswith(b"r001,r000,1,0.5\r\n")
     write_curve(path, [], {"eval/scores": "score"})
     assert path.read_bytes() == b"round,parent,depth,score\r\n"
+
+
+def test_a_round_without_a_critic_is_on_the_curve_all_the_same(tmp_path: Path) -> None:
+    params = params_with(tmp_path, "{r001: {parent: r000}, r002: {parent: r001}}")
+    metrics = {name: dict.fromkeys(TRAINING, 0.5) for name in params.rounds}
+    for name in ("loss/value", "val/explained_variance"):
+        del metrics["r002"][name]
+    rows = curve_rows(params, metrics, TRAINING, with_root=False)
+    assert [(r["round"], r["train_score"], r["value_loss"]) for r in rows] == [("r001", 0.5, 0.5), ("r002", 0.5, "")]

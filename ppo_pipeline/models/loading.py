@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -14,9 +14,10 @@ from ..errors import PipelineError
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+def load_model(folder: Path, device: torch.device, dtype: torch.dtype | Literal["auto"]) -> Any:
     """Return the causal language model at `folder` in evaluation mode, its weights frozen.
 
+    dtype: auto leaves the number format that the weights are saved in.
     Code that the folder brings along runs only where source.json says that the stage `base` was allowed to.
     """
     from transformers import AutoModelForCausalLM

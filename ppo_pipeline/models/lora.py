@@ -32,6 +32,7 @@ class LoraLinear(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(out_features, rank, device=device))  # type: ignore[arg-type]
         self.scaling = alpha / math.sqrt(rank) if use_rslora else alpha / rank
         self.dropout = nn.Dropout(dropout)
+        self.train(base.training)  # a new module is in training mode: its dropout would be on in every forward
         self.enabled = True
 
     def forward(self, x: Tensor) -> Tensor:

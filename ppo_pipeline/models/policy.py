@@ -111,7 +111,11 @@ class Policy:
                     f"params.yaml: update.gradient_checkpointing: {type(model).__name__} does not support it; "
                     "set it to false."
                 )
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            how = {"use_reentrant": False}
+            if hasattr(model, "activation_checkpointing_enable"):  # its name in newer transformers
+                model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
+            else:
+                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
             for module in model.modules():
                 if isinstance(module, GradientCheckpointingLayer):
                     module.training = True
