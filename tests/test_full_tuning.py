@@ -2,6 +2,7 @@
 
 import json
 from contextlib import chdir
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.models.checkpoint import load_merged
 from ppo_pipeline.models.value_head import ValueHead
+from ppo_pipeline.training.split_adamw import join
 
 TEMPERATURE = 0.7
 LR, VALUE_LR = 1e-3, 1e-2
@@ -158,3 +160,28 @@ def test_export_and_chat_take_it(project: Stages) -> None:
         merged = load_merged(project.folder / "data/base", folder, torch.device("cpu"), torch.float32)
         assert torch.equal(merged(ids).logits, exported)
     assert AutoTokenizer.from_pretrained(project.folder / "out")("a")["input_ids"]
+
+
+def test_bf16_keeps_the_lower_halves_of_the_weights(tmp_path: Path) -> None:
+    """Steps too small for most bf16 weights: they are in the checkpoint all the same, and the first ratio is 1."""
+
+    def change(params: Any) -> None:
+        full(params)
+        params["compute"]["dtype"] = "bf16"
+        params["update"].update(lr=1e-5, weight_decay=0.0)
+
+    project = Stages(tmp_path, change, "llama")
+    project.run("init")
+    base = {k: v.bfloat16() for k, v in plain(project, "base").state_dict().items()}
+    for rounds, name in enumerate(("r001", "r002"), start=1):
+        project.round(name)
+        policy = plain(project, f"rounds/{name}/policy")
+        assert policy.dtype == torch.bfloat16
+        assert project.metrics(name)["val/ratio_first_max_deviation"] < 1e-5
+        moments = load_file(project.path(f"{name}/trainer/optimizer.safetensors"))
+        for key, parameter in policy.named_parameters():
+            moved = (join(parameter.detach(), moments[f"{key}.low"]) - base[key].float()).abs()
+            trained = moments[f"{key}.exp_avg_sq"] > 0
+            assert moved[trained].max() <= 2.1e-5 * rounds, "4 steps of at most the learning rate each"
+            assert moved[trained].median() > 1e-6 * rounds
+        assert torch.equal(policy.model.norm.weight, base["model.norm.weight"]), "bf16 alone shows no step of 1e-5 at 1"

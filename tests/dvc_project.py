@@ -1,0 +1,77 @@
+"""A copy of the project for the real dvc."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from conftest import save_tiny
+from ruamel.yaml import YAML
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CODE = ("dvc.yaml", ".dvcignore", ".gitignore", "stages", "ppo_pipeline", "reward_functions")
+
+
+class Project:
+    """A copy of the project with a tiny base model, two rounds and few samples; `policy`: settings of that section."""
+
+    def __init__(self, folder: Path, tied: bool = True, **policy: Any) -> None:
+        self.folder = folder
+        for name in CODE:
+            source = REPOSITORY / name
+            if source.is_dir():
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, folder / name)
+        save_tiny(folder / "model", tied=tied)
+        (folder / "data" / "prompts").mkdir(parents=True)
+        lines = [
+            {"prompt": f"Say {w}", "expected": w, "exact_case": False, "split": "heldout" if i % 4 == 3 else "train"}
+            for i, w in enumerate("abcdefghijklmnop")
+        ]
+        (folder / "data/prompts/english.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        yaml = YAML()
+        params = yaml.load(REPOSITORY / "params.yaml")
+        params["base"]["model"] = "model"
+        params["policy"].update(policy)
+        params["compute"].update(device="cpu", dtype="fp32", threads=1)
+        params["rollout"].update(prompts_per_round=4, samples_per_prompt=2, max_new_tokens=6)
+        params["evaluate"]["max_new_tokens"] = 6
+        params["update"].update(epochs=1, minibatches=2)
+        params["rounds"] = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}}
+        yaml.dump(params, folder / "params.yaml")
+        self.run("git", "init", "--quiet")
+        self.run("dvc", "init", "--quiet")
+
+    def run(self, *command: str) -> str:
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "1",
+            "PYTHONPATH": str(self.folder),
+        }
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def repro(self, *targets: str) -> set[str]:
+        """Run `dvc repro`; return the stages that it computed (not those that it took from its cache)."""
+        return set(re.findall(r"^Running stage '([^']+)'", self.run("dvc", "repro", *targets), re.MULTILINE))
+
+    def change(self, path: str, value: Any) -> None:
+        yaml = YAML()
+        params = yaml.load(self.folder / "params.yaml")
+        *sections, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+        section = params
+        for name in sections:
+            section = section[name]
+        section[last] = value
+        yaml.dump(params, self.folder / "params.yaml")
+
+    def hashes(self) -> dict[str, str]:
+        lock = YAML(typ="safe").load(self.folder / "dvc.lock")
+        return {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage.get("outs", [])}
