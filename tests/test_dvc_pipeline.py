@@ -2,37 +2,24 @@
 
 import hashlib
 import json
-import os
-import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import save_tiny
+from dvc_project import ProjectCopy
 from ruamel.yaml import YAML
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-CODE = ("dvc.yaml", ".dvcignore", ".gitignore", "stages", "ppo_pipeline", "reward_functions")
 ROUND_1 = {f"{stage}@r001" for stage in ("rollout", "reward", "reference", "advantage", "update", "evaluate")}
 ROUND_2 = {stage.replace("r001", "r002") for stage in ROUND_1}
 
 pytestmark = pytest.mark.slow
 
 
-class Project:
-    """A copy of the project with a tiny base model, two rounds and few samples."""
+class Project(ProjectCopy):
+    """A tiny base model, two rounds and few samples."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in CODE:
-            source = REPOSITORY / name
-            if source.is_dir():
-                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy(source, folder / name)
+        super().__init__(folder)
         save_tiny(folder / "model")
         (folder / "data" / "prompts").mkdir(parents=True)
         lines = [
@@ -41,7 +28,7 @@ class Project:
         ]
         (folder / "data/prompts/english.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         yaml = YAML()
-        params = yaml.load(REPOSITORY / "params.yaml")
+        params = yaml.load(folder / "params.yaml")
         params["base"]["model"] = "model"
         params["compute"].update(device="cpu", dtype="fp32", threads=1)
         params["rollout"].update(prompts_per_round=4, samples_per_prompt=2, max_new_tokens=6)
@@ -49,37 +36,6 @@ class Project:
         params["update"].update(epochs=1, minibatches=2)
         params["rounds"] = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}}
         yaml.dump(params, folder / "params.yaml")
-        self.run("git", "init", "--quiet")
-        self.run("dvc", "init", "--quiet")
-
-    def run(self, *command: str) -> str:
-        environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "DVC_NO_ANALYTICS": "1",
-            "PYTHONPATH": str(self.folder),
-        }
-        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
-
-    def repro(self, *targets: str) -> set[str]:
-        """Run `dvc repro`; return the stages that it computed (not those that it took from its cache)."""
-        return set(re.findall(r"^Running stage '([^']+)'", self.run("dvc", "repro", *targets), re.MULTILINE))
-
-    def change(self, path: str, value: Any) -> None:
-        yaml = YAML()
-        params = yaml.load(self.folder / "params.yaml")
-        *sections, last = [int(part) if part.isdigit() else part for part in path.split(".")]
-        section = params
-        for name in sections:
-            section = section[name]
-        section[last] = value
-        yaml.dump(params, self.folder / "params.yaml")
-
-    def hashes(self) -> dict[str, str]:
-        lock = YAML(typ="safe").load(self.folder / "dvc.lock")
-        return {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage.get("outs", [])}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,72 @@
+"""A copy of the project in which a test runs the real dvc."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CODE = ("dvc.yaml", ".dvcignore", ".gitignore", "stages", "ppo_pipeline", "reward_functions", "params", "params.yaml")
+
+
+class ProjectCopy:
+    """The committed code and settings in `folder`; models and prompts are the test's to add."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in CODE:
+            source = REPOSITORY / name
+            if source.is_dir():
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, folder / name)
+        self.run("git", "init", "--quiet")
+        self.run("dvc", "init", "--quiet")
+
+    def start(self, *command: str) -> "subprocess.Popen[str]":
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "1",
+            "PYTHONPATH": str(self.folder),
+        }
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    def run(self, *command: str) -> str:
+        return finish(self.start(*command))
+
+    def repro(self, *targets: str) -> set[str]:
+        """Run `dvc repro`; return the stages that it computed (not those that it took from its cache)."""
+        return stages_run(self.run("dvc", "repro", *targets))
+
+    def change(self, path: str, value: Any) -> None:
+        yaml = YAML()
+        params = yaml.load(self.folder / "params.yaml")
+        *sections, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+        section = params
+        for name in sections:
+            section = section[name]
+        section[last] = value
+        yaml.dump(params, self.folder / "params.yaml")
+
+    def hashes(self) -> dict[str, str]:
+        lock = YAML(typ="safe").load(self.folder / "dvc.lock")
+        return {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage.get("outs", [])}
+
+
+def finish(process: "subprocess.Popen[str]") -> str:
+    """Wait for a command that must succeed; return what it printed."""
+    out, err = process.communicate()
+    assert process.returncode == 0, f"{process.args}\n{out}\n{err}"
+    return out + err
+
+
+def stages_run(printed: str) -> set[str]:
+    """Return the stages that a `dvc repro` says it ran."""
+    return set(re.findall(r"^Running stage '([^']+)'", printed, re.MULTILINE))
