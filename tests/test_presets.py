@@ -22,7 +22,7 @@ NOTEBOOKS: dict[str, dict[str, Any]] = {
         "policy": {"tuning": "full", "critic": "shared"},
         "rollout": {"prompts_per_round": 2, "samples_per_prompt": 1, "max_new_tokens": 50},
         "advantage": {"estimator": "gae", "gamma": 0.99, "lambda": 0.95, "kl_penalty": "sequence_sum"},
-        "update": {"clip_range": 0.2, "entropy_coef": 0.01, "epochs": 4, "max_grad_norm": 1.0, "lr": 1e-5},
+        "update": {"clip_range": 0.2, "entropy_coef": 0.01, "epochs": 4, "value_clip_range": None},
     },
     "notebook-lora": {
         "base": {"model": "Qwen/Qwen2-0.5B-Instruct"},
@@ -32,7 +32,7 @@ NOTEBOOKS: dict[str, dict[str, Any]] = {
             "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         },
         "advantage": {"estimator": "gae", "kl_penalty": "token"},
-        "update": {"clip_range": 0.2, "value_clip_range": 0.2, "gradient_checkpointing": True, "lr": 1e-4},
+        "update": {"clip_range": 0.2, "value_clip_range": 0.2, "gradient_checkpointing": True, "entropy_coef": 0.0},
     },
 }  # fmt: skip
 
