@@ -26,7 +26,7 @@ lint: install
 	$(ACTIVATE) && ruff check . && ruff format --check . && mypy
 
 deps: install
-	$(ACTIVATE) && python scripts/code_deps.py --write && python scripts/params_doc.py --write
+	$(ACTIVATE) && python scripts/params_doc.py --write
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -19,7 +19,8 @@ def set_up(compute: Compute, setting: str = "compute") -> tuple[torch.device, to
     if compute.threads:
         torch.set_num_threads(compute.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with this
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # use_deterministic_algorithms(True, warn_only=True) does the same, but imports torch's compiler: a second a stage
+    torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
     device = torch.device(_device(compute.device, setting))
     return device, _dtype(compute.dtype, device)

@@ -79,6 +79,12 @@ class Params(Section):
                 f"update.minibatches: {self.update.minibatches} for {count} samples a round; a minibatch without a "
                 "sample would make no step. Lower it, or sample more"
             )
+        horizon = self.advantage.kl_horizon
+        if self.advantage.kl_target is not None and count >= 5 * horizon:  # it moves by a fifth of count / horizon
+            raise ValueError(
+                f"advantage.kl_horizon: {horizon} for {count} samples a round lets kl_coef fall to 0 or below; set it "
+                f"above {count // 5}"
+            )
         return self
 
     @property
@@ -280,12 +286,12 @@ def _explain(error: ValidationError, cls: type[BaseModel], source: str) -> str:
             text = f"no such setting.{nearest(str(item['loc'][-1]), known)}"
         elif item["type"] == "missing":
             text = "this setting is missing; no setting has a hidden default."
-        elif item["loc"][-1] in UNSHOWN or isinstance(value, dict):
-            text = f"{item['msg'][0].lower()}{item['msg'][1:]}."
         else:
-            text = f"{item['msg'][0].lower()}{item['msg'][1:]}"
-            text = text.removeprefix("value error, ") + ("." if isinstance(value, dict) else f", found {value!r}.")
-            if isinstance(value, str) and _is_number(value):
+            text = f"{item['msg'][0].lower()}{item['msg'][1:]}".removeprefix("value error, ")
+            # Where settings disagree there is no place, and of a section or list no value to show.
+            shown = item["loc"] and item["loc"][-1] not in UNSHOWN and not isinstance(value, (dict, list))
+            text += f", found {value!r}." if shown else "."
+            if shown and isinstance(value, str) and _is_number(value):
                 text += f" It is text to YAML; write it without quotes and with a decimal point: {float(value)!r}."
         lines.append(f"{source}: {path}: {text}" if path else f"{source}: {text}")
     return "\n".join(lines)

@@ -14,6 +14,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Below1 = Annotated[float, Field(ge=0, lt=1)]
 Above1 = Annotated[float, Field(gt=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
@@ -61,7 +62,7 @@ class Policy(Section):
     use_rslora: bool = Field(
         description="Rank-stabilised LoRA: scaled by alpha / sqrt(rank) instead (Kalajdzievski 2023)"
     )
-    dropout: float = Field(description="Dropout on LoRA's input; above 0 the first ratio is no longer 1", ge=0, lt=1)
+    dropout: Below1 = Field(description="Dropout on LoRA's input; above 0 the first ratio is no longer 1")
     target_modules: list[str] | str = Field(
         description="Names of the linear or Conv1D modules that get LoRA, each matching the end of a module's path; or "
         "one text: a regular expression for the whole path, or all-linear for all but the language-model head",
@@ -167,6 +168,8 @@ class Advantage(Section):
     def _settings_agree(self) -> "Advantage":
         if self.missing_end_penalty is not None and self.missing_end_score is not None:
             raise ValueError("missing_end_penalty subtracts, missing_end_score replaces; set one of them to null")
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("kl_target multiplies kl_coef, and 0 stays 0; set kl_coef above 0")
         if self.estimator == "reinforce++" and not self.whiten_advantages:
             raise ValueError("reinforce++ is the whitened reward to go; set whiten_advantages to true")
         return self
@@ -186,8 +189,8 @@ class Update(Section):
     schedule_rounds: Count | None = Field(
         description="Rounds from the start to the end of a linear or cosine schedule; later ones stay at its last value"
     )
-    adam_beta1: UnitInterval = Field(description="AdamW's beta 1")
-    adam_beta2: UnitInterval = Field(description="AdamW's beta 2")
+    adam_beta1: Below1 = Field(description="AdamW's beta 1")
+    adam_beta2: Below1 = Field(description="AdamW's beta 2")
     adam_eps: Positive = Field(description="AdamW's epsilon")
     weight_decay: NonNegative = Field(description="AdamW's decoupled weight decay")
     epochs: Count = Field(description="Passes over the round's samples")

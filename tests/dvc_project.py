@@ -1,4 +1,4 @@
-"""A copy of the project for the real dvc."""
+"""A copy of the project in which a test runs the real dvc."""
 
 import json
 import os
@@ -13,13 +13,13 @@ from conftest import save_tiny
 from ruamel.yaml import YAML
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-CODE = ("dvc.yaml", ".dvcignore", ".gitignore", "stages", "ppo_pipeline", "reward_functions")
+CODE = ("dvc.yaml", ".dvcignore", ".gitignore", "stages", "ppo_pipeline", "reward_functions", "params", "params.yaml")
 
 
-class Project:
-    """A copy of the project with a tiny base model, two rounds and few samples; `policy`: settings of that section."""
+class ProjectCopy:
+    """The committed code and settings in `folder`; models and prompts are the test's to add."""
 
-    def __init__(self, folder: Path, tied: bool = True, **policy: Any) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         for name in CODE:
             source = REPOSITORY / name
@@ -27,40 +27,25 @@ class Project:
                 shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, folder / name)
-        save_tiny(folder / "model", tied=tied)
-        (folder / "data" / "prompts").mkdir(parents=True)
-        lines = [
-            {"prompt": f"Say {w}", "expected": w, "exact_case": False, "split": "heldout" if i % 4 == 3 else "train"}
-            for i, w in enumerate("abcdefghijklmnop")
-        ]
-        (folder / "data/prompts/english.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        yaml = YAML()
-        params = yaml.load(REPOSITORY / "params.yaml")
-        params["base"]["model"] = "model"
-        params["policy"].update(policy)
-        params["compute"].update(device="cpu", dtype="fp32", threads=1)
-        params["rollout"].update(prompts_per_round=4, samples_per_prompt=2, max_new_tokens=6)
-        params["evaluate"]["max_new_tokens"] = 6
-        params["update"].update(epochs=1, minibatches=2)
-        params["rounds"] = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}}
-        yaml.dump(params, folder / "params.yaml")
         self.run("git", "init", "--quiet")
         self.run("dvc", "init", "--quiet")
 
-    def run(self, *command: str) -> str:
+    def start(self, *command: str) -> "subprocess.Popen[str]":
         environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
             "PYTHONPATH": str(self.folder),
         }
-        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    def run(self, *command: str) -> str:
+        return finish(self.start(*command))
 
     def repro(self, *targets: str) -> set[str]:
         """Run `dvc repro`; return the stages that it computed (not those that it took from its cache)."""
-        return set(re.findall(r"^Running stage '([^']+)'", self.run("dvc", "repro", *targets), re.MULTILINE))
+        return stages_run(self.run("dvc", "repro", *targets))
 
     def change(self, path: str, value: Any) -> None:
         yaml = YAML()
@@ -75,3 +60,39 @@ class Project:
     def hashes(self) -> dict[str, str]:
         lock = YAML(typ="safe").load(self.folder / "dvc.lock")
         return {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage.get("outs", [])}
+
+
+class Project(ProjectCopy):
+    """A tiny base model, two rounds and few samples; `policy`: settings of that section."""
+
+    def __init__(self, folder: Path, tied: bool = True, **policy: Any) -> None:
+        super().__init__(folder)
+        save_tiny(folder / "model", tied=tied)
+        (folder / "data" / "prompts").mkdir(parents=True)
+        lines = [
+            {"prompt": f"Say {w}", "expected": w, "exact_case": False, "split": "heldout" if i % 4 == 3 else "train"}
+            for i, w in enumerate("abcdefghijklmnop")
+        ]
+        (folder / "data/prompts/english.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        yaml = YAML()
+        params = yaml.load(folder / "params.yaml")
+        params["base"]["model"] = "model"
+        params["policy"].update(policy)
+        params["compute"].update(device="cpu", dtype="fp32", threads=1)
+        params["rollout"].update(prompts_per_round=4, samples_per_prompt=2, max_new_tokens=6)
+        params["evaluate"]["max_new_tokens"] = 6
+        params["update"].update(epochs=1, minibatches=2)
+        params["rounds"] = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}}
+        yaml.dump(params, folder / "params.yaml")
+
+
+def finish(process: "subprocess.Popen[str]") -> str:
+    """Wait for a command that must succeed; return what it printed."""
+    out, err = process.communicate()
+    assert process.returncode == 0, f"{process.args}\n{out}\n{err}"
+    return out + err
+
+
+def stages_run(printed: str) -> set[str]:
+    """Return the stages that a `dvc repro` says it ran."""
+    return set(re.findall(r"^Running stage '([^']+)'", printed, re.MULTILINE))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ppo_pipeline.maths.gae import gae
 from ppo_pipeline.maths.kl import kl_estimate
 from ppo_pipeline.maths.masked import whiten
-from ppo_pipeline.maths.rewards import token_rewards
+from ppo_pipeline.maths.rewards import kl_penalties, token_rewards
 
 UNIT = st.floats(0, 1)
 
@@ -170,3 +170,31 @@ def test_whitening_by_hand() -> None:
     np.testing.assert_allclose(whiten(np.array([1.0, 3.0]), shift_mean=False), [2 - 0.5**0.5, 2 + 0.5**0.5], rtol=1e-7)
     assert whiten(np.array([4.0, 4.0, 4.0])).tolist() == [0.0, 0.0, 0.0]
     assert whiten(np.array([4.0]), shift_mean=False).tolist() == [4.0]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 12), st.floats(0, 2))
+def test_a_sequence_s_kl_penalty_on_its_last_token_is_a_slow_loop_s(seed: int, sequences: int, kl_coef: float) -> None:
+    kl, _, scores, lengths = ragged_case(seed, sequences)
+    kept, start, sums, means = kl.copy(), 0, [], []
+    for length in lengths:
+        total = sum(kl[start : start + length])
+        sums += [0.0] * (length - 1) + [-kl_coef * total]
+        means += [0.0] * (length - 1) + [-kl_coef * total / length]
+        start += length
+    ends = np.cumsum(lengths) - 1
+    for where, expected in (("token", -kl_coef * kl), ("sequence_sum", sums), ("sequence_mean", means)):
+        expected = np.array(expected)
+        np.testing.assert_allclose(kl_penalties(kl, lengths, kl_coef, where), expected, atol=1e-12)
+        expected[ends] += scores
+        np.testing.assert_allclose(token_rewards(kl, scores, lengths, kl_coef, where), expected, atol=1e-12)
+    assert np.array_equal(kl, kept)
+
+
+def test_kl_penalties_by_hand() -> None:
+    kl, lengths = np.array([1.0, 2.0, 6.0, 4.0]), np.array([3, 1])
+    assert kl_penalties(kl, lengths, 0.5, "token").tolist() == [-0.5, -1, -3, -2]
+    assert kl_penalties(kl, lengths, 0.5, "sequence_sum").tolist() == [0, 0, -4.5, -2]
+    assert kl_penalties(kl, lengths, 0.5, "sequence_mean").tolist() == [0, 0, -1.5, -2]
+    with pytest.raises(ValueError, match="'last'; use token, sequence_sum or sequence_mean"):
+        kl_penalties(kl, lengths, 0.5, "last")

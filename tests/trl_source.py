@@ -1,4 +1,4 @@
-"""TRL's own code, to compare with: its functions, and the statements that stand inline in its PPOTrainer.train.
+"""TRL's own code, to compare with: its functions, and the statements that stand inline in its trainers' methods.
 
 No formula of TRL is copied here. The inline statements are found in the installed source by the names that they
 assign, compiled and run with the variables of a random batch.
@@ -10,7 +10,7 @@ import importlib
 import inspect
 import os
 from dataclasses import dataclass
-from types import CodeType, SimpleNamespace
+from types import CodeType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,15 +29,18 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
+Place = tuple[ModuleType, str, str]  # module, class, method
+PPO: Place = (TRAINER, "PPOTrainer", "train")
+
+
 @functools.cache
-def inline(first: str, last: str) -> CodeType:
-    """Return the statements of PPOTrainer.train from the first that assigns `first` to the last that does `last`.
+def inline(first: str, last: str, place: Place = PPO) -> CodeType:
+    """Return a method's statements from the first that assigns `first` to the last that does `last`.
 
     Both stand in one block, which must be the only such block: otherwise TRL has changed and the test fails.
     """
-    tree = ast.parse(inspect.getsource(TRAINER))
     found = []
-    for node in ast.walk(_train(tree)):
+    for node in ast.walk(_method(place)):
         for block in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
             if not isinstance(block, list):
                 continue
@@ -47,19 +50,24 @@ def inline(first: str, last: str) -> CodeType:
                 found.append(block[starts[0] : ends[-1] + 1])
     if len(found) != 1:
         pytest.fail(
-            f"PPOTrainer.train of TRL {TRL.__version__} has {len(found)} blocks that assign {first!r} and then "
+            f"{_name(place)} has {len(found)} blocks that assign {first!r} and then "
             f"{last!r}; 1 was expected, as in TRL 1.12.0"
         )
-    return compile(ast.Module(body=found[0], type_ignores=[]), f"<TRL's train, {first} to {last}>", "exec")
+    return compile(ast.Module(body=found[0], type_ignores=[]), f"<{_name(place)}, {first} to {last}>", "exec")
 
 
-def _train(tree: ast.Module) -> ast.FunctionDef:
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == "PPOTrainer":
-            for method in node.body:
-                if isinstance(method, ast.FunctionDef) and method.name == "train":
-                    return method
-    pytest.fail(f"TRL {TRL.__version__} has no method PPOTrainer.train, which TRL 1.12.0 has")
+def _method(place: Place) -> ast.FunctionDef:
+    module, cls, method = place
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.ClassDef) and node.name == cls:
+            for function in node.body:
+                if isinstance(function, ast.FunctionDef) and function.name == method:
+                    return function
+    pytest.fail(f"there is no {_name(place)}, which TRL 1.12.0 has")
+
+
+def _name(place: Place) -> str:
+    return f"{place[1]}.{place[2]} of TRL {TRL.__version__}"
 
 
 def _assigned(statement: ast.stmt) -> set[str]:
@@ -67,13 +75,13 @@ def _assigned(statement: ast.stmt) -> set[str]:
     return {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
 
 
-def run(first: str, last: str, **given: Any) -> SimpleNamespace:
+def run(first: str, last: str, place: Place = PPO, /, **given: Any) -> SimpleNamespace:
     """Run TRL's statements with `given` beside the names of TRL's module, and return all names after it."""
-    names = vars(TRAINER) | given
+    names = vars(place[0]) | given
     try:
-        exec(inline(first, last), names)
+        exec(inline(first, last, place), names)
     except NameError as error:
-        pytest.fail(f"PPOTrainer.train of TRL {TRL.__version__} uses a variable unknown in TRL 1.12.0: {error}")
+        pytest.fail(f"{_name(place)} uses a variable unknown in TRL 1.12.0: {error}")
     return SimpleNamespace(**names)
 
 

@@ -5,6 +5,7 @@ from importlib import import_module
 import click
 
 COMMANDS = {
+    "preset": ("ppo_pipeline.cli.preset", "preset", "List the settings in params/, or make some of them params.yaml."),
     "rounds": ("ppo_pipeline.cli.rounds", "rounds", "List, append, branch and remove training rounds."),
     "show": ("ppo_pipeline.cli.show", "show", "Print samples of a table, or one sample in full."),
     "chat": ("ppo_pipeline.cli.chat", "chat", "Answer prompts with a round's policy beside the base model."),

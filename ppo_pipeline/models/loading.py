@@ -100,7 +100,10 @@ def stop_ids_of(model: Any, tokenizer: Any, more: Sequence[str] = ()) -> list[in
     ids.append(tokenizer.eos_token_id)
     vocabulary = tokenizer.get_vocab() if more else {}
     for text in more:
-        pieces = [vocabulary[text]] if text in vocabulary else tokenizer(text, add_special_tokens=False)["input_ids"]
+        # A byte-level vocabulary has other characters as names of bytes: its 'é' is the byte E9, no letter.
+        named = vocabulary.get(text)
+        is_text = named is not None and tokenizer.decode([named]) == text
+        pieces = [named] if is_text else tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(pieces) != 1:
             raise PipelineError(
                 f"params.yaml: rollout.stop_tokens: {text!r} is {len(pieces)} tokens to this model; it must be one."

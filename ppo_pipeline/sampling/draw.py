@@ -41,7 +41,8 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float, truncation: Trunc
     cumulative = sums.cumsum(dim=-1)
     total = cumulative[:, -1:]
     block = _first_above(cumulative, uniforms[:, None] * total)
-    rest = uniforms[:, None] * total - (cumulative - sums).gather(1, block)
+    # Not below 0, where rounding can put it: that would be the block's first token, of whatever mass.
+    rest = (uniforms[:, None] * total - (cumulative - sums).gather(1, block)).clamp(min=0.0)
     rows = torch.arange(n, device=logits.device)
     within = padded[rows, block.squeeze(1)].double().cumsum(dim=-1)
     tokens = (block * BLOCK + _first_above(within, rest)).squeeze(1)

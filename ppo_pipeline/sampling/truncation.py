@@ -13,7 +13,8 @@ class Truncation:
     """Which tokens can be drawn; None leaves a rule out. False where no rule is set.
 
     The rules run in transformers' order: top_k, then top_p of what that left, then min_p. At least the likeliest
-    token is kept. Tokens as likely as the last one kept: top_k and min_p keep them all, top_p the first of them.
+    token is kept. Each rule keeps all tokens as likely as its last one (transformers' top_p leaves to its sort which
+    of them go), so that what is kept depends on the row alone; bf16 logits are often equal.
     """
 
     top_k: int | None = None
@@ -37,17 +38,17 @@ class Truncation:
 
 
 def _likeliest(mass: Tensor, share: float) -> Tensor:
-    """Return the fewest tokens, likeliest first, that hold `share` of each row's mass.
+    """Return the fewest tokens, likeliest first, that hold `share` of each row's mass, and those as likely as the last.
 
     The first thousand nearly always do; only where they do not, the whole vocabulary is sorted.
     """
     needed = share * mass.sum(dim=-1, keepdim=True, dtype=torch.float64)
     count = min(FIRST, mass.shape[-1])
-    values, places = mass.topk(count, dim=-1)
+    values = mass.topk(count, dim=-1).values
     sums = values.cumsum(dim=-1, dtype=torch.float64)
     if count < mass.shape[-1] and bool((sums[:, -1:] < needed).any()):
-        values, places = mass.sort(dim=-1, descending=True, stable=True)
+        values = mass.sort(dim=-1, descending=True).values
         sums = values.cumsum(dim=-1, dtype=torch.float64)
     # A token is kept where the mass before it is not yet enough.
-    enough = sums - values < needed
-    return torch.zeros_like(mass, dtype=torch.bool).scatter_(1, places, enough)
+    last = (sums - values < needed).sum(dim=-1, keepdim=True) - 1
+    return mass >= values.gather(1, last)

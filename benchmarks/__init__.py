@@ -1,0 +1,1 @@
+"""Speed and memory as ratios against peers that run side by side: `python -m benchmarks`."""

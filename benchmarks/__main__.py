@@ -1,0 +1,41 @@
+"""`python -m benchmarks [NAME ...]`: run benchmarks, print one table, write JSON."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from .machine import limits
+
+NAMES = ("decoder", "whole_round", "notebooks", "growth")
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(NAMES))
+@click.option("--base", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path("data/base"),
+              show_default=True, help="The packaged model's folder; `dvc repro base` makes it.")  # fmt: skip
+@click.option("--json", "target", type=click.Path(path_type=Path), default=Path("benchmarks/results/latest.json"),
+              show_default=True)  # fmt: skip
+def main(names: tuple[str, ...], base: Path, target: Path) -> None:
+    """Run the benchmarks named (all, without a name), one after the other, beside their peers."""
+    machine = limits()
+    rows: list[dict[str, Any]] = []
+    for name in names or NAMES:
+        rows += importlib.import_module(f"benchmarks.{name}").run(base)
+    table = Table(title=", ".join(f"{key} {value}" for key, value in machine.items() if value is not None))
+    for column in ("what", "ours", "peer", "ratio", "target"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(str(row.get(column, "")) for column in ("what", "ours", "peer", "ratio", "target")))
+    Console().print(table)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+    click.echo(f"written to {target}")
+
+
+if __name__ == "__main__":
+    main()

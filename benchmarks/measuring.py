@@ -1,0 +1,46 @@
+"""Run a command as a process of its own: wall time, peak memory of its largest process, what it printed."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for children: this interpreter's programs, no network, no usage reports."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    extra = {"PATH": path, "HF_HUB_OFFLINE": "1", "DVC_NO_ANALYTICS": "1", "CI": "true"}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, **extra, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def measured(command: list[str], folder: Path = ROOT) -> dict[str, Any]:
+    """Return `seconds` of wall time and `peak_gb` of the command's largest process, and its last line's JSON.
+
+    Raises RuntimeError with the end of its output where it fails.
+    """
+    with tempfile.TemporaryFile("w+") as out:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=out, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        text = out.read()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{text[-3000:]}")
+    scale = 1 if sys.platform == "darwin" else 1024
+    found = {"seconds": round(seconds, 3), "peak_gb": round(usage.ru_maxrss * scale / 1e9, 2)}
+    last = text.strip().splitlines()[-1] if text.strip() else ""
+    return found | (json.loads(last) if last.startswith("{") else {})
+
+
+def module(name: str, *arguments: object) -> list[str]:
+    """Return the command that runs a module of this project."""
+    return [sys.executable, "-m", name, *map(str, arguments)]

@@ -1,0 +1,74 @@
+"""Projects to be measured: a copy of this one with its own model, prompts and settings."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from .measuring import ROOT, environment
+from .prompts import prompts
+
+CODE = ("dvc.yaml", ".dvcignore", ".gitignore", "stages", "ppo_pipeline", "reward_functions", "params.yaml")
+LENGTH_ONLY = {
+    "name": "brief", "type": "rule", "weight": 1.0, "match": "none", "pattern": None, "hit": 0.0, "miss": 0.0,
+    "length_penalty": 0.01, "max_length_penalty": None, "case_column": None,
+}  # fmt: skip
+
+
+def make_project(folder: Path, base: Path, count: int, heldout: int = 16) -> Path:
+    """Fill `folder` with a project of `count` training prompts on the model at `base`; no round yet."""
+    folder.mkdir(parents=True)
+    for name in CODE:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    (folder / "data" / "prompts").mkdir(parents=True)
+    rows = [{"prompt": text, "split": "train"} for text in prompts(count)]
+    rows += [{"prompt": text.replace("?", "."), "split": "heldout"} for text in prompts(count + heldout)[count:]]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "data/prompts/english.jsonl").write_text(lines, encoding="utf-8")
+    settings = {
+        "base.model": str(base.resolve()),
+        "reward.components": [LENGTH_ONLY],
+        "rollout.prompts_per_round": count,
+        "rollout.batch_size": count,
+        "rounds": {},
+    }
+    change(folder, settings)
+    for command in (["git", "init", "--quiet"], ["dvc", "init", "--quiet"]):
+        subprocess.run(command, cwd=folder, env=environment(), check=True)
+    return folder
+
+
+def change(folder: Path, settings: dict[str, Any]) -> None:
+    """Set settings in the project's params.yaml, by dotted name."""
+    yaml = YAML()
+    params = yaml.load(folder / "params.yaml")
+    for name, value in settings.items():
+        *path, last = name.split(".")
+        section = params
+        for part in path:
+            section = section[part]
+        section[last] = value
+    yaml.dump(params, folder / "params.yaml")
+
+
+def rounds(count: int) -> dict[str, dict[str, str]]:
+    """Return the first `count` rounds, one after the other."""
+    return {f"r{i:03d}": {"parent": f"r{i - 1:03d}"} for i in range(1, count + 1)}
+
+
+def work_inside(folder: Path, name: str) -> dict[str, float]:
+    """Return the seconds of work that each stage of a round reports, imports and process start excluded."""
+    records = (json.loads(path.read_text()) for path in sorted((folder / "logs" / name).glob("*.json")))
+    return {record["stage"]: record["seconds"] for record in records}
+
+
+def peaks(folder: Path, name: str) -> dict[str, float]:
+    """Return the peak memory in GB that each stage of a round reports."""
+    records = (json.loads(path.read_text()) for path in sorted((folder / "logs" / name).glob("*.json")))
+    return {record["stage"]: record["peak_memory_gb"] for record in records}

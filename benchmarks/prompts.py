@@ -1,0 +1,19 @@
+"""The prompts of the decoder's benchmark: short tasks and open questions, so that lengths differ as in real use."""
+
+TOPICS = (
+    "rivers", "volcanoes", "honey bees", "the moon", "bicycles", "bread", "chess", "glass", "whales", "maps", "clocks",
+    "bridges", "cotton", "salt", "owls", "lightning", "paper", "coffee", "glaciers", "violins", "magnets", "soap",
+    "deserts", "libraries", "rice", "trains", "mirrors", "wolves", "tides", "spices", "kites", "snow",
+)  # fmt: skip
+FORMS = (
+    "Explain {} to a child in a few sentences.",
+    "Answer with one word: what colour do you think of with {}?",
+    "Write two sentences about {}.",
+    "Name three things that have to do with {}, separated by commas.",
+)
+
+
+def prompts(count: int) -> list[str]:
+    """Return `count` different prompts, the four forms in turn."""
+    every = [form.format(topic) for topic in TOPICS for form in FORMS]
+    return [every[i % len(every)] + (f" ({i // len(every)})" if i >= len(every) else "") for i in range(count)]

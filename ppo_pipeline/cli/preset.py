@@ -1,0 +1,76 @@
+"""`ppo-pipeline preset`: list the committed settings in params/, or make one of them params.yaml."""
+
+from pathlib import Path
+
+import click
+
+from ..errors import PipelineError, nearest
+from ..files import whole_file
+from ..params import load_params
+from .literal import token_text
+
+PARAMS, FOLDER = Path("params.yaml"), Path("params")
+
+
+@click.command()
+@click.argument("name", required=False)
+def preset(name: str | None) -> None:
+    """List the presets in params/, or check the preset NAME and make it params.yaml.
+
+    The former params.yaml is kept as params.before-NAME.yaml, unless a file in params/ holds the same bytes.
+    """
+    found = presets()
+    if name is None:
+        width = max(map(len, found))
+        for stem, path in found.items():
+            click.echo(f"{stem:{width}}  {first_comment(path)}".rstrip())
+        return
+    if name not in found:
+        raise PipelineError(f"no preset '{name}'.{nearest(name, list(found))} There are: {', '.join(found)}.")
+    load_params(found[name])
+    content = found[name].read_bytes()
+    if PARAMS.is_file() and PARAMS.read_bytes() == content:
+        click.echo(f"params.yaml is {name} already; `dvc repro` runs it")
+        return
+    kept = keep_former(Path(f"params.before-{name}.yaml"), list(found.values()))
+    with whole_file(PARAMS) as partial:  # replaces a link by a file: what it pointed to stays as it is
+        partial.write_bytes(content)
+    former = f", the former one is {kept}" if kept else ""
+    click.echo(f"params.yaml is {name} now{former}; `dvc repro` runs it")
+
+
+def presets() -> dict[str, Path]:
+    """Return the presets by name; raise PipelineError where there are none."""
+    found = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+    if not found:
+        raise PipelineError("params/: no preset in this folder; run from the project's top folder.")
+    return found
+
+
+def first_comment(path: Path) -> str:
+    """Return the file's first line of comment that has words, empty where there is none."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    comments = (line.lstrip("# ") for line in lines if line.startswith("#"))
+    return token_text(next((text for text in comments if text), ""))
+
+
+def keep_former(target: Path, committed: list[Path]) -> Path | None:
+    """Copy params.yaml to `target`, unless a file of `committed` holds its bytes; return where it is kept.
+
+    An existing `target` is never overwritten: with other bytes in it, that is an error.
+    """
+    if not PARAMS.is_file():
+        return None
+    content = PARAMS.read_bytes()
+    if any(path.read_bytes() == content for path in committed):
+        return None
+    try:
+        with target.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        if not target.is_file() or target.read_bytes() != content:
+            raise PipelineError(
+                f"{target} holds former settings already, others than params.yaml has now; move or delete it. "
+                "Nothing was changed."
+            ) from None
+    return target

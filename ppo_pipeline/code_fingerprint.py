@@ -1,0 +1,72 @@
+"""Which project files a stage imports, and a fingerprint of each: what makes a stage run again after an edit.
+
+Comments, docstrings and blank lines do not count: an edit of these reruns nothing.
+"""
+
+import ast
+import hashlib
+import io
+import tokenize
+from pathlib import Path
+
+PACKAGES = ("ppo_pipeline", "stages")
+
+
+def imported_files(path: Path, root: Path) -> set[str]:
+    """Return the project files that `path` imports, itself included, directly or through others.
+
+    Paths are relative to `root`. Imports inside functions count too. Package __init__ files are left out: they
+    hold no code.
+    """
+    seen: set[str] = set()
+    waiting = [path]
+    while waiting:
+        file = waiting.pop()
+        name = file.relative_to(root).as_posix()
+        if name not in seen:
+            seen.add(name)
+            waiting += _direct_imports(file, root)
+    return {name for name in seen if not name.endswith("__init__.py")}
+
+
+def _direct_imports(path: Path, root: Path) -> list[Path]:
+    package = path.relative_to(root).with_suffix("").parts[:-1]
+    modules: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1]) if node.level else []
+            base += node.module.split(".") if node.module else []
+            modules += [".".join([*base, alias.name]) for alias in node.names] + [".".join(base)]
+    found = []
+    for module in modules:
+        file = root.joinpath(*module.split(".")).with_suffix(".py")
+        if module.split(".")[0] in PACKAGES and file.is_file():
+            found.append(file)
+    return found
+
+
+def fingerprint(source: str) -> str:
+    """Return the SHA-256 of Python source without its comments, docstrings, blank lines and trailing spaces."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) or not node.body:
+            continue
+        first = node.body[0]
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            for row in range(first.lineno - 1, first.end_lineno or first.lineno):
+                lines[row] = ""
+    kept = (line.rstrip() for line in lines)
+    return hashlib.sha256("\n".join(line for line in kept if line).encode()).hexdigest()
+
+
+def stage_fingerprints(stage: Path, root: Path) -> dict[str, str]:
+    """Return the fingerprint of each project file that a stage's script imports, itself included, by path."""
+    return {
+        name: fingerprint((root / name).read_text(encoding="utf-8")) for name in sorted(imported_files(stage, root))
+    }

@@ -1,0 +1,24 @@
+"""Stage `code`: a fingerprint of the code that each stage imports. The other stages depend on their own file."""
+
+from pathlib import Path
+
+import click
+
+from ppo_pipeline.code_fingerprint import stage_fingerprints
+from ppo_pipeline.files import whole_folder, write_json
+
+STAGES = Path(__file__).resolve().parent
+
+
+@click.command()
+@click.option("--code", "folder", type=click.Path(path_type=Path), required=True)
+def main(folder: Path) -> None:
+    """Write data/code/<stage>.json, so that an edit reruns the stages that use what was edited, and only those."""
+    with whole_folder(folder) as partial:
+        for path in sorted(STAGES.glob("*.py")):
+            if path.stem not in ("__init__", "code"):
+                write_json(partial / f"{path.stem}.json", stage_fingerprints(path, STAGES.parent))
+
+
+if __name__ == "__main__":
+    main()
