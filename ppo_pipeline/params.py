@@ -1,17 +1,12 @@
-"""params.yaml as one typed, strict object, and the effective settings of each stage of each round.
-
-The stage `settings` writes those effective settings to data/settings/, one JSON file per stage and round.
-A stage depends on its own file alone, so that a change reruns only the stages whose settings it changes, be
-it in a section or in a round's override.
-"""
+"""params.yaml as one typed, strict object, with the overrides of its rounds."""
 
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from .errors import PipelineError, nearest
-from .reward_sections import COMPONENTS, Reward
+from .reward_sections import Reward
 from .sections import (
     Advantage,
     Base,
@@ -24,10 +19,10 @@ from .sections import (
     Section,
     Update,
 )
+from .setting_errors import explain
 
 ROOT = "r000"
 RoundName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
-UNSHOWN = ("url", "token_variable")  # a password or token that was put there by mistake stays out of messages
 OVERRIDABLE = ("seed", "rollout", "reward", "reference", "advantage", "update", "evaluate")
 
 
@@ -149,87 +144,6 @@ class Params(Section):
         return _validated(Params, data, f"params.yaml (rounds.{name})")
 
 
-class StageSettings(BaseModel):
-    """Base of the effective settings of one stage; subclasses name the sections that the stage uses."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    @classmethod
-    def of(cls, params: Params, name: str) -> "StageSettings":
-        """Collect this stage's settings for round `name` from `params`."""
-        effective = params.of_round(name)
-        extra = {"round": name, "depth": params.depth(name)}
-        values = {f: extra[f] if f in extra else getattr(effective, f) for f in cls.model_fields}
-        return cls(**values)
-
-
-class RolloutSettings(StageSettings):
-    """Settings of the rollout stage."""
-
-    round: str
-    depth: int
-    seed: int
-    chat_template: str
-    rollout: Rollout
-    compute: Compute
-
-
-class RewardSettings(StageSettings):
-    """Settings of the reward stage."""
-
-    round: str
-    reward: Reward
-
-
-class ReferenceSettings(StageSettings):
-    """Settings of the reference stage."""
-
-    round: str
-    temperature: float
-    reference: Reference
-    compute: Compute
-
-
-class AdvantageSettings(StageSettings):
-    """Settings of the advantage stage."""
-
-    round: str
-    advantage: Advantage
-
-
-class UpdateSettings(StageSettings):
-    """Settings of the update stage."""
-
-    round: str
-    depth: int
-    seed: int
-    temperature: float
-    max_new_tokens: int
-    update: Update
-    compute: Compute
-
-
-class EvaluateSettings(StageSettings):
-    """Settings of the evaluate stage."""
-
-    round: str
-    chat_template: str
-    max_prompt_tokens: int
-    stop_tokens: list[str]
-    evaluate: Evaluate
-    reward: Reward
-    compute: Compute
-
-
-ROUND_STAGES: dict[str, type[StageSettings]] = {
-    "rollout": RolloutSettings,
-    "reward": RewardSettings,
-    "reference": ReferenceSettings,
-    "advantage": AdvantageSettings,
-    "update": UpdateSettings,
-    "evaluate": EvaluateSettings,
-}
-
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -258,67 +172,8 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     return params
 
 
-def read_settings(cls: type[Model], path: Path) -> Model:
-    """Read a stage's effective settings, as the stage `settings` wrote them."""
-    try:
-        return cls.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PipelineError(f"{path}: no such file; `dvc repro settings` writes it.") from None
-    except ValidationError as error:
-        raise PipelineError(_explain(error, cls, str(path))) from None
-
-
 def _validated(cls: type[Model], data: Any, source: str) -> Model:
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        raise PipelineError(_explain(error, cls, source)) from None
-
-
-def _explain(error: ValidationError, cls: type[BaseModel], source: str) -> str:
-    """Turn pydantic's errors into one line per setting: its path, what is wrong, the nearest valid name."""
-    lines = []
-    for item in error.errors():
-        path = ".".join(str(part) for i, part in enumerate(item["loc"]) if not _is_type(item["loc"], i))
-        value = item.get("input")
-        if item["type"] == "extra_forbidden":
-            known = _known_names(cls, item["loc"][:-1])
-            text = f"no such setting.{nearest(str(item['loc'][-1]), known)}"
-        elif item["type"] == "missing":
-            text = "this setting is missing; no setting has a hidden default."
-        else:
-            text = f"{item['msg'][0].lower()}{item['msg'][1:]}".removeprefix("value error, ")
-            # Where settings disagree there is no place, and of a section or list no value to show.
-            shown = item["loc"] and item["loc"][-1] not in UNSHOWN and not isinstance(value, (dict, list))
-            text += f", found {value!r}." if shown else "."
-            if shown and isinstance(value, str) and _is_number(value):
-                text += f" It is text to YAML; write it without quotes and with a decimal point: {float(value)!r}."
-        lines.append(f"{source}: {path}: {text}" if path else f"{source}: {text}")
-    return "\n".join(lines)
-
-
-def _is_type(loc: tuple[int | str, ...], i: int) -> bool:
-    """Tell a component's type, which pydantic puts into the path after its index; params.yaml has no such level."""
-    return i > 0 and isinstance(loc[i - 1], int) and loc[i] in COMPONENTS
-
-
-def _known_names(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """Return the valid names of the section at `loc`, walking from class `cls`."""
-    for i, part in enumerate(loc):
-        if _is_type(loc, i):
-            cls = COMPONENTS[str(part)]
-            continue
-        field = next((f for n, f in cls.model_fields.items() if part in (n, f.alias)), None)
-        if field is None:  # an index of a list or a key of a map: their class was taken at the step before
-            continue
-        inner = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        cls = next((c for c in inner if isinstance(c, type) and issubclass(c, BaseModel)), cls)
-    return [f.alias or n for n, f in cls.model_fields.items()]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+        raise PipelineError(explain(error, cls, source)) from None

@@ -17,10 +17,10 @@ from ppo_pipeline.maths.masked import whiten
 from ppo_pipeline.maths.rewards import kl_penalties, token_rewards
 from ppo_pipeline.maths.schedule import adapted_kl_coef
 from ppo_pipeline.maths.scores import judge_missing_ends, merged_moments, scaled
-from ppo_pipeline.params import AdvantageSettings, read_settings
 from ppo_pipeline.progress import result
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.sections import Advantage
+from ppo_pipeline.stage_settings import AdvantageSettings, read_settings
 from ppo_pipeline.tables.advantages import ADVANTAGES
 from ppo_pipeline.tables.contract import flat, lengths, ragged, same_order
 from ppo_pipeline.tables.reference import REFERENCE

@@ -13,9 +13,9 @@ from ppo_pipeline.machine import set_up
 from ppo_pipeline.models.checkpoint import load_checkpoint
 from ppo_pipeline.models.loading import load_model
 from ppo_pipeline.models.policy import model_logprobs
-from ppo_pipeline.params import ReferenceSettings, read_settings
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
+from ppo_pipeline.stage_settings import ReferenceSettings, read_settings
 from ppo_pipeline.tables.contract import flat, lengths, ragged
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rollouts import ROLLOUTS

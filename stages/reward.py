@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 from ppo_pipeline.files import write_json
-from ppo_pipeline.params import RewardSettings, read_settings
 from ppo_pipeline.progress import result
 from ppo_pipeline.rewards.scoring import join_prompts, score_samples
 from ppo_pipeline.run_record import run_record
+from ppo_pipeline.stage_settings import RewardSettings, read_settings
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.rewards import REWARDS
 from ppo_pipeline.tables.rollouts import ROLLOUTS

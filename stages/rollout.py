@@ -13,12 +13,12 @@ from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import set_up
 from ppo_pipeline.models.checkpoint import load_merged
 from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
-from ppo_pipeline.params import RolloutSettings, read_settings
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.sampling.decoder import Completion, Decoder, Request
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
+from ppo_pipeline.stage_settings import RolloutSettings, read_settings
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
 from ppo_pipeline.training.batches import prompts_of_round

@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 
 from ppo_pipeline.files import whole_folder
-from ppo_pipeline.params import ROOT, ROUND_STAGES, EvaluateSettings, load_params
+from ppo_pipeline.params import ROOT, load_params
 from ppo_pipeline.progress import result
+from ppo_pipeline.stage_settings import ROUND_STAGES, EvaluateSettings
 
 
 @click.command()

@@ -10,10 +10,10 @@ from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import set_up
 from ppo_pipeline.maths.schedule import learning_rate_factor
 from ppo_pipeline.models.checkpoint import TrainerState, load_checkpoint, save_checkpoint
-from ppo_pipeline.params import UpdateSettings, read_settings
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.sections import Update
+from ppo_pipeline.stage_settings import UpdateSettings, read_settings
 from ppo_pipeline.tables.advantages import ADVANTAGES
 from ppo_pipeline.tables.contract import same_order
 from ppo_pipeline.tables.reference import REFERENCE

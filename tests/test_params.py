@@ -8,7 +8,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from ppo_pipeline.errors import PipelineError
-from ppo_pipeline.params import ROUND_STAGES, AdvantageSettings, Params, load_params, read_settings
+from ppo_pipeline.params import Params, load_params
+from ppo_pipeline.stage_settings import ROUND_STAGES, AdvantageSettings, read_settings
 
 COMMITTED = Path(__file__).resolve().parent.parent / "params.yaml"
 DATA = YAML(typ="safe").load(COMMITTED)

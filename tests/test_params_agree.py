@@ -9,7 +9,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from ppo_pipeline.errors import PipelineError
-from ppo_pipeline.params import AdvantageSettings, load_params, read_settings
+from ppo_pipeline.params import load_params
+from ppo_pipeline.stage_settings import AdvantageSettings, read_settings
 
 DATA = YAML(typ="safe").load(Path(__file__).resolve().parent.parent / "params.yaml")
 DATA["rounds"] = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}}

@@ -7,11 +7,12 @@ import pytest
 from click.testing import CliRunner
 
 from ppo_pipeline.cli.main import main
-from ppo_pipeline.params import ROUND_STAGES, load_params
+from ppo_pipeline.params import load_params
 from ppo_pipeline.prompt_sources import read_prompts
 from ppo_pipeline.reward_sections import RuleComponent
 from ppo_pipeline.rewards.rule import rule_rewards
 from ppo_pipeline.rewards.samples import Samples
+from ppo_pipeline.stage_settings import ROUND_STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = {path.stem: path for path in sorted((ROOT / "params").iterdir())}

@@ -12,10 +12,11 @@ from conftest import save_tiny, tiny_model, tiny_tokenizer
 from ruamel.yaml import YAML
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from ppo_pipeline.params import RolloutSettings, load_params
+from ppo_pipeline.params import load_params
 from ppo_pipeline.sampling.decoder import Completion, Decoder, Request
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
+from ppo_pipeline.stage_settings import RolloutSettings
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
 from stages.rollout import main as rollout

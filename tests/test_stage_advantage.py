@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 from ppo_pipeline.controllers import Controllers
-from ppo_pipeline.params import AdvantageSettings
 from ppo_pipeline.sections import Advantage
+from ppo_pipeline.stage_settings import AdvantageSettings
 from ppo_pipeline.tables.advantages import ADVANTAGES
 from ppo_pipeline.tables.contract import ragged
 from ppo_pipeline.tables.reference import REFERENCE
