@@ -16,6 +16,7 @@ from ppo_pipeline.progress import progress, result
 from ppo_pipeline.rewards.scoring import join_prompts, score_samples
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.sampling.decoder import Decoder, Request
+from ppo_pipeline.sampling.packing import pack_linears
 from ppo_pipeline.stage_settings import EvaluateSettings, read_settings
 from ppo_pipeline.tables.evaluation import EVALUATION
 from ppo_pipeline.tables.prompts import PROMPTS
@@ -48,6 +49,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
     with run_record("evaluate", settings.round) as record:
         device, dtype = set_up(settings.compute)
         model = load_merged(base, policy, device, dtype)
+        pack_linears(model)
         decoder = Decoder(
             model, stop_ids_of(model, tokenizer, settings.stop_tokens), s.max_new_tokens, 1.0, s.batch_size
         )

@@ -16,6 +16,7 @@ from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.sampling.decoder import Completion, Decoder, Request
+from ppo_pipeline.sampling.packing import pack_linears
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
 from ppo_pipeline.stage_settings import RolloutSettings, read_settings
@@ -54,6 +55,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
     with run_record("rollout", settings.round) as record:
         device, dtype = set_up(settings.compute)
         model = load_merged(base, policy, device, dtype)
+        pack_linears(model)
         stop_ids = stop_ids_of(model, tokenizer, s.stop_tokens)
         truncation = Truncation(s.top_k, s.top_p, s.min_p)
         decoder = Decoder(model, stop_ids, s.max_new_tokens, s.temperature, s.batch_size, truncation)

@@ -50,7 +50,7 @@ def is_adapter(folder: Path) -> bool:
 
 
 def load_merged(base: Path, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    """Return a round's policy as one plain model, for decoding."""
+    """Return a round's policy as one plain model."""
     if (folder / "config.json").is_file():
         return load_model(folder, device, dtype)
     read_adapter_config(folder)  # a wrong folder is told before the base is loaded

@@ -19,22 +19,33 @@ class SlotCache(Cache):
         self.slots, self.capacity = slots, capacity
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
+        self.prefix: list[tuple[Tensor, Tensor]] = []
+        self.prefix_length = 0
+        self._is_prefix = False
         self._rows: Tensor | None = None
         self._positions: Tensor | None = None
         self._width = 0
 
+    def prefill_prefix(self, length: int) -> None:
+        """The next forward runs what all prompts start with, once: (1, length) tokens from position 0."""
+        self.prefix_length, self._is_prefix = length, True
+
     def prefill(self, rows: Tensor) -> None:
-        """The next forward runs whole prompts, from position 0, and fills slots `rows` (n,)."""
-        self._rows, self._positions = rows, None
+        """The next forward runs prompts without the common prefix, and fills slots `rows` (n,), the prefix included."""
+        self._rows, self._positions, self._is_prefix = rows, None, False
 
     def step(self, positions: Tensor) -> None:
         """The next forward runs one token for each of the first n slots, at `positions` (n,)."""
+        self._is_prefix = False
         self._rows = torch.arange(len(positions), device=positions.device)
         self._positions = positions
         self._width = int(positions.max()) + 1
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
         """Store keys and values (n, heads, t, d) of a layer; return those that its attention reads."""
+        if self._is_prefix:
+            self.prefix.append((key_states, value_states))
+            return key_states, value_states
         if layer_idx == len(self.keys):
             _, heads, _, size = key_states.shape
             shape = (self.slots, heads, self.capacity, size)
@@ -43,6 +54,10 @@ class SlotCache(Cache):
         keys, values, rows = self.keys[layer_idx], self.values[layer_idx], self._rows
         assert rows is not None
         if self._positions is None:
+            if self.prefix:
+                count, before = len(rows), self.prefix[layer_idx]
+                key_states = torch.cat([before[0].expand(count, -1, -1, -1), key_states], dim=2)
+                value_states = torch.cat([before[1].expand(count, -1, -1, -1), value_states], dim=2)
             width = key_states.shape[2]
             keys[rows, :, :width] = key_states
             values[rows, :, :width] = value_states

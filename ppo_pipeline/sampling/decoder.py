@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from ..errors import PipelineError
-from ..models.loading import head_of, trunk_of
+from ..models.loading import trunk_of
 from .cache import SlotCache
 from .draw import draw, pick_greedy
 from .truncation import Truncation
 
 PREFILL_TOKENS = 4096
+LEAST_PREFIX = 8
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Decoder:
     ) -> None:
         self.model = model
         self.trunk = trunk_of(model)
-        self.head = head_of(model)
+        self.head = model.get_output_embeddings()
         self.stop_ids = frozenset(stop_ids)
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
@@ -85,6 +86,7 @@ class Decoder:
         self._check_length(capacity)
         slots = min(self.batch_size, len(requests))
         cache = SlotCache(slots, capacity)
+        self._prefill_prefix(cache, [r.prompt_ids for r in requests])
         # Long prompts first: the cache is then widest at the start, and steps get cheaper.
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt_ids))
         waiting = [_Active(i, requests[i], completions[i]) for i in order][::-1]
@@ -120,6 +122,15 @@ class Decoder:
         if window is not None and getattr(config, "use_sliding_window", True) and capacity > window:
             raise PipelineError(f"{capacity} positions exceed the model's attention window of {window} tokens.")
 
+    def _prefill_prefix(self, cache: SlotCache, prompts: list[list[int]]) -> None:
+        """Run what all prompts start with, a system prompt for instance, once for all of them."""
+        first, last = min(prompts), max(prompts)  # the common start of these two is that of all
+        shorter = min(len(prompt) for prompt in prompts) - 1  # at least one token is left to give the first logits
+        same = next((i for i in range(shorter) if first[i] != last[i]), max(shorter, 0))
+        if len(prompts) > 1 and same >= LEAST_PREFIX:
+            cache.prefill_prefix(same)
+            self._run(input_ids=torch.tensor([first[:same]], device=self.device), past_key_values=cache)
+
     def _prefill(self, cache: SlotCache, started: list[_Active], first_slot: int) -> Tensor:
         """Run the prompts of `started` into the slots from `first_slot` on; return their last logits."""
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -127,16 +138,23 @@ class Decoder:
             groups.setdefault(tuple(sequence.request.prompt_ids), []).append(first_slot + offset)
         prompts = sorted(groups, key=len)
         parts: list[tuple[list[int], Tensor]] = []
+        start = cache.prefix_length
         while prompts:
-            count = max(1, min(len(prompts), PREFILL_TOKENS // len(prompts[-1])))
+            count = max(1, min(len(prompts), PREFILL_TOKENS // (len(prompts[-1]) - start)))
             batch, prompts = prompts[-count:], prompts[:-count]
             rows = [groups[p][0] for p in batch]
-            lengths = torch.tensor([len(p) for p in batch], device=self.device)
-            ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(p) for p in batch], batch_first=True)
+            lengths = torch.tensor([len(p) - start for p in batch], device=self.device)
+            ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(p[start:]) for p in batch], batch_first=True)
             cache.prefill(torch.tensor(rows, device=self.device))
-            hidden = self._run(input_ids=ids.to(self.device), past_key_values=cache)
+            inputs: dict[str, Tensor] = {"input_ids": ids.to(self.device)}
+            if start:
+                width = ids.shape[1]
+                inputs["position_ids"] = torch.arange(start, start + width, device=self.device)[None]
+                seen = torch.ones(width, start + width, dtype=torch.bool, device=self.device).tril(start)
+                inputs["attention_mask"] = seen[None, None]
+            hidden = self._run(**inputs, past_key_values=cache)
             last = hidden[torch.arange(len(batch), device=self.device), lengths - 1]
-            logits = torch.nn.functional.linear(last, *self.head)
+            logits = self.head(last)
             for prompt, row in zip(batch, logits, strict=True):
                 for slot in groups[prompt][1:]:
                     cache.copy_slot(groups[prompt][0], slot, len(prompt))
@@ -159,7 +177,7 @@ class Decoder:
             position_ids=positions[:, None],
             attention_mask=mask[:, None, None],
         )
-        return torch.nn.functional.linear(hidden[:, -1], *self.head)
+        return self.head(hidden[:, -1])
 
     def _run(self, **inputs: Any) -> Tensor:
         hidden: Tensor = self.trunk(use_cache=True, **inputs).last_hidden_state

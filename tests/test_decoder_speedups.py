@@ -1,0 +1,108 @@
+"""What makes the decoder fast changes nothing: the common prefix is run once, weights are packed."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+
+from ppo_pipeline.sampling.decoder import Decoder, Request
+from ppo_pipeline.sampling.packing import PackedLinear, can_pack, pack_linears
+from ppo_pipeline.sampling.streams import uniforms
+
+STOP = 257
+
+
+def with_prefix(length: int, count: int = 7, shortest: int = 1) -> list[list[int]]:
+    """Return prompts that begin with the same tokens, and differ right behind them."""
+    rng = np.random.default_rng(length)
+    start = rng.integers(0, 256, size=length).tolist()
+    rest = [[i, *rng.integers(0, 256, size=rng.integers(shortest, 9)).tolist()] for i in range(count)]
+    return [start + tokens for tokens in rest]
+
+
+def count_tokens(model: torch.nn.Module) -> list[int]:
+    """Return a list to which each forward of the trunk adds the number of tokens that it ran."""
+    seen: list[int] = []
+    model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    return seen
+
+
+@pytest.mark.parametrize("length", [0, 7, 8, 20])
+@pytest.mark.parametrize("batch_size", [2, 16])
+def test_a_common_prefix_changes_no_token(architecture: str, length: int, batch_size: int) -> None:
+    model, prompts = tiny_model(architecture), with_prefix(length)
+    found = Decoder(model, [STOP], 15, 1.0, batch_size).decode([Request(p, None) for p in prompts])
+    for prompt, completion in zip(prompts, found, strict=True):
+        out = model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), do_sample=False, max_new_tokens=15,
+            eos_token_id=STOP, pad_token_id=STOP,
+        )  # fmt: skip
+        assert completion.ids == out[0, len(prompt) :].tolist()
+        with torch.no_grad():
+            every = torch.log_softmax(model(torch.tensor([prompt + completion.ids])).logits[0], -1)[
+                len(prompt) - 1 : -1
+            ]
+        plain = every.gather(1, torch.tensor(completion.ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(completion.logprobs), plain, atol=1e-4, rtol=0)
+
+
+def test_the_common_prefix_runs_once() -> None:
+    model, prompts = tiny_model("llama"), with_prefix(20, count=7)
+    seen = count_tokens(model)
+    Decoder(model, [STOP], 1, 1.0, 16).decode([Request(p, None) for p in prompts])
+    longest = max(len(p) for p in prompts)
+    assert seen == [20, 7 * (longest - 20)]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "prefix"),
+    [
+        ([[5] * 20], 0),  # one prompt alone
+        ([[5] * 20, [5] * 20], 19),  # a token is left to give the first logits
+        ([[5] * 20, [5] * 10], 9),
+        ([[5] * 20, [5] * 8], 0),  # 7 tokens are not worth it
+        ([[5] * 12 + [1], [5] * 12 + [2], [5] * 9 + [3] * 9], 9),
+    ],
+)
+def test_how_long_the_prefix_is(prompts: list[list[int]], prefix: int) -> None:
+    model = tiny_model("llama")
+    seen = count_tokens(model)
+    found = Decoder(model, [STOP], 4, 1.0, 16).decode([Request(p, None) for p in prompts])
+    assert (seen[0] == prefix) is bool(prefix)
+    alone = [Decoder(model, [STOP], 4, 1.0, 1).decode([Request(p, None)])[0].ids for p in prompts]
+    assert [c.ids for c in found] == alone
+
+
+def test_packed_weights_give_the_plain_layers_numbers(architecture: str) -> None:
+    """bf16 products may round differently in the last bit; fp32 models are left as they are."""
+    plain, packed = (tiny_model(architecture).to(torch.bfloat16) for _ in range(2))
+    if not can_pack(packed):
+        pytest.skip("no bf16 kernels with packed weights on this machine")
+    pack_linears(packed)
+    assert any(isinstance(m, PackedLinear) for m in packed.modules())
+    assert not any(type(m) is torch.nn.Linear for m in packed.modules())
+    ids = torch.arange(40).view(2, 20) * 5 % 256
+    with torch.no_grad():
+        expected, found = plain(ids).logits.float(), packed(ids).logits.float()
+        exact = tiny_model(architecture)(ids).logits
+    error = (expected - exact).abs().mean()
+    assert (found - exact).abs().mean() < 1.2 * error  # as near to fp32 as the plain bf16 layers are
+    model = tiny_model(architecture)
+    pack_linears(model)
+    assert not any(isinstance(m, PackedLinear) for m in model.modules())
+
+
+def test_packed_models_decode_what_plain_ones_do() -> None:
+    """Sampled text of a bf16 model, packed and not: the same but where rounding flips a token."""
+    prompts = with_prefix(12, count=24)
+    texts = []
+    for pack in (False, True):
+        model = tiny_model("llama", scale=0.5).to(torch.bfloat16)
+        if pack:
+            pack_linears(model)
+        requests = [Request(p, uniforms(0, str(i), 12)) for i, p in enumerate(prompts)]
+        texts.append([c.ids for c in Decoder(model, [STOP], 12, 1.0, 8).decode(requests)])
+    same = sum(a == b for a, b in zip(*texts, strict=True))
+    assert same >= 20
