@@ -44,11 +44,6 @@ class TrainerState:
     moments: dict[str, Tensor] = field(default_factory=dict)
 
 
-def is_adapter(folder: Path) -> bool:
-    """Tell a policy folder that holds an adapter from one that holds a whole model."""
-    return (folder / "adapter_config.json").is_file()
-
-
 def load_merged(base: Path, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     """Return a round's policy as one plain model."""
     if (folder / "config.json").is_file():
