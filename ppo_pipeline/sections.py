@@ -124,6 +124,10 @@ class Reference(Section):
     """The training forward over sampled responses: policy and reference logprobs, values."""
 
     batch_tokens: Count = Field(description="Tokens of a batch, padding included")
+    share_prefix: bool = Field(
+        description="What all prompts of the round start with (chat template, system prompt) runs once a batch, here "
+        "and in `update`; not with update.gradient_checkpointing"
+    )
 
 
 class Advantage(Section):

@@ -75,6 +75,7 @@ class UpdateSettings(StageSettings):
     seed: int
     temperature: float
     max_new_tokens: int
+    share_prefix: bool
     update: Update
     compute: Compute
 

@@ -12,11 +12,11 @@ from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import set_up
 from ppo_pipeline.models.checkpoint import load_merged
 from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
+from ppo_pipeline.models.packing import pack_linears
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.rewards.scoring import join_prompts, score_samples
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.sampling.decoder import Decoder, Request
-from ppo_pipeline.sampling.packing import pack_linears
 from ppo_pipeline.stage_settings import EvaluateSettings, read_settings
 from ppo_pipeline.tables.evaluation import EVALUATION
 from ppo_pipeline.tables.prompts import PROMPTS

@@ -12,7 +12,9 @@ from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import set_up
 from ppo_pipeline.models.checkpoint import load_checkpoint
 from ppo_pipeline.models.loading import load_model
+from ppo_pipeline.models.packing import pack_policy
 from ppo_pipeline.models.policy import model_logprobs
+from ppo_pipeline.models.prefix import can_share
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.stage_settings import ReferenceSettings, read_settings
@@ -38,16 +40,17 @@ def main(
     """Score the sampled tokens under policy and base, and write reference.parquet."""
     settings = read_settings(ReferenceSettings, settings_path)
     rollouts = ROLLOUTS.read(rollouts_path, ["prompt_ids", "response_ids", "rollout_logprobs", "kept_mass"])
-    data = sampled(rollouts)
     response_lengths = lengths(rollouts, "response_ids")
     offsets = np.concatenate([[0], np.cumsum(response_lengths)])
     columns = {n: np.empty(offsets[-1], np.float32) for n in ("policy", "reference", "values", "entropy")}
     bootstrap = np.empty(len(response_lengths), np.float32)
-    batches = by_token_budget(data.total_lengths, settings.reference.batch_tokens)
-    places = [np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in batch]) for batch in batches]
     with run_record("reference", settings.round) as record, torch.inference_mode():
         device, dtype = set_up(settings.compute)
         policy, _ = load_checkpoint(base, policy_folder, trainer_folder, device, dtype)
+        pack_policy(policy)
+        data = sampled(rollouts, settings.reference.share_prefix and can_share(policy.model))
+        batches = by_token_budget(data.total_lengths, settings.reference.batch_tokens)
+        places = [np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in batch]) for batch in batches]
         has_values, t = policy.value_head is not None, settings.temperature
         with progress(2 * len(response_lengths), f"reference {settings.round}") as counter:
             for batch, where in zip(batches, places, strict=True):

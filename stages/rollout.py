@@ -13,10 +13,10 @@ from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import set_up
 from ppo_pipeline.models.checkpoint import load_merged
 from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
+from ppo_pipeline.models.packing import pack_linears
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.sampling.decoder import Completion, Decoder, Request
-from ppo_pipeline.sampling.packing import pack_linears
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
 from ppo_pipeline.stage_settings import RolloutSettings, read_settings

@@ -10,6 +10,8 @@ from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import set_up
 from ppo_pipeline.maths.schedule import learning_rate_factor
 from ppo_pipeline.models.checkpoint import TrainerState, load_checkpoint, save_checkpoint
+from ppo_pipeline.models.packing import pack_policy
+from ppo_pipeline.models.prefix import can_share
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.sections import Update
@@ -55,12 +57,13 @@ def main(
     with run_record("update", settings.round) as record:
         device, dtype = set_up(settings.compute)
         policy, state = load_checkpoint(base, parent_policy, parent_trainer, device, dtype)
+        pack_policy(policy)
         optimizer = make_optimizer(policy, s, state, factor)
         scaler = loss_scaler(device, dtype, state.loss_scale, state.loss_scale_streak)
         ppo = PPO(policy, optimizer, s, settings.temperature, 0, settings.max_new_tokens, scaler)
         if s.gradient_checkpointing:
             policy.save_memory()
-        data = sampled(rollouts)
+        data = sampled(rollouts, settings.share_prefix and can_share(policy.model))
         with progress(s.epochs * rollouts.num_rows, f"update {settings.round}") as counter:
             ppo.run(data, targets, (settings.seed, settings.round), counter.advance)
         record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from conftest import tiny_model
 
+from ppo_pipeline.models.packing import PackedLinear, can_pack, pack_linears
 from ppo_pipeline.sampling.decoder import Decoder, Request
-from ppo_pipeline.sampling.packing import PackedLinear, can_pack, pack_linears
 from ppo_pipeline.sampling.streams import uniforms
 
 STOP = 257
@@ -77,7 +77,7 @@ def test_how_long_the_prefix_is(prompts: list[list[int]], prefix: int) -> None:
 
 def test_packed_weights_give_the_plain_layers_numbers(architecture: str) -> None:
     """bf16 products may round differently in the last bit; fp32 models are left as they are."""
-    plain, packed = (tiny_model(architecture).to(torch.bfloat16) for _ in range(2))
+    plain, packed = (tiny_model(architecture).to(torch.bfloat16).requires_grad_(False) for _ in range(2))
     if not can_pack(packed):
         pytest.skip("no bf16 kernels with packed weights on this machine")
     pack_linears(packed)
@@ -99,7 +99,7 @@ def test_packed_models_decode_what_plain_ones_do() -> None:
     prompts = with_prefix(12, count=24)
     texts = []
     for pack in (False, True):
-        model = tiny_model("llama", scale=0.5).to(torch.bfloat16)
+        model = tiny_model("llama", scale=0.5).to(torch.bfloat16).requires_grad_(False)
         if pack:
             pack_linears(model)
         requests = [Request(p, uniforms(0, str(i), 12)) for i, p in enumerate(prompts)]

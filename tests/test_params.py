@@ -199,7 +199,7 @@ DECLARED = {
     "reward": {"round", "reward"},
     "reference": {"round", "temperature", "reference", "compute"},
     "advantage": {"round", "advantage"},
-    "update": {"round", "depth", "seed", "temperature", "max_new_tokens", "update", "compute"},
+    "update": {"round", "depth", "seed", "temperature", "max_new_tokens", "share_prefix", "update", "compute"},
     "evaluate": {"round", "chat_template", "max_prompt_tokens", "stop_tokens", "evaluate", "reward", "compute"},
 }
 
@@ -213,6 +213,7 @@ def test_a_stage_s_file_has_its_own_sections_with_the_file_s_values(stage: str) 
         "round": "r002",
         "depth": 2,
         "seed": DATA["seed"],
+        "share_prefix": DATA["reference"]["share_prefix"],
         **{n: DATA["rollout"][n] for n in ("temperature", "max_prompt_tokens", "max_new_tokens", "stop_tokens")},
         "chat_template": DATA["prompts"]["chat_template"],
     }

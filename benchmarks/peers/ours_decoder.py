@@ -11,8 +11,8 @@ from benchmarks.prompts import prompts
 from ppo_pipeline.chat import render
 from ppo_pipeline.machine import set_up
 from ppo_pipeline.models.loading import load_model, load_tokenizer, stop_ids_of
+from ppo_pipeline.models.packing import pack_linears
 from ppo_pipeline.sampling.decoder import Decoder, Request
-from ppo_pipeline.sampling.packing import pack_linears
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sections import Compute
 

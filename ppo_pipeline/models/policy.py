@@ -10,6 +10,7 @@ from ..errors import PipelineError
 from ..maths.logprobs import token_logprobs
 from .loading import head_of, trunk_of
 from .lora import LoraLinear, lora_off
+from .prefix import hidden_after_prefix
 from .value_head import ValueHead
 
 # CPU attention kernels round a row differently where the width is no multiple of their vector length. With this
@@ -20,12 +21,14 @@ PAD_MULTIPLE = 16
 class Sequences(NamedTuple):
     """Prompts with responses, padded on the right: a causal model never sees the padding.
 
-    ids: (B, T) token ids. prompt_lengths, response_lengths: (B,) on the CPU.
+    ids: (B, T) token ids, without the prefix. prompt_lengths (less the prefix), response_lengths: (B,) on the CPU.
+    prefix: (P,) tokens that come before every row, or None.
     """
 
     ids: Tensor
     prompt_lengths: Tensor
     response_lengths: Tensor
+    prefix: Tensor | None = None
 
 
 class Scores(NamedTuple):
@@ -132,6 +135,8 @@ def lora_parameters(layers: dict[str, LoraLinear]) -> dict[str, nn.Parameter]:
 
 def hidden_states(model: Any, batch: Sequences) -> Tensor:
     """Return the model's last hidden states, flattened (B T, H)."""
+    if batch.prefix is not None:
+        return hidden_after_prefix(trunk_of(model), batch.prefix, batch.ids).flatten(0, 1)
     hidden: Tensor = trunk_of(model)(input_ids=batch.ids, use_cache=False).last_hidden_state
     return hidden.flatten(0, 1)
 
@@ -156,11 +161,18 @@ def positions(batch: Sequences) -> tuple[Tensor, Tensor, Tensor]:
     return tokens - 1, after, batch.ids.flatten()[tokens].long()
 
 
-def pad(prompts: list[Tensor], responses: list[Tensor], pad_id: int, device: torch.device) -> Sequences:
-    """Join each prompt with its response and pad on the right, to a common multiple of PAD_MULTIPLE."""
-    rows = [torch.cat([p, r]).long() for p, r in zip(prompts, responses, strict=True)]
-    width = -(-max(len(r) for r in rows) // PAD_MULTIPLE) * PAD_MULTIPLE
+def pad(
+    prompts: list[Tensor], responses: list[Tensor], pad_id: int, device: torch.device, prefix: int = 0
+) -> Sequences:
+    """Join each prompt with its response and pad on the right, to a common multiple of PAD_MULTIPLE.
+
+    The first `prefix` tokens, the same in all prompts, are taken out of the rows and count towards that width.
+    """
+    rows = [torch.cat([p[prefix:], r]).long() for p, r in zip(prompts, responses, strict=True)]
+    width = -(-(max(len(r) for r in rows) + prefix) // PAD_MULTIPLE) * PAD_MULTIPLE - prefix
     ids = torch.full((len(rows), width), pad_id)
     for row, tokens in zip(ids, rows, strict=True):
         row[: len(tokens)] = tokens
-    return Sequences(ids.to(device), torch.tensor([len(p) for p in prompts]), torch.tensor([len(r) for r in responses]))
+    lengths = torch.tensor([len(p) - prefix for p in prompts]), torch.tensor([len(r) for r in responses])
+    before = prompts[0][:prefix].long().to(device) if prefix else None
+    return Sequences(ids.to(device), *lengths, before)

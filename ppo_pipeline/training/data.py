@@ -9,34 +9,41 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..models.policy import Sequences, pad
+from ..models.prefix import common_prefix
 from ..tables.contract import flat, lengths
+
+LEAST_PREFIX = 8  # fewer tokens are not worth a forward of their own
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """Prompts and responses as token ids (int32), with their lengths."""
+    """Prompts and responses as token ids (int32).
+
+    prefix: how many tokens at the start of all prompts run once for a batch; 0 for none.
+    """
 
     sample_ids: list[str]
     prompts: list[Tensor]
     responses: list[Tensor]
+    prefix: int = 0
 
     @property
     def total_lengths(self) -> NDArray[np.int64]:
-        """Tokens of each prompt with its response (N,)."""
-        return np.array([len(p) + len(r) for p, r in zip(self.prompts, self.responses, strict=True)])
+        """Tokens of each prompt without the prefix, with its response (N,)."""
+        return np.array([len(p) - self.prefix + len(r) for p, r in zip(self.prompts, self.responses, strict=True)])
 
     def sequences(self, indices: NDArray[np.int64], pad_id: int, device: torch.device) -> Sequences:
         """Return the chosen samples as one padded batch."""
-        return pad([self.prompts[i] for i in indices], [self.responses[i] for i in indices], pad_id, device)
+        prompts, responses = ([column[i] for i in indices] for column in (self.prompts, self.responses))
+        return pad(prompts, responses, pad_id, device, self.prefix)
 
 
-def sampled(rollouts: pa.Table) -> Sampled:
-    """Return the token ids of a rollouts table."""
-    return Sampled(
-        rollouts.column("sample_id").to_pylist(),
-        split(rollouts, "prompt_ids"),
-        split(rollouts, "response_ids"),
-    )
+def sampled(rollouts: pa.Table, share_prefix: bool = False) -> Sampled:
+    """Return the token ids of a rollouts table; with `share_prefix` the prompts' common start runs once a batch."""
+    prompts = split(rollouts, "prompt_ids")
+    common = common_prefix(prompts) if share_prefix else 0
+    prefix = common if common >= LEAST_PREFIX else 0
+    return Sampled(rollouts.column("sample_id").to_pylist(), prompts, split(rollouts, "response_ids"), prefix)
 
 
 def split(table: pa.Table, name: str) -> list[Tensor]:

@@ -1,0 +1,90 @@
+"""Weights laid out for the CPU's bf16 matrix kernels once, instead of at each call.
+
+oneDNN's kernels want weights in blocks. torch reorders a plain weight in every call, which for the few rows of a
+decoding step, or of a small minibatch, costs as much as the product itself (docs/performance.md).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .policy import Policy
+
+ROWS_HINT = 128  # the layout is chosen for this many rows; measured, it is good for 1 to 512
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """x W^T with the gradient for x alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: "PackedLinear") -> Tensor:
+        ctx.layer = layer
+        return _product(x, layer.packed)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _product(grad, ctx.layer.transposed()), None
+
+
+def _product(x: Tensor, packed: Tensor) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), packed, None, "none", [], "")
+    return out
+
+
+class PackedLinear(nn.Module):
+    """A linear layer whose frozen bf16 weight is kept in oneDNN's layout, for the backward pass in a second one."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS_HINT)
+        self.bias = linear.bias
+        self._transposed: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W^T + b."""
+        out: Tensor = _FrozenProduct.apply(x, self)
+        return out if self.bias is None else out + self.bias
+
+    def transposed(self) -> Tensor:
+        """Return the transposed weight's packed form, made at the first backward pass."""
+        if self._transposed is None:
+            plain = self.packed.to_dense().t().contiguous()
+            self._transposed = torch.ops.mkldnn._reorder_linear_weight(plain, ROWS_HINT)
+        return self._transposed
+
+
+def can_pack(model: Any) -> bool:
+    """Tell whether the model's weights are bf16 on a CPU whose kernels have such a layout."""
+    if model.device.type != "cpu" or model.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
+        return False
+    return all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
+
+
+def pack_linears(model: Any, head: bool = True, made: dict[int, PackedLinear] | None = None) -> None:
+    """Replace the frozen linear layers of a model by packed ones, where that helps; LoRA beside them stays.
+
+    head: the language-model head too, for decoding; the training forward takes its weight as it is.
+    made: packed layers by the address of their weight, for a second model over the same weights.
+    """
+    if not can_pack(model):
+        return
+    made = {} if made is None else made
+    kept = None if head else model.get_output_embeddings()
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Linear and module is not kept and not module.weight.requires_grad:
+            parent, _, child = name.rpartition(".")
+            address = module.weight.data_ptr()
+            if address not in made:
+                made[address] = PackedLinear(module)
+            setattr(model.get_submodule(parent), child, made[address])
+
+
+def pack_policy(policy: Policy) -> None:
+    """Pack what is frozen in a policy and its critic, for the training forward and its backward pass."""
+    if policy.layers:
+        made: dict[int, PackedLinear] = {}
+        pack_linears(policy.model, head=False, made=made)
+        if policy.separate is not None:
+            pack_linears(policy.separate.model, head=False, made=made)
