@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ACTIVATE := . $(BIN)/activate
 
-.PHONY: repro test lint deps install clean
+.PHONY: repro test lint deps bench install clean
 
 install: $(VENV)/installed
 
@@ -27,6 +27,11 @@ lint: install
 
 deps: install
 	$(ACTIVATE) && python scripts/params_doc.py --write
+
+bench: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,trl]'
+	test -d data/base || ($(ACTIVATE) && dvc repro base)
+	$(ACTIVATE) && python -m benchmarks
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

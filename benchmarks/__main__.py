@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .machine import limits
 
-NAMES = ("decoder", "whole_round", "notebooks", "growth")
+NAMES = ("decoder", "whole_round", "notebooks")
 
 
 @click.command()
@@ -26,14 +26,14 @@ def main(names: tuple[str, ...], base: Path, target: Path) -> None:
     rows: list[dict[str, Any]] = []
     for name in names or NAMES:
         rows += importlib.import_module(f"benchmarks.{name}").run(base)
+        target.parent.mkdir(parents=True, exist_ok=True)  # after each, so that a break loses one benchmark only
+        target.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n", encoding="utf-8")
     table = Table(title=", ".join(f"{key} {value}" for key, value in machine.items() if value is not None))
     for column in ("what", "ours", "peer", "ratio", "target"):
         table.add_column(column)
     for row in rows:
         table.add_row(*(str(row.get(column, "")) for column in ("what", "ours", "peer", "ratio", "target")))
     Console().print(table)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n", encoding="utf-8")
     click.echo(f"written to {target}")
 
 
