@@ -5,25 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from .measuring import measured, module
-from .projects import change, make_project, peaks, rounds, work_inside
 from .random_base import make_random_base
+from .whole_round import our_round
 
 COMMON = {"compute.dtype": "bf16", "update.epochs": 2, "evaluate.max_prompts": 1, "evaluate.max_new_tokens": 8}
 TWO_PROMPTS = {**COMMON, "rollout.max_new_tokens": 50, "update.minibatches": 2, "update.lr": 1e-5}
 SIXTY_FOUR = {**COMMON, "rollout.max_new_tokens": 48, "update.minibatches": 4}
-
-
-def second_round(base: Path, count: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the second round's wall seconds, work by stage and peak memory by stage."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = make_project(Path(temporary) / "project", base, count, heldout=1)
-        change(folder, {**settings, "rounds": rounds(1)})
-        measured(["dvc", "repro", "--quiet"], folder)
-        change(folder, {"rounds": rounds(2)})
-        found = measured(["dvc", "repro", "--quiet"], folder)
-        found["stages"], found["peaks"] = work_inside(folder, "r002"), peaks(folder, "r002")
-    found["inside"] = round(sum(found["stages"].values()), 2)
-    return found
 
 
 def run(base: Path) -> list[dict[str, Any]]:
@@ -31,10 +18,10 @@ def run(base: Path) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as temporary:
         qwen3 = make_random_base("qwen3", base, Path(temporary) / "qwen3")
         peer = measured(module("benchmarks.peers.notebook_full", qwen3, 2))
-        full = second_round(qwen3, 2, {**TWO_PROMPTS, "policy.tuning": "full"})
-        lora = second_round(qwen3, 2, TWO_PROMPTS)
+        full = our_round(qwen3, 2, {**TWO_PROMPTS, "policy.tuning": "full"}, heldout=1)
+        lora = our_round(qwen3, 2, TWO_PROMPTS, heldout=1)
         qwen2 = make_random_base("qwen2", base, Path(temporary) / "qwen2")
-        second = second_round(qwen2, 64, SIXTY_FOUR)
+        second = our_round(qwen2, 64, SIXTY_FOUR, heldout=1)
     peer_text = f"notebook's way: {min(peer['rounds']):.1f} s, {peer['rss_gb']} GB"
     rows = []
     for name, ours, target in (("full-parameter", full, 9.0), ("LoRA", lora, 4.0)):

@@ -13,10 +13,10 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def our_round(base: Path, count: int, settings: dict[str, Any]) -> dict[str, Any]:
+def our_round(base: Path, count: int, settings: dict[str, Any], heldout: int = 16) -> dict[str, Any]:
     """Return wall seconds of the second round, the work inside its stages, and the peak memory."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = make_project(Path(temporary) / "project", base, count)
+        folder = make_project(Path(temporary) / "project", base, count, heldout)
         change(folder, {**settings, "rounds": rounds(1)})
         measured(["dvc", "repro", "--quiet"], folder)
         change(folder, {"rounds": rounds(2)})

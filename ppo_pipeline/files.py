@@ -32,11 +32,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     old = path.with_name(f".{path.name}.old-{os.getpid()}")
-    for left in (partial, old):  # of a killed process that had this one's id, as happens in containers
-        if left.exists() and not (left == old and not path.exists()):
-            shutil.rmtree(left)
-    if old.exists():  # it was killed between its two renames: what it moved aside is the only copy
+    # What a killed process left that had this one's id, as happens in containers. Killed between its two renames,
+    # it left the only copy aside.
+    if partial.exists():
+        shutil.rmtree(partial)
+    if old.exists() and not path.exists():
         old.rename(path)
+    elif old.exists():
+        shutil.rmtree(old)
     partial.mkdir()
     try:
         yield partial

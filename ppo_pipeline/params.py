@@ -110,11 +110,6 @@ class Params(Section):
         return self.reference.share_prefix
 
     @property
-    def critic(self) -> str:
-        """Whether there are values, and where from."""
-        return self.policy.critic
-
-    @property
     def max_prompt_tokens(self) -> int:
         """Longest prompt that is allowed."""
         return self.rollout.max_prompt_tokens

@@ -67,6 +67,12 @@ def head_of(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     return head.weight, getattr(head, "bias", None)
 
 
+def sliding_window(model: Any) -> int | None:
+    """Return how far back the model's attention reaches, None where it sees everything."""
+    window = getattr(model.config, "sliding_window", None)
+    return window if getattr(model.config, "use_sliding_window", True) else None
+
+
 def check_supported(model: Any) -> None:
     """Raise PipelineError unless logits are head(trunk(ids)), as every logprob here assumes.
 

@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from .loading import sliding_window
+
+LEAST_PREFIX = 8  # fewer tokens are not worth a forward of their own
+
 
 class PrefixCache(Cache):
     """Keys and values of the common prefix by layer; kept in the first forward, put in front in the second."""
@@ -39,26 +43,27 @@ def hidden_after_prefix(trunk: Any, prefix: Tensor, ids: Tensor) -> Tensor:
     cache, before, width = PrefixCache(), len(prefix), ids.shape[1]
     trunk(input_ids=prefix[None], past_key_values=cache, use_cache=True)
     cache.keeping = False
-    places = torch.arange(before, before + width, device=ids.device)[None]
-    seen = torch.ones(width, before + width, dtype=torch.bool, device=ids.device).tril(before)
-    output = trunk(
-        input_ids=ids, past_key_values=cache, position_ids=places, attention_mask=seen[None, None], use_cache=True
-    )
+    output = trunk(input_ids=ids, past_key_values=cache, use_cache=True, **behind_prefix(before, width, ids.device))
     hidden: Tensor = output.last_hidden_state
     return hidden
 
 
-def common_prefix(prompts: list[Tensor]) -> int:
+def behind_prefix(before: int, width: int, device: torch.device) -> dict[str, Tensor]:
+    """Return position_ids and the causal attention_mask of `width` tokens that follow `before` tokens."""
+    seen = torch.ones(width, before + width, dtype=torch.bool, device=device).tril(before)
+    places = torch.arange(before, before + width, device=device)
+    return {"position_ids": places[None], "attention_mask": seen[None, None]}
+
+
+def common_prefix(prompts: list[list[int]]) -> int:
     """Return how many tokens all prompts share at their start, leaving each at least one of its own."""
-    shortest = min((len(prompt) for prompt in prompts), default=1) - 1
-    for place in range(shortest):
-        if len({int(prompt[place]) for prompt in prompts}) > 1:
-            return place
-    return max(shortest, 0)
+    if not prompts:
+        return 0
+    first, last = min(prompts), max(prompts)  # the common start of these two is that of all
+    shortest = max(min(map(len, prompts)) - 1, 0)
+    return next((place for place in range(shortest) if first[place] != last[place]), shortest)
 
 
 def can_share(model: Any) -> bool:
     """Tell whether the model's attention is plain causal: one mask then fits all layers."""
-    config = model.config
-    windowed = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
-    return not windowed and not getattr(config, "attention_chunk_size", None)
+    return sliding_window(model) is None and not getattr(model.config, "attention_chunk_size", None)

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from ..errors import PipelineError
-from ..models.loading import trunk_of
+from ..models.loading import sliding_window, trunk_of
+from ..models.prefix import LEAST_PREFIX, behind_prefix, common_prefix
 from .cache import SlotCache
 from .draw import draw, pick_greedy
 from .truncation import Truncation
 
 PREFILL_TOKENS = 4096
-LEAST_PREFIX = 8
 
 
 @dataclass(frozen=True)
@@ -118,18 +118,16 @@ class Decoder:
                 f"a prompt and {self.max_new_tokens} new tokens make {capacity} positions, the model has {limit}; "
                 "lower max_new_tokens or shorten the prompts."
             )
-        window = getattr(config, "sliding_window", None)
-        if window is not None and getattr(config, "use_sliding_window", True) and capacity > window:
+        window = sliding_window(self.model)
+        if window is not None and capacity > window:
             raise PipelineError(f"{capacity} positions exceed the model's attention window of {window} tokens.")
 
     def _prefill_prefix(self, cache: SlotCache, prompts: list[list[int]]) -> None:
         """Run what all prompts start with, a system prompt for instance, once for all of them."""
-        first, last = min(prompts), max(prompts)  # the common start of these two is that of all
-        shorter = min(len(prompt) for prompt in prompts) - 1  # at least one token is left to give the first logits
-        same = next((i for i in range(shorter) if first[i] != last[i]), max(shorter, 0))
+        same = common_prefix(prompts)
         if len(prompts) > 1 and same >= LEAST_PREFIX:
             cache.prefill_prefix(same)
-            self._run(input_ids=torch.tensor([first[:same]], device=self.device), past_key_values=cache)
+            self._run(input_ids=torch.tensor([prompts[0][:same]], device=self.device), past_key_values=cache)
 
     def _prefill(self, cache: SlotCache, started: list[_Active], first_slot: int) -> Tensor:
         """Run the prompts of `started` into the slots from `first_slot` on; return their last logits."""
@@ -148,10 +146,7 @@ class Decoder:
             cache.prefill(torch.tensor(rows, device=self.device))
             inputs: dict[str, Tensor] = {"input_ids": ids.to(self.device)}
             if start:
-                width = ids.shape[1]
-                inputs["position_ids"] = torch.arange(start, start + width, device=self.device)[None]
-                seen = torch.ones(width, start + width, dtype=torch.bool, device=self.device).tril(start)
-                inputs["attention_mask"] = seen[None, None]
+                inputs |= behind_prefix(start, ids.shape[1], self.device)
             hidden = self._run(**inputs, past_key_values=cache)
             last = hidden[torch.arange(len(batch), device=self.device), lengths - 1]
             logits = self.head(last)

@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..models.policy import Sequences, pad
-from ..models.prefix import common_prefix
+from ..models.prefix import LEAST_PREFIX, common_prefix
 from ..tables.contract import flat, lengths
-
-LEAST_PREFIX = 8  # fewer tokens are not worth a forward of their own
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,13 @@ class Sampled:
 
 def sampled(rollouts: pa.Table, share_prefix: bool = False) -> Sampled:
     """Return the token ids of a rollouts table; with `share_prefix` the prompts' common start runs once a batch."""
-    prompts = split(rollouts, "prompt_ids")
-    common = common_prefix(prompts) if share_prefix else 0
-    prefix = common if common >= LEAST_PREFIX else 0
-    return Sampled(rollouts.column("sample_id").to_pylist(), prompts, split(rollouts, "response_ids"), prefix)
+    common = common_prefix(rollouts.column("prompt_ids").to_pylist()) if share_prefix else 0
+    return Sampled(
+        rollouts.column("sample_id").to_pylist(),
+        split(rollouts, "prompt_ids"),
+        split(rollouts, "response_ids"),
+        common if common >= LEAST_PREFIX else 0,
+    )
 
 
 def split(table: pa.Table, name: str) -> list[Tensor]:
