@@ -1,5 +1,6 @@
 """Small real models and tokenizers, made at test time."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,15 @@ CHAT_TEMPLATE = (
 
 def targets_of(architecture: str) -> list[str]:
     return LORA_TARGETS.get(architecture, LORA_TARGETS["llama"])
+
+
+def write_letter_prompts(folder: Path, letters: str) -> None:
+    """Write data/prompts/english.jsonl with a prompt per letter, every fourth held out."""
+    lines = [
+        {"prompt": f"Say {w}", "expected": w, "exact_case": False, "split": "heldout" if i % 4 == 3 else "train"}
+        for i, w in enumerate(letters)
+    ]
+    (folder / "data/prompts/english.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def policy_settings(**changes: Any) -> Any:

@@ -1,6 +1,5 @@
 """A copy of the project in which a test runs the real dvc."""
 
-import json
 import os
 import re
 import shutil
@@ -9,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from conftest import save_tiny
+from conftest import save_tiny, write_letter_prompts
 from ruamel.yaml import YAML
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -69,11 +68,7 @@ class Project(ProjectCopy):
         super().__init__(folder)
         save_tiny(folder / "model", tied=tied)
         (folder / "data" / "prompts").mkdir(parents=True)
-        lines = [
-            {"prompt": f"Say {w}", "expected": w, "exact_case": False, "split": "heldout" if i % 4 == 3 else "train"}
-            for i, w in enumerate("abcdefghijklmnop")
-        ]
-        (folder / "data/prompts/english.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_letter_prompts(folder, "abcdefghijklmnop")
         yaml = YAML()
         params = yaml.load(folder / "params.yaml")
         params["base"]["model"] = "model"

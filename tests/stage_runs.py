@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
-from conftest import save_tiny
+from conftest import save_tiny, write_letter_prompts
 from ruamel.yaml import YAML
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -26,11 +26,7 @@ class Stages:
         save_tiny(folder / "data/base", architecture, tied=tied)
         (folder / "data/base/source.json").write_text(json.dumps({"model": "tiny", "trust_remote_code": False}))
         (folder / "data/prompts").mkdir()
-        lines = [
-            {"prompt": f"Say {w}", "expected": w, "exact_case": False, "split": "heldout" if i % 4 == 3 else "train"}
-            for i, w in enumerate("abcdefgh")
-        ]
-        (folder / "data/prompts/english.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_letter_prompts(folder, "abcdefgh")
         yaml = YAML()
         params = yaml.load(REPOSITORY / "params.yaml")
         params["compute"].update(device="cpu", dtype="fp32", threads=1)
