@@ -1,5 +1,6 @@
 """Warm starts, with real processes: a child is to its command what a process of its own would be."""
 
+import fcntl
 import json
 import os
 import pty
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from warm_project import WarmProject, replace, state, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="warm starts are for Linux")
-OWN = ("pid", "parent", "warm")
+OWN = ("pid", "parent", "session", "warm")
 
 
 @pytest.fixture
@@ -32,10 +34,11 @@ def gone(pid: int) -> bool:
 def test_a_warm_run_is_as_a_cold_one(project: WarmProject, action: str, code: int) -> None:
     """Exit code, arguments, folder, streams, interpreter, open descriptors; what differs is the process."""
     changes = {"DVC_STAGE": "update@r002", "SHLVL": None}
-    project.run()  # the server is there already, with another DVC_STAGE and SHLVL
+    server = project.run()[1]["parent"]  # there already, with another DVC_STAGE and SHLVL
     warm_code, warm, warm_err = project.run(action, **changes)
     cold_code, cold, cold_err = project.run(action, PPO_PIPELINE_WARM="0", **changes)
     assert (warm["warm"], cold["warm"]) == (True, False)
+    assert warm["parent"] == warm["session"] == server, "Ctrl-C in a terminal must not reach the server"
     assert warm["stage"] == "update@r002"
     assert warm["input"] == "some input"
     assert warm["arguments"] == [action, str(project.folder / "there")]
@@ -134,8 +137,8 @@ def test_a_killed_server_takes_its_children_along_and_the_commands_fail(project:
     assert one["parent"] == two["parent"]
     os.kill(one["parent"], signal.SIGKILL)
     assert (first.wait(5), second.wait(5)) == (1, 1)
-    assert "was killed" in (first.stderr.read() if first.stderr else "")
     until(lambda: gone(one["pid"]) and gone(two["pid"]), 1.0)
+    assert "was killed" in (first.stderr.read() if first.stderr else "")
     assert project.run()[1]["warm"], "the socket that it left is in nobody's way"
 
 
@@ -154,7 +157,13 @@ def test_a_server_without_work_ends_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_commands_at_once_share_one_server(project: WarmProject) -> None:
-    processes = [project.start("tell") for _ in range(6)]
+    folder = project.sockets / "ppo-pipeline"
+    folder.mkdir(mode=0o700)
+    with (folder / "lock").open("w") as lock:  # whoever would not wait for it makes a socket now
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        processes = [project.start("tell") for _ in range(4)]
+        time.sleep(0.7)
+        assert not project.socket_files()
     told = [json.loads(process.communicate("", timeout=30)[0]) for process in processes]
     assert all(about["warm"] for about in told)
     assert len({about["parent"] for about in told}) == 1
@@ -189,5 +198,6 @@ def test_a_terminal_is_the_childs_too_even_where_background_jobs_may_not_write(p
     about = json.loads(os.read(ours, 1 << 16).decode())
     assert about["warm"]
     assert about["terminal"]
+    assert about["by_line"]
     os.close(ours)
     os.close(theirs)

@@ -29,6 +29,7 @@ if __name__ == "__main__":
         "answer": ANSWER, "arguments": sys.argv[1:], "program": sys.argv[0], "cwd": os.getcwd(),
         "input": "" if sys.stdin.isatty() else sys.stdin.read(),
         "stage": os.environ.get("DVC_STAGE"), "level": os.environ.get("SHLVL"), "terminal": os.isatty(1),
+        "by_line": sys.stdout.line_buffering, "session": os.getsid(0),
         "name": __name__, "spec": __spec__.name, "flags": str(sys.flags), "path": sys.path,
         "warm": "PPO_PIPELINE_WARM_START" in os.environ, "pid": os.getpid(), "parent": os.getppid(),
         "descriptors": sorted(os.listdir("/proc/self/fd"))[:-1],
@@ -74,9 +75,16 @@ class WarmProject:
         streams = {name: changes.pop(name, subprocess.PIPE) for name in ("stdin", "stdout")}
         environment = {k: v for k, v in {**self.environment, **changes}.items() if v is not None}
         command = [sys.executable, "-m", "stages", "update", action, str(self.folder / place)]
-        return subprocess.Popen(
-            command, cwd=self.folder, env=environment, stderr=subprocess.PIPE, text=True, **streams,
-        )  # fmt: skip
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's is ignored
+            **streams,
+        )
+        return process
 
     def run(self, action: str = "tell", **changes: Any) -> tuple[int, dict[str, Any], str]:
         """Return exit code, what the stage says of itself, and its stderr."""
