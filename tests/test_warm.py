@@ -187,6 +187,34 @@ def test_a_library_that_cannot_be_forked_makes_a_cold_start_and_is_not_tried_aga
     project.close()
 
 
+def test_a_server_that_cannot_fork_makes_a_cold_start_and_keeps_its_children(project: WarmProject) -> None:
+    code = "        return os.fork()\n"
+    fails = f"        if Path({str(project.folder / 'full')!r}).exists():\n            raise OSError(11, 'full')\n"
+    replace(project.folder / "ppo_pipeline/warm/server.py", code, fails + code)
+    process, _ = project.waiting()
+    (project.folder / "full").touch()
+    for _ in range(2):
+        assert not project.run()[1]["warm"]
+    (project.folder / "full").unlink()
+    assert project.run()[1]["warm"]
+    assert process.poll() is None
+    process.terminate()
+
+
+def test_a_server_that_hangs_makes_a_cold_start_and_runs_nothing_later(project: WarmProject) -> None:
+    replace(project.folder / "ppo_pipeline/warm/launcher.py", "START_SECONDS = 120.0", "START_SECONDS = 0.5")
+    server = project.run()[1]["parent"]
+    os.kill(server, signal.SIGSTOP)
+    process, about = project.waiting()
+    assert not about["warm"]
+    (project.folder / "there").unlink()
+    os.kill(server, signal.SIGCONT)
+    time.sleep(0.3)
+    assert not (project.folder / "there").exists()
+    process.kill()
+    assert not project.run()[1]["warm"], "nobody waits for it again"
+
+
 def test_a_terminal_is_the_childs_too_even_where_background_jobs_may_not_write(project: WarmProject) -> None:
     project.run()
     ours, theirs = pty.openpty()
