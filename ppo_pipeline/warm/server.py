@@ -4,7 +4,7 @@ Nothing of this project is imported here, so that a child imports the code as it
 Started by launcher.py as `python server.py ORDER`, ORDER being JSON; speaks with launchers in JSON messages:
 
     server: {"ready": pid}    launcher: {"module", "arguments", "cwd", "environment", "begun"}, stdin, stdout and stderr
-    server: {"started": pid} or {"refused": errno of the fork}    launcher: {"signal": number}, any number of times
+    server: {"started": pid} or {"refused": 1}    launcher: {"signal": number}, any number of times
     server: {"status": wait status of the child}
 
 A launcher that goes away takes its child with it, and a server that goes away all of its children.
@@ -131,23 +131,22 @@ class Server:
         server = os.getpid()
         try:
             pid = fork()
-        except OSError as error:  # no memory, too many processes
-            for descriptor in descriptors:
-                os.close(descriptor)
-            launcher.tell(refused=error.errno or 1)
-            self.forget(launcher)
-            return None
+        except OSError:  # no memory, too many processes
+            pid = -1
         if pid == 0:
             die_with(server)
             os.setpgid(0, 0)
             for number, descriptor in enumerate(descriptors):
                 os.dup2(descriptor, number)
-            for descriptor in descriptors:
-                os.close(descriptor)
-            self.leave()
-            return request
         for descriptor in descriptors:
             os.close(descriptor)
+        if pid == 0:
+            self.leave()
+            return request
+        if pid < 0:
+            launcher.tell(refused=1)
+            self.forget(launcher)
+            return None
         with contextlib.suppress(OSError):  # the child does it too; whoever comes first
             os.setpgid(pid, pid)
         launcher.child, launcher.process = pid, os.pidfd_open(pid)
