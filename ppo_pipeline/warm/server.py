@@ -189,14 +189,13 @@ def die_with(parent: int) -> None:
 
 def import_libraries(threaded: list[str], libraries: list[str]) -> None:
     """Import what there is; raise RuntimeError where a fork would not be safe afterwards."""
-    for name in threaded:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-    before = len(os.listdir("/proc/self/task"))  # noqa: PTH208
-    for name in libraries:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-    if len(os.listdir("/proc/self/task")) > before:  # noqa: PTH208
+    tasks, before = Path("/proc/self/task"), 0
+    for names in (threaded, libraries):
+        before = len(list(tasks.iterdir()))
+        for name in names:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+    if len(list(tasks.iterdir())) > before:
         raise RuntimeError(f"one of {libraries} started a thread")
     os.close(os.pidfd_open(os.getpid()))  # OSError where the kernel has none
     torch = sys.modules.get("torch")
