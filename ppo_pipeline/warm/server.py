@@ -28,7 +28,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-MESSAGE = 1 << 20
 # What a terminal sends to a whole process group: the child's own subprocesses get it too.
 TO_THE_GROUP = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGSTOP, signal.SIGCONT)
 
@@ -112,7 +111,7 @@ class Server:
             self.forget(launcher)
             return None
         try:
-            data, descriptors, _, _ = socket.recv_fds(launcher.connection, MESSAGE, 3)
+            data, descriptors, _, _ = socket.recv_fds(launcher.connection, 1 << 20, 3)
         except OSError:
             data, descriptors = b"", []
         message = json.loads(data) if data else {}
