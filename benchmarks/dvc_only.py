@@ -3,6 +3,7 @@
 `code`, `settings` and `summary` are the real ones; the last two read all rounds.
 """
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def make(folder: Path) -> Path:
     model.mkdir(parents=True)
     project = make_project(folder, model, 8)
     for path in (project / "stages").glob("*.py"):
-        if path.stem not in ("__init__", *REAL):
+        if path.stem not in ("__init__", "__main__", *REAL):
             path.write_text(STUB)
     return project
 
@@ -59,6 +60,7 @@ def appended(project: Path, counts: list[int]) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     import sys
 
+    os.environ["PPO_PIPELINE_WARM"] = "0"  # the stubs need no torch
     place = Path(sys.argv[1])
     shutil.rmtree(place, ignore_errors=True)
     appended(make(place / "project"), [int(n) for n in sys.argv[2:]])
