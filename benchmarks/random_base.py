@@ -10,16 +10,21 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True,
         "max_position_embeddings": 40960,
     },
+    "smollm2": {
+        "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True, "max_position_embeddings": 8192,
+    },
     "qwen2": {
         "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
         "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True,
         "max_position_embeddings": 32768,
     },
 }  # fmt: skip
+TYPES = {"smollm2": "llama"}
 
 
 def make_random_base(kind: str, tokenizer_from: Path, folder: Path) -> Path:
-    """Write a random model of Qwen3-0.6B's (qwen3) or Qwen2-0.5B's (qwen2) shape, in bf16, with another's tokenizer.
+    """Write a random bf16 model of the shape of Qwen3-0.6B, SmolLM2-135M or Qwen2-0.5B, with another's tokenizer.
 
     Its end token is never sampled but by chance, so that all responses have full length.
     """
@@ -29,7 +34,7 @@ def make_random_base(kind: str, tokenizer_from: Path, folder: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_from)
     torch.manual_seed(0)
     config = AutoConfig.for_model(
-        kind, **SHAPES[kind], eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+        TYPES.get(kind, kind), **SHAPES[kind], eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STAGE = """
-import json, os, signal, sys, time
+import atexit, json, os, signal, sys, threading, time
 from pathlib import Path
 
 ANSWER = "first"
@@ -46,6 +46,12 @@ if __name__ == "__main__":
         raise ValueError("a fault of the stage")
     if action == "leave":
         sys.exit(3)
+    if action == "reason":
+        sys.exit("a reason")
+    if action == "late":
+        atexit.register(print, "at exit", file=sys.stderr)
+        threading.Thread(target=lambda: (time.sleep(0.3), print("a thread", file=sys.stderr))).start()
+        sys.exit(259)
 """
 
 

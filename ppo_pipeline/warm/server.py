@@ -17,7 +17,6 @@ import gc
 import importlib
 import json
 import os
-import runpy
 import selectors
 import signal
 import socket
@@ -208,25 +207,6 @@ def import_libraries(threaded: list[str], libraries: list[str]) -> None:
         raise RuntimeError("an import initialised CUDA")
 
 
-def fulfil(request: dict[str, Any]) -> None:
-    """Run a stage's module as the program of this process, which is a child fresh from the fork."""
-    os.chdir(request["cwd"])
-    for name, value in request["environment"].items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-    os.environ["PPO_PIPELINE_WARM_START"] = f"{os.getpid()} {request['begun']}"
-    # The streams of a new process; buffered by line where it is a terminal.
-    sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed()  # from the system, as in a new process; `random` does so itself at a fork
-    importlib.invalidate_caches()
-    sys.argv = ["", *request["arguments"]]
-    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
-
-
 def main() -> None:
     """Serve as argv orders; in a child, run what was asked for."""
     order = json.loads(sys.argv[1])
@@ -243,7 +223,9 @@ def main() -> None:
     server = Server(socket.socket(fileno=order["listener"]), Path(order["socket"]), order["idle"])
     request = server.serve()
     if request is not None:
-        fulfil(request)
+        os.chdir(request["cwd"])
+        importlib.invalidate_caches()
+        importlib.import_module("ppo_pipeline.warm.child").fulfil(request)
 
 
 if __name__ == "__main__":
