@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .machine import limits
 
-NAMES = ("decoder", "whole_round", "notebooks")
+NAMES = ("decoder", "whole_round", "notebooks", "rounds")
 
 
 @click.command()

@@ -26,6 +26,8 @@ def make_project(folder: Path, base: Path, count: int, heldout: int = 16) -> Pat
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, folder / name)
+    (folder / "sealed/metrics").mkdir(parents=True)
+    (folder / "sealed/rounds.yaml").write_text("{}\n", encoding="utf-8")
     (folder / "data" / "prompts").mkdir(parents=True)
     rows = [{"prompt": text, "split": "train"} for text in prompts(count)]
     rows += [{"prompt": text.replace("?", "."), "split": "heldout"} for text in prompts(count + heldout)[count:]]

@@ -26,6 +26,9 @@ class ProjectCopy:
                 shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, folder / name)
+        (folder / "sealed/metrics").mkdir(parents=True)
+        (folder / "sealed/metrics/.gitkeep").touch()
+        (folder / "sealed/rounds.yaml").write_text("{}\n")
         self.run("git", "init", "--quiet")
         self.run("dvc", "init", "--quiet")
 
