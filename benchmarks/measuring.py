@@ -21,7 +21,7 @@ def environment() -> dict[str, str]:
 
 
 def measured(command: list[str], folder: Path = ROOT) -> dict[str, Any]:
-    """Return `seconds` of wall time, `cpu_seconds`, `peak_gb` of the command's largest process, and its last line's JSON.
+    """Return `seconds` of wall time, `cpu_seconds`, `peak_gb` of the largest process, and the last line's JSON.
 
     Raises RuntimeError with the end of its output where it fails.
     """

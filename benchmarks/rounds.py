@@ -32,14 +32,13 @@ def run(_base: Path, counts: tuple[int, ...] = COUNTS, most_open: int = max(COUN
             ours = one_more(project)
             peer: dict[str, Any] = {}
             if count <= most_open:
-                library(project, "unseal", "unseal", "'r001'")
+                unseal(project)
                 peer = one_more(project)
                 seal(project)
             row = {"what": f"DVC for a round after {count}, processor s; peer: none sealed", "rounds": count}
             row |= {"ours": ours["round"], "sealed": ours, "target": "+2.5 s from 1 to 100 rounds"}
-            row |= (
-                {"peer": peer["round"], "open": peer, "ratio": round(peer["round"] / ours["round"], 2)} if peer else {}
-            )
+            if peer:
+                row |= {"peer": peer["round"], "open": peer, "ratio": round(peer["round"] / ours["round"], 2)}
             rows.append(row)
             print(row, flush=True)
     return rows
@@ -76,13 +75,25 @@ def append(project: Path, count: int) -> None:
 def total(project: Path) -> int:
     """Return the number of rounds, open and sealed."""
     opened = YAML(typ="safe").load(project / "params.yaml")["rounds"]
-    return len(opened) + len(YAML(typ="safe").load(project / "sealed/rounds.yaml"))
+    return len(opened) + len(sealed(project))
+
+
+def sealed(project: Path) -> dict[str, Any]:
+    """Return the sealed rounds."""
+    found: dict[str, Any] = YAML(typ="safe").load(project / "sealed/rounds.yaml")
+    return found
 
 
 def seal(project: Path) -> None:
     """Seal all rounds but the last few, without bringing `settings` and `summary` up to date."""
     library(project, "seal", "seal", str(OPEN))
     measured(REPRO, project)
+
+
+def unseal(project: Path) -> None:
+    """Unseal all rounds."""
+    if sealed(project):
+        library(project, "unseal", "unseal", "'r001'")
 
 
 def library(project: Path, module: str, function: str, argument: str) -> None:
