@@ -19,9 +19,8 @@ from ..params import SEALED, read_map
 from ..rounds_file import flow
 
 FOLDER = SEALED.parent
-HEAD = (
-    "# Sealed rounds, by `ppo-pipeline rounds seal`; `ppo-pipeline rounds unseal` takes them back into params.yaml.\n"
-)
+HEAD = "# Sealed rounds: `ppo-pipeline rounds seal` lists them here, `unseal` takes them back into params.yaml.\n"
+EMPTY = HEAD + "{}\n"
 
 
 def data_folder(name: str) -> Path:
@@ -63,4 +62,4 @@ def write_entries(rounds: dict[str, Any]) -> None:
     """Write sealed/rounds.yaml, whole or not at all."""
     lines = "".join(f"{name}: {flow(entry)}\n" for name, entry in rounds.items())
     with whole_file(SEALED) as partial:
-        partial.write_text(HEAD + (lines or "{}\n"), encoding="utf-8")
+        partial.write_text(HEAD + lines if rounds else EMPTY, encoding="utf-8")

@@ -30,7 +30,7 @@ def seal(keep: int | None = None, through: str | None = None) -> list[str]:
     the rounds is unfinished or outdated; then none is sealed.
     """
     with dvc_project() as dvc:
-        finished = settle()
+        finished = settle(dvc)
         names = chosen(load_params(PARAMS), keep, through)
         if not names:
             return finished
@@ -40,7 +40,7 @@ def seal(keep: int | None = None, through: str | None = None) -> list[str]:
             _write_round(dvc, name, lock_text.of_round(blocks, name))
         rounds = RoundsFile(PARAMS).rounds
         write_entries({**entries(), **{name: rounds[name] for name in names}})
-        return finished + settle()
+        return finished + settle(dvc)
 
 
 def chosen(params: Params, keep: int | None, through: str | None) -> list[str]:

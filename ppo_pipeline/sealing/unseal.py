@@ -1,5 +1,6 @@
 """Unseal rounds: their stages are in the pipeline again, up to date as they were."""
 
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -14,11 +15,9 @@ from .index import (
     entries,
     idle_dvc_file,
     metrics_file,
-    metrics_folder,
-    stages_file,
     write_entries,
 )
-from .settle import PARAMS
+from .settle import PARAMS, kept_blocks, kept_outs, sweep
 from .tracked import Tracked, dvc_project
 
 
@@ -30,6 +29,8 @@ def unseal(name: str) -> list[str]:
     """
     with dvc_project() as dvc:
         sealed = entries()
+        if name in sweep():
+            return [name]
         if name not in sealed:
             raise PipelineError(f"{name} is not sealed.{nearest(name, list(sealed))}")
         names = with_descendants(name, sealed)
@@ -45,9 +46,7 @@ def unseal(name: str) -> list[str]:
             if dvc_file(each).exists():
                 dvc_file(each).replace(idle_dvc_file(each))
         write_entries({each: entry for each, entry in sealed.items() if each not in names})
-        for each in names:
-            for path in (idle_dvc_file(each), stages_file(each), metrics_file(each)):
-                path.unlink(missing_ok=True)
+        sweep()
         return names
 
 
@@ -64,19 +63,16 @@ def with_descendants(name: str, sealed: dict[str, Any]) -> list[str]:
 
 def _restore(dvc: Tracked, name: str) -> dict[str, str]:
     """Write the metrics of a round's stages and bring DVC's cache up to date; return its entries of dvc.lock."""
-    path = next((p for p in (dvc_file(name), idle_dvc_file(name)) if p.is_file()), None)
-    if path is None or not stages_file(name).is_file():
-        missing = dvc_file(name) if path is None else stages_file(name)
-        raise PipelineError(f"{missing}: no such file, though {name} is sealed; git has it.")
-    blocks = lock_text.split(stages_file(name).read_bytes().decode("utf-8"))
-    outs = [out for stage in lock_text.parsed(blocks).values() for out in stage.get("outs", [])]
-    digest = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))["outs"][0]["md5"]
-    metrics = sealed_metrics(metrics_file(name).parent, name)
-    folder = f"{metrics_folder(name).as_posix()}/"
-    dvc.restore_listings(name, digest, [out for out in outs if not out["path"].startswith(folder)])
-    for out in outs:
-        if out["path"].startswith(folder):
-            file = metrics_folder(name) / out["path"].removeprefix(folder)
-            write_json(file, metrics[file.stem])
-            dvc.keep_file(file, out["md5"])
+    if not dvc_file(name).is_file() and not idle_dvc_file(name).is_file():
+        raise PipelineError(f"{dvc_file(name)}: no such file, though {name} is sealed; git has it.")
+    blocks = kept_blocks(name)
+    data, metrics = kept_outs(name)
+    if dvc_file(name).is_file():  # otherwise an earlier call was here already
+        digest = YAML(typ="safe", pure=True).load(dvc_file(name).read_text(encoding="utf-8"))["outs"][0]["md5"]
+        dvc.restore_listings(name, digest, data)
+    values = sealed_metrics(metrics_file(name).parent, name)
+    for out in metrics:
+        file = Path(out["path"])
+        write_json(file, values[file.stem])
+        dvc.keep_file(file, out["md5"])
     return blocks
