@@ -9,7 +9,7 @@ from ..rounds_file import RoundsFile, parse_overrides
 from .literal import literal
 
 PARAMS = Path("params.yaml")
-MANY = 30  # open rounds, from which DVC takes as long as a small round's work
+MANY = 30  # open rounds; DVC then takes about as long as a small round's work
 FILES = {
     "rollout": "rollouts.parquet",
     "reward": "rewards.parquet",
@@ -73,8 +73,8 @@ def add(count: int, parent: str | None, settings: tuple[str, ...]) -> None:
     click.echo(f"added {', '.join(names)}; `dvc repro` runs them")
     if len(file.rounds) > MANY:
         click.echo(
-            f"{len(file.rounds)} rounds are open, and DVC takes longer the more there are: `ppo-pipeline rounds seal` "
-            "takes the finished ones out of the pipeline"
+            f"{len(file.rounds)} rounds are open, and DVC takes longer the more there are: once they have run, "
+            "`ppo-pipeline rounds seal` takes all but the last four out of the pipeline"
         )
 
 
