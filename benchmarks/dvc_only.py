@@ -32,6 +32,6 @@ def make(folder: Path) -> Path:
     model.mkdir(parents=True)
     project = make_project(folder, model, 8)
     for path in (project / "stages").glob("*.py"):
-        if path.stem not in ("__init__", *REAL):
+        if path.stem not in ("__init__", "__main__", *REAL):
             path.write_text(STUB)
     return project

@@ -5,6 +5,7 @@ and all that it starts: a busy machine changes them little. A project of many op
 since to run them one after the other would take hours. `python -m benchmarks.rounds COUNT ...` measures other counts.
 """
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +24,7 @@ REPRO = ["dvc", "repro", "--quiet"]
 
 def run(_base: Path, counts: tuple[int, ...] = COUNTS, most_open: int = max(COUNTS)) -> list[dict[str, Any]]:
     """Return a row per number of rounds; those with all rounds open up to `most_open` of them, being slow."""
+    os.environ["PPO_PIPELINE_WARM"] = "0"  # the stubs need no torch
     rows = []
     with tempfile.TemporaryDirectory() as place:
         project = make(Path(place) / "project")

@@ -1,8 +1,11 @@
 """A whole round by `dvc repro`, process starts and DVC included, against one update of TRL's PPOTrainer."""
 
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
+
+from ppo_pipeline.warm.launcher import IDLE_SECONDS
 
 from .measuring import measured, module
 from .projects import change, make_project, peaks, rounds, work_inside
@@ -20,9 +23,11 @@ def our_round(base: Path, count: int, settings: dict[str, Any], heldout: int = 1
         change(folder, {**settings, "rounds": rounds(1)})
         measured(["dvc", "repro", "--quiet"], folder)
         change(folder, {"rounds": rounds(2)})
+        time.sleep(IDLE_SECONDS + 2)  # the server of warm starts is gone: the measured round pays for its start
         found = measured(["dvc", "repro", "--quiet"], folder)
         found["stages"] = work_inside(folder, "r002")
         found["peaks"] = peaks(folder, "r002")
+        found["peak_gb"] = round(max(found["peak_gb"], *found["peaks"].values()), 2)  # a warm child is not dvc's child
     found["inside"] = round(sum(found["stages"].values()), 2)
     found["staging_share"] = round(1 - found["inside"] / found["seconds"], 3)
     return found

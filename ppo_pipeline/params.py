@@ -70,8 +70,6 @@ class Params(Section):
             )
         if self.policy.tuning == "full" and self.compute.dtype == "fp16":
             raise ValueError("policy.tuning full trains in bf16 or fp32; set compute.dtype to one of them")
-        if self.reference.share_prefix and self.update.gradient_checkpointing:
-            raise ValueError("update.gradient_checkpointing runs whole prompts; set reference.share_prefix to false")
         count = self.rollout.prompts_per_round * samples
         if self.update.minibatches > count:
             raise ValueError(

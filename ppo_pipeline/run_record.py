@@ -19,13 +19,16 @@ PACKAGES = ("ppo-pipeline", "torch", "transformers", "numpy", "pyarrow", "safete
 def run_record(stage: str, round_name: str | None = None) -> Iterator[dict[str, Any]]:
     """Yield a dict to add to; at the end it is written to logs/<round>/<stage>.json with what is known here.
 
-    seconds: wall time of the stage's work. process_seconds: since the process began, imports included.
+    seconds: wall time of the stage's work. process_seconds: since the command began, imports included, or the start
+    from a warm server. warm: whether it was one (ppo_pipeline/warm/).
     """
     started = time.perf_counter()
     record: dict[str, Any] = {"stage": stage, "round": round_name}
     yield record
     record["seconds"] = round(time.perf_counter() - started, 3)
-    record["process_seconds"] = round(_process_seconds(), 3)
+    launched = _launched()
+    record["process_seconds"] = round(_process_seconds(launched), 3)
+    record["warm"] = launched is not None
     record["peak_memory_gb"] = round(_peak_bytes() / 1e9, 3)
     record["machine"] = {
         "platform": platform.platform(),
@@ -44,9 +47,15 @@ def run_record(stage: str, round_name: str | None = None) -> Iterator[dict[str, 
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _process_seconds() -> float:
+def _launched() -> float | None:
+    """Return when the command began for which a warm server forked this process; None for a process of its own."""
+    process, _, ticks = os.environ.get("PPO_PIPELINE_WARM_START", "").partition(" ")
+    return float(ticks) if process == str(os.getpid()) else None
+
+
+def _process_seconds(began: float | None) -> float:
     try:
-        ticks = float(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+        ticks = began or float(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
         uptime = float(Path("/proc/uptime").read_text().split()[0])
         return uptime - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):  # no /proc: macOS, Windows

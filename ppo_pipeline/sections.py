@@ -123,10 +123,10 @@ class Rollout(Section):
 class Reference(Section):
     """The training forward over sampled responses: policy and reference logprobs, values."""
 
-    batch_tokens: Count = Field(description="Tokens of a batch, padding included")
+    batch_tokens: Count = Field(description="Tokens of a batch; padding counts, which only few architectures need")
     share_prefix: bool = Field(
         description="What all prompts of the round start with (chat template, system prompt) runs once a batch, here "
-        "and in `update`; not with update.gradient_checkpointing"
+        "and in `update`"
     )
 
 
@@ -199,7 +199,7 @@ class Update(Section):
     weight_decay: NonNegative = Field(description="AdamW's decoupled weight decay")
     epochs: Count = Field(description="Passes over the round's samples")
     minibatches: Count = Field(description="Optimizer steps in an epoch")
-    microbatch_tokens: Count = Field(description="Tokens of one forward, padding included; changes memory only")
+    microbatch_tokens: Count = Field(description="Tokens of one forward; changes memory and speed only")
     gradient_checkpointing: bool = Field(
         description="Compute activations again in the backward pass instead of keeping them: less memory, more time"
     )

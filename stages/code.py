@@ -16,7 +16,7 @@ def main(folder: Path) -> None:
     """Write data/code/<stage>.json, so that an edit reruns the stages that use what was edited, and only those."""
     with whole_folder(folder) as partial:
         for path in sorted(STAGES.glob("*.py")):
-            if path.stem not in ("__init__", "code"):
+            if path.stem not in ("__init__", "__main__", "code"):
                 write_json(partial / f"{path.stem}.json", stage_fingerprints(path, STAGES.parent))
 
 

@@ -11,18 +11,17 @@ import torch
 from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import set_up
 from ppo_pipeline.models.checkpoint import load_checkpoint
+from ppo_pipeline.models.end_to_end import can_lay_end_to_end
 from ppo_pipeline.models.loading import load_model
 from ppo_pipeline.models.packing import pack_policy
 from ppo_pipeline.models.policy import model_logprobs
-from ppo_pipeline.models.prefix import can_share
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.stage_settings import ReferenceSettings, read_settings
 from ppo_pipeline.tables.contract import flat, lengths, ragged
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rollouts import ROLLOUTS
-from ppo_pipeline.training.batches import by_token_budget
-from ppo_pipeline.training.data import sampled
+from ppo_pipeline.training.data import Padding, sampled
 
 
 @click.command()
@@ -48,13 +47,16 @@ def main(
         device, dtype = set_up(settings.compute)
         policy, _ = load_checkpoint(base, policy_folder, trainer_folder, device, dtype)
         pack_policy(policy)
-        data = sampled(rollouts, settings.reference.share_prefix and can_share(policy.model))
-        batches = by_token_budget(data.total_lengths, settings.reference.batch_tokens)
+        data = sampled(rollouts, can_lay_end_to_end(policy.model), settings.reference.share_prefix)
+        batches = data.batches(np.arange(len(response_lengths)), settings.reference.batch_tokens)
         places = [np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in batch]) for batch in batches]
+        padding = Padding()
         has_values, t = policy.value_head is not None, settings.temperature
         with progress(2 * len(response_lengths), f"reference {settings.round}") as counter:
             for batch, where in zip(batches, places, strict=True):
-                scores = policy.score(data.sequences(batch, 0, device), t)
+                sequences = data.sequences(batch, 0, device)
+                padding.add(sequences)
+                scores = policy.score(sequences, t)
                 columns["policy"][where] = to_numpy(scores.logprobs)
                 columns["entropy"][where] = to_numpy(scores.entropy)
                 if scores.values is not None and scores.bootstrap is not None:
@@ -69,6 +71,7 @@ def main(
             for batch, where in zip(batches, places, strict=True):
                 columns["reference"][where] = to_numpy(reference(data.sequences(batch, 0, device), t))
                 counter.advance(len(batch), 0)
+        record["padding_share"] = padding.share
         record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
     kind, lists, count = pa.float32(), pa.list_(pa.float32()), len(response_lengths)
     table = pa.table(

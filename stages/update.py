@@ -10,8 +10,8 @@ from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import set_up
 from ppo_pipeline.maths.schedule import learning_rate_factor
 from ppo_pipeline.models.checkpoint import TrainerState, load_checkpoint, save_checkpoint
+from ppo_pipeline.models.end_to_end import can_lay_end_to_end
 from ppo_pipeline.models.packing import pack_policy
-from ppo_pipeline.models.prefix import can_share
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.sections import Update
@@ -63,9 +63,10 @@ def main(
         ppo = PPO(policy, optimizer, s, settings.temperature, 0, settings.max_new_tokens, scaler)
         if s.gradient_checkpointing:
             policy.save_memory()
-        data = sampled(rollouts, settings.share_prefix and can_share(policy.model))
+        data = sampled(rollouts, can_lay_end_to_end(policy.model), settings.share_prefix)
         with progress(s.epochs * rollouts.num_rows, f"update {settings.round}") as counter:
             ppo.run(data, targets, (settings.seed, settings.round), counter.advance)
+        record["padding_share"] = ppo.padding.share
         record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
     after = TrainerState(
         optimizer_step=state.optimizer_step + ppo.steps,

@@ -45,9 +45,10 @@ class Stages:
         entry = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")["stages"][stage]
         command = entry.get("do", entry)["cmd"].replace("${key}", name)
         command = command.replace("${item.parent}", self.parents.get(name, ""))
-        _, _, module, *arguments = shlex.split(command.replace("${prompts.source}", "data/prompts/english.jsonl"))
+        _, _, _, script, *arguments = shlex.split(command.replace("${prompts.source}", "data/prompts/english.jsonl"))
         with chdir(self.folder):
-            result = CliRunner().invoke(importlib.import_module(module).main, arguments, catch_exceptions=False)
+            main = importlib.import_module(f"stages.{script}").main
+            result = CliRunner().invoke(main, arguments, catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.output
 

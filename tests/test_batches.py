@@ -43,18 +43,27 @@ def test_budget_by_hand() -> None:
     assert [batch.tolist() for batch in found] == [[2], [1, 4], [0, 3]]
 
 
-@given(st.lists(st.integers(1, 40), max_size=60), st.integers(1, 100))
-def test_every_sample_is_in_one_batch_within_the_budget(counts: list[int], budget: int) -> None:
+def test_budget_of_sequences_laid_end_to_end_by_hand() -> None:
+    # Behind 2 common tokens: 9 > 8 - 2 is alone; 4, then 4 + 3 > 6: alone; 3 + 1 + 1 <= 6.
+    found = by_token_budget(np.array([3, 4, 9, 1, 4, 1]), 8, prefix=2, padded=False)
+    assert [batch.tolist() for batch in found] == [[2], [1], [4], [0, 3, 5]]
+
+
+@given(st.lists(st.integers(1, 40), max_size=60), st.integers(1, 100), st.integers(0, 9), st.booleans())
+def test_every_sample_is_in_one_batch_within_the_budget(
+    counts: list[int], budget: int, prefix: int, padded: bool
+) -> None:
     lengths = np.array(counts, dtype=np.int64)
-    batches = by_token_budget(lengths, budget)
+    batches = by_token_budget(lengths, budget, prefix, padded)
     assert sorted(i for batch in batches for i in batch.tolist()) == list(range(len(counts)))
     for batch in batches:
-        padded = len(batch) * lengths[batch].max()
-        assert padded <= budget or len(batch) == 1
+        tokens = len(batch) * lengths[batch].max() if padded else lengths[batch].sum()
+        assert tokens + prefix <= budget or len(batch) == 1
     longest = [lengths[batch].max() for batch in batches]
     assert longest == sorted(longest, reverse=True)
     for batch, after in pairwise(batches):  # no batch could have taken the next sample too
-        assert (len(batch) + 1) * lengths[batch].max() > budget, (batch, after)
+        more = (len(batch) + 1) * lengths[batch].max() if padded else lengths[[*batch, after[0]]].sum()
+        assert more + prefix > budget, (batch, after)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 20))

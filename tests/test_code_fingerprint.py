@@ -20,9 +20,9 @@ BODIES = {name: stage.get("do", stage) for name, stage in DOCUMENT["stages"].ite
 
 
 def stage_module(command: str) -> Path:
-    """Return the file of the stage that a dvc.yaml command runs (python -m stages.NAME ...)."""
+    """Return the file of the stage that a dvc.yaml command runs (python -m stages NAME ...)."""
     words = command.split()
-    return ROOT.joinpath(*words[words.index("-m") + 1].split(".")).with_suffix(".py")
+    return ROOT / "stages" / f"{words[words.index('stages') + 1]}.py"
 
 
 def test_every_stage_depends_on_the_fingerprint_of_its_own_code() -> None:

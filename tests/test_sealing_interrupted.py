@@ -25,6 +25,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PPO_PIPELINE_WARM", "0")  # the stubs need no torch
+        return build(tmp_path_factory)
+
+
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = make(tmp_path_factory.mktemp("stubs") / "project")
     change(folder, {"rounds": rounds(3)})
     measured(["dvc", "repro", "--quiet"], folder)

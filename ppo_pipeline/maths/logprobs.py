@@ -1,11 +1,13 @@
 """Log probabilities and entropies of chosen tokens, without ever holding all logits at a time."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-CHUNK_TOKENS = 128
+CHUNK_TOKENS = 256  # rows of one product with the head
+ROWS = 16  # rows of fp32 numbers at a time: they stay in the CPU's cache
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -24,16 +26,14 @@ class _TokenLogprobs(torch.autograd.Function):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         logprobs = torch.empty(len(targets), dtype=wide, device=hidden.device)
         entropy = torch.empty_like(logprobs)
-        lse = torch.empty_like(logprobs)
         for start in range(0, len(targets), chunk):
-            rows = slice(start, start + chunk)
-            logits = _logits(hidden[rows], weight, bias, temperature, wide)
-            lse[rows] = torch.logsumexp(logits, dim=-1)
-            every = logits.sub_(lse[rows, None])  # in place: a chunk's logits are large, fresh memory is dear
-            logprobs[rows] = every.gather(1, targets[rows, None]).squeeze(1)
-            # -sum p log p; a logit of -inf gives 0 * -inf, which counts as 0
-            entropy[rows] = -torch.linalg.vecdot(torch.exp(every), every.clamp_(min=torch.finfo(wide).min))
-        ctx.save_for_backward(hidden, weight, bias, targets, lse, entropy)
+            logits = torch.nn.functional.linear(hidden[start : start + chunk], weight, bias)
+            for part, rows, scaled, every in _parts(logits, start, wide):
+                torch.log_softmax(scaled.copy_(part).div_(temperature), -1, out=every)
+                logprobs[rows] = every.gather(1, targets[rows, None]).squeeze(1)
+                # -sum p log p; a logit of -inf gives 0 * -inf, which counts as 0
+                entropy[rows] = -torch.exp(every, out=scaled).mul_(every.clamp_(min=torch.finfo(wide).min)).sum(-1)
+        ctx.save_for_backward(hidden, weight, bias, targets, entropy)
         ctx.temperature, ctx.chunk = temperature, chunk
         ctx.set_materialize_grads(False)
         return logprobs, entropy
@@ -43,31 +43,22 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_logprobs, grad_entropy = grads
         if grad_logprobs is None and grad_entropy is None:
             return (None,) * 6
-        hidden, weight, bias, targets, lse, entropy = ctx.saved_tensors
+        hidden, weight, bias, targets, entropy = ctx.saved_tensors
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
-        wide = lse.dtype
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=wide) if need_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=wide) if need_bias else None
+        grad_weight = torch.zeros_like(weight, dtype=entropy.dtype) if need_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=entropy.dtype) if need_bias else None
         for start in range(0, len(targets), ctx.chunk):
-            rows = slice(start, start + ctx.chunk)
-            every = _logits(hidden[rows], weight, bias, ctx.temperature, wide).sub_(lse[rows, None])
-            grad = torch.exp(every)
-            if grad_entropy is not None:  # d H / d z = -p (log p + H)
-                factor = every.clamp_(min=torch.finfo(wide).min).add_(entropy[rows, None])
-                factor.mul_(-grad_entropy[rows, None])
-            else:
-                factor = torch.zeros_like(lse[rows, None])
-            if grad_logprobs is not None:  # d lp / d z = onehot - p
-                factor = factor.sub_(grad_logprobs[rows, None])
-            grad.mul_(factor)
-            if grad_logprobs is not None:
-                grad.scatter_add_(1, targets[rows, None], grad_logprobs[rows, None])
-            grad = grad.div_(ctx.temperature).to(hidden.dtype)
+            chunk = slice(start, start + ctx.chunk)
+            grad = torch.nn.functional.linear(hidden[chunk], weight, bias)  # the logits, then their gradient
+            for part, rows, scaled, other in _parts(grad, start, entropy.dtype):
+                scaled.copy_(part).div_(ctx.temperature)
+                by_token = [None if g is None else g[rows] / ctx.temperature for g in grads]
+                part.copy_(_logit_gradient(scaled, other, targets[rows], entropy[rows], *by_token))
             if grad_hidden is not None:
-                grad_hidden[rows] = grad @ weight
+                grad_hidden[chunk] = grad @ weight
             if grad_weight is not None:
-                grad_weight += grad.T @ hidden[rows]
+                grad_weight += grad.T @ hidden[chunk]
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
         return (
@@ -78,8 +69,43 @@ class _TokenLogprobs(torch.autograd.Function):
         )  # fmt: skip
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, wide: torch.dtype) -> Tensor:
-    return torch.nn.functional.linear(hidden, weight, bias).to(wide).div_(temperature)
+def _parts(logits: Tensor, start: int, wide: torch.dtype) -> Iterator[tuple[Tensor, slice, Tensor, Tensor]]:
+    """Yield views of a few rows, where these are among all tokens, and room for two fp32 copies of them.
+
+    The room is the same each time, since fresh memory costs as much as the work in it. On a GPU all rows come at once.
+    """
+    step = ROWS if logits.device.type == "cpu" else max(1, len(logits))
+    room = torch.empty(2, min(step, len(logits)), logits.shape[1], dtype=wide, device=logits.device)
+    for first in range(0, len(logits), step):
+        part = logits[first : first + step]
+        yield part, slice(start + first, start + first + len(part)), room[0, : len(part)], room[1, : len(part)]
+
+
+def _logit_gradient(
+    scaled: Tensor,
+    other: Tensor,
+    targets: Tensor,
+    entropy: Tensor,
+    by_logprob: Tensor | None,
+    by_entropy: Tensor | None,
+) -> Tensor:
+    """Return the gradient by z, scaled = z / T: d lp / d z = (onehot - p) / T, d H / d z = -p (log p + H) / T.
+
+    by_logprob, by_entropy: the gradients by these, each over T already. `scaled` and `other` are written over.
+    """
+    if by_entropy is None:
+        assert by_logprob is not None
+        grad = torch.softmax(scaled, -1, out=other).mul_(-by_logprob[:, None])
+    else:
+        torch.log_softmax(scaled, -1, out=other)
+        grad = torch.exp(other, out=scaled)
+        factor = other.clamp_(min=torch.finfo(other.dtype).min).add_(entropy[:, None]).mul_(-by_entropy[:, None])
+        if by_logprob is not None:
+            factor.sub_(by_logprob[:, None])
+        grad.mul_(factor)
+    if by_logprob is not None:
+        grad.scatter_add_(1, targets[:, None], by_logprob[:, None])
+    return grad
 
 
 def token_logprobs(

@@ -16,6 +16,26 @@ from torch import Tensor, nn
 from ..errors import PipelineError, nearest
 
 
+class _AddLowRank(torch.autograd.Function):
+    """y + s (x A^T) B^T, A and B rounded to the dtype of x; one node of the graph in place of ten."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+        rows, low_a, low_b = x.flatten(0, -2), a.to(x.dtype), b.to(x.dtype)
+        low = rows @ low_a.T
+        ctx.save_for_backward(rows, low_a, low_b, low)
+        ctx.scaling = scaling
+        return torch.addmm(y.flatten(0, -2), low, low_b.T, alpha=scaling).view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        rows, a, b, low = ctx.saved_tensors
+        flat = grad.flatten(0, -2)
+        grad_low = (flat @ b).mul_(ctx.scaling)
+        grad_x = (grad_low @ a).view(*grad.shape[:-1], -1) if ctx.needs_input_grad[1] else None
+        return grad, grad_x, (grad_low.T @ rows).float(), (flat.T @ low).float().mul_(ctx.scaling), None
+
+
 class LoraLinear(nn.Module):
     """A frozen linear or Conv1D layer with a trained low-rank update beside it.
 
@@ -40,8 +60,8 @@ class LoraLinear(nn.Module):
         out = self.base(x)
         if not self.enabled:
             return out
-        low = nn.functional.linear(self.dropout(x), self.lora_A.to(x.dtype))
-        return out + nn.functional.linear(low, self.lora_B.to(x.dtype) * self.scaling)
+        added: Tensor = _AddLowRank.apply(out, self.dropout(x), self.lora_A, self.lora_B, self.scaling)
+        return added
 
     def delta(self) -> Tensor:
         """Return the update of the weight, s B A, in fp32 and in the base weight's own layout."""

@@ -44,7 +44,8 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b."""
-        out: Tensor = _FrozenProduct.apply(x, self)
+        needs_gradient = torch.is_grad_enabled() and x.requires_grad
+        out: Tensor = _FrozenProduct.apply(x, self) if needs_gradient else _product(x, self.packed)
         return out if self.bias is None else out + self.bias
 
     def transposed(self) -> Tensor:

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from ..errors import PipelineError
 from ..maths.logprobs import token_logprobs
+from .end_to_end import Layout, hidden_end_to_end, lay_end_to_end
 from .loading import head_of, trunk_of
 from .lora import LoraLinear, lora_off
-from .prefix import hidden_after_prefix
 from .value_head import ValueHead
 
 # CPU attention kernels round a row differently where the width is no multiple of their vector length. With this
@@ -19,16 +19,18 @@ PAD_MULTIPLE = 16
 
 
 class Sequences(NamedTuple):
-    """Prompts with responses, padded on the right: a causal model never sees the padding.
+    """Prompts with responses: laid end to end in one row behind their common prefix, or one row each.
 
-    ids: (B, T) token ids, without the prefix. prompt_lengths (less the prefix), response_lengths: (B,) on the CPU.
-    prefix: (P,) tokens that come before every row, or None.
+    ids: (1, N) or, padded on the right, (B, T) token ids; a causal model never sees the padding. starts: (B,) place of
+    each sequence in the flattened ids; prompt_lengths (less the prefix), response_lengths: (B,). These three are on
+    the CPU. layout: of the one row, or None.
     """
 
     ids: Tensor
+    starts: Tensor
     prompt_lengths: Tensor
     response_lengths: Tensor
-    prefix: Tensor | None = None
+    layout: Layout | None = None
 
 
 class Scores(NamedTuple):
@@ -135,8 +137,8 @@ def lora_parameters(layers: dict[str, LoraLinear]) -> dict[str, nn.Parameter]:
 
 def hidden_states(model: Any, batch: Sequences) -> Tensor:
     """Return the model's last hidden states, flattened (B T, H)."""
-    if batch.prefix is not None:
-        return hidden_after_prefix(trunk_of(model), batch.prefix, batch.ids).flatten(0, 1)
+    if batch.layout is not None:
+        return hidden_end_to_end(model, batch.ids, batch.layout)[0]
     hidden: Tensor = trunk_of(model)(input_ids=batch.ids, use_cache=False).last_hidden_state
     return hidden.flatten(0, 1)
 
@@ -151,9 +153,7 @@ def model_logprobs(model: Any, batch: Sequences, temperature: float) -> Tensor:
 def positions(batch: Sequences) -> tuple[Tensor, Tensor, Tensor]:
     """Return where in the flattened (B T,) batch the states before each response token are (N,), the states
     after each last token (B,), and the response tokens themselves (N,)."""
-    width = batch.ids.shape[1]
-    starts = torch.arange(len(batch.ids)) * width + batch.prompt_lengths
-    lengths = batch.response_lengths
+    starts, lengths = batch.starts + batch.prompt_lengths, batch.response_lengths
     first = torch.repeat_interleave(starts, lengths)
     within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
     tokens = (first + within).to(batch.ids.device)
@@ -161,18 +161,34 @@ def positions(batch: Sequences) -> tuple[Tensor, Tensor, Tensor]:
     return tokens - 1, after, batch.ids.flatten()[tokens].long()
 
 
-def pad(
-    prompts: list[Tensor], responses: list[Tensor], pad_id: int, device: torch.device, prefix: int = 0
-) -> Sequences:
-    """Join each prompt with its response and pad on the right, to a common multiple of PAD_MULTIPLE.
-
-    The first `prefix` tokens, the same in all prompts, are taken out of the rows and count towards that width.
-    """
-    rows = [torch.cat([p[prefix:], r]).long() for p, r in zip(prompts, responses, strict=True)]
-    width = -(-(max(len(r) for r in rows) + prefix) // PAD_MULTIPLE) * PAD_MULTIPLE - prefix
+def pad(prompts: list[Tensor], responses: list[Tensor], pad_id: int, device: torch.device) -> Sequences:
+    """Join each prompt with its response and pad on the right, to a common multiple of PAD_MULTIPLE."""
+    rows = [torch.cat([p, r]).long() for p, r in zip(prompts, responses, strict=True)]
+    width = _multiple(max(len(r) for r in rows))
     ids = torch.full((len(rows), width), pad_id)
     for row, tokens in zip(ids, rows, strict=True):
         row[: len(tokens)] = tokens
-    lengths = torch.tensor([len(p) - prefix for p in prompts]), torch.tensor([len(r) for r in responses])
-    before = prompts[0][:prefix].long().to(device) if prefix else None
-    return Sequences(ids.to(device), *lengths, before)
+    return Sequences(ids.to(device), torch.arange(len(rows)) * width, _lengths(prompts), _lengths(responses))
+
+
+def end_to_end(
+    prompts: list[Tensor], responses: list[Tensor], pad_id: int, device: torch.device, prefix: int
+) -> Sequences:
+    """Lay each prompt with its response one behind the other; the first `prefix` tokens, the same in all, come once."""
+    before, after = _lengths(prompts) - prefix, _lengths(responses)
+    lengths = before + after
+    tokens = [prompts[0][:prefix], *(part for p, r in zip(prompts, responses, strict=True) for part in (p[prefix:], r))]
+    total = _multiple(prefix + int(lengths.sum()))
+    ids = torch.full((1, total), pad_id)
+    ids[0, : prefix + int(lengths.sum())] = torch.cat(tokens).long()
+    width = _multiple(int(lengths.max()) + prefix) - prefix
+    layout = lay_end_to_end(lengths, prefix, total, width, device)
+    return Sequences(ids.to(device), prefix + lengths.cumsum(0) - lengths, before, after, layout)
+
+
+def _lengths(rows: list[Tensor]) -> Tensor:
+    return torch.tensor([len(row) for row in rows])
+
+
+def _multiple(tokens: int) -> int:
+    return -(-tokens // PAD_MULTIPLE) * PAD_MULTIPLE

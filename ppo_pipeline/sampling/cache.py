@@ -1,7 +1,9 @@
 """The decoder's key-value cache: one row per slot, written in place, never concatenated."""
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
@@ -49,8 +51,8 @@ class SlotCache(Cache):
         if layer_idx == len(self.keys):
             _, heads, _, size = key_states.shape
             shape = (self.slots, heads, self.capacity, size)
-            self.keys.append(key_states.new_zeros(shape))
-            self.values.append(value_states.new_zeros((*shape[:3], value_states.shape[-1])))
+            self.keys.append(_zeros(shape, key_states))
+            self.values.append(_zeros((*shape[:3], value_states.shape[-1]), value_states))
         keys, values, rows = self.keys[layer_idx], self.values[layer_idx], self._rows
         assert rows is not None
         if self._positions is None:
@@ -75,3 +77,11 @@ class SlotCache(Cache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return 0: positions are always given to the model, never counted by the cache."""
         return 0
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return zeros; on a CPU from calloc, which gets pages that are zero already and need not be written for it."""
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    room = np.zeros(math.prod(shape) * like.element_size(), np.uint8)
+    return torch.from_numpy(room).view(like.dtype).view(shape)

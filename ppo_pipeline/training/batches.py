@@ -17,16 +17,21 @@ def shuffled_minibatches(count: int, minibatches: int, rng: np.random.Generator)
     return [np.asarray(part) for part in np.array_split(rng.permutation(count), minibatches)]
 
 
-def by_token_budget(lengths: NDArray[np.integer], budget: int) -> list[NDArray[np.int64]]:
-    """Return indices in batches of similar length, each of at most `budget` tokens with its padding.
+def by_token_budget(
+    lengths: NDArray[np.integer], budget: int, prefix: int = 0, padded: bool = True
+) -> list[NDArray[np.int64]]:
+    """Return indices in batches of similar length, each of at most `budget` tokens.
 
-    Longest first; a sequence longer than the budget is a batch of its own.
+    Longest first; a sequence longer than the budget is a batch of its own. padded: every sequence of a batch counts
+    as many tokens as its longest one. prefix: tokens that come once in a batch, besides.
     """
     order = np.argsort(-lengths, kind="stable")
     batches: list[NDArray[np.int64]] = []
     start = 0
     while start < len(order):
-        size = max(1, budget // int(lengths[order[start]]))
+        rest = lengths[order[start:]]
+        costs = rest[0] * np.arange(1, len(rest) + 1) if padded else np.cumsum(rest)
+        size = max(1, int(np.searchsorted(costs, budget - prefix, side="right")))
         batches.append(order[start : start + size])
         start += size
     return batches

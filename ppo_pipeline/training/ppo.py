@@ -11,8 +11,8 @@ from ..errors import PipelineError
 from ..maths.ppo import kl_loss, policy_loss, policy_statistics, value_loss
 from ..models.policy import Policy
 from ..sections import Update
-from .batches import by_token_budget, generator, shuffled_minibatches
-from .data import Sampled
+from .batches import generator, shuffled_minibatches
+from .data import Padding, Sampled
 from .optimizer import trained_parameters
 from .targets import Targets
 
@@ -41,6 +41,7 @@ class PPO:
         self.device = next(iter(policy.model.parameters())).device
         self.scaler = scaler or torch.amp.GradScaler(self.device.type, enabled=False)
         self.sums: dict[str, float] = defaultdict(float)
+        self.padding = Padding()
         self.tokens = 0
         self.steps = 0
         self.skipped = 0
@@ -86,10 +87,10 @@ class PPO:
         divisor = self._divisor(len(indices), tokens)
         sums: dict[str, float] = defaultdict(float)
         ratios = []
-        for part in by_token_budget(data.total_lengths[indices], self.settings.microbatch_tokens):
-            loss, ratio = self._microbatch(data, targets, indices[part], sums)
+        for part in data.batches(indices, self.settings.microbatch_tokens):
+            loss, ratio = self._microbatch(data, targets, part, sums)
             if not torch.isfinite(loss):
-                names = ", ".join(data.sample_ids[i] for i in indices[part][:5])
+                names = ", ".join(data.sample_ids[i] for i in part[:5])
                 raise PipelineError(
                     f"update: the loss of optimizer step {self.steps + 1} is {loss.item()} (samples {names}, ...); "
                     "nothing was written. Lower update.lr or update.max_grad_norm."
@@ -123,6 +124,7 @@ class PPO:
         """Return the loss summed over the microbatch's tokens, and its ratios; add its statistics to `sums`."""
         s, batch = self.settings, targets.take(indices, self.device)
         sequences = data.sequences(indices, self.pad_id, self.device)
+        self.padding.add(sequences)
         scores = self.policy.score(sequences, self.temperature, with_values=batch.returns is not None)
         old, advantages = batch.old_logprobs, batch.advantages
         per_token = policy_loss(scores.logprobs, old, advantages, s.clip_range, s.clip_range_high, s.dual_clip)

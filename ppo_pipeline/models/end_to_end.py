@@ -1,0 +1,215 @@
+"""The training forward over sequences laid end to end in one row: no padding, and their common prefix only once.
+
+The row is [prefix | sequence 1 | sequence 2 | ...]. Every part of a transformer but attention treats each token by
+itself and need not know of the sequences. Attention takes its queries, keys and values apart into a padded batch,
+puts the prefix's keys and values before each sequence's own, and lays its result end to end again. In exact
+arithmetic this is the forward of each sequence alone, and so is its gradient.
+
+An architecture takes part through transformers' attention interface; `can_lay_end_to_end` tries whether it does.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from .loading import sliding_window, trunk_of
+
+NAME = "end_to_end"
+# What changes attention's result in a way that is not written here: soft capping, sinks, learned position biases.
+FOREIGN = ("softcap", "s_aux", "position_bias")
+# Up to this many keys the backward pass below is faster than torch's on a CPU, 4.7 times at 80; docs/performance.md.
+FEW_KEYS = 256
+
+
+@dataclass
+class Layout:
+    """Where sequences lie in a row of N tokens of which the first `prefix` are common to all.
+
+    positions: (1, N) within each sequence. padded: (B, T) index, counted behind the prefix, of each sequence's
+    tokens, 0 for padding. flat: (n,) index of the row's tokens behind the prefix in the flattened (B T,).
+    calls: how often attention was asked to follow it.
+    """
+
+    prefix: int
+    positions: Tensor
+    padded: Tensor
+    flat: Tensor
+    calls: int = 0
+
+
+def lay_end_to_end(lengths: Tensor, prefix: int, total: int, width: int, device: torch.device) -> Layout:
+    """Return the layout of sequences of `lengths` (B,) tokens behind the prefix, in a row of `total` tokens.
+
+    width: of the padded batch within attention. Tokens behind the last sequence are padding.
+    """
+    starts = lengths.cumsum(0) - lengths
+    steps = torch.arange(width)
+    inside = steps < lengths[:, None]
+    padded = torch.where(inside, starts[:, None] + steps, 0)
+    flat = inside.flatten().nonzero()[:, 0]
+    own = torch.cat([torch.arange(int(n)) for n in lengths]) + prefix
+    tail = torch.zeros(total - prefix - len(own), dtype=own.dtype)
+    positions = torch.cat([torch.arange(prefix), own, tail])
+    return Layout(prefix, positions[None].to(device), padded.to(device), flat.to(device))
+
+
+def hidden_end_to_end(model: Any, ids: Tensor, layout: Layout) -> Tensor:
+    """Return the model's last hidden states (1, N, H) of a row of tokens (1, N)."""
+    if model.config._attn_implementation != NAME:
+        model.set_attn_implementation(NAME)
+    output = trunk_of(model)(input_ids=ids, position_ids=layout.positions, use_cache=False, sequence_layout=layout)
+    hidden: Tensor = output.last_hidden_state
+    return hidden
+
+
+@torch.no_grad()
+def can_lay_end_to_end(model: Any) -> bool:
+    """Tell whether the model's layers all attend through the interface, and give what each sequence alone gives."""
+    layers = getattr(model.config, "num_hidden_layers", 0)
+    if sliding_window(model) is not None or not model._can_set_attn_implementation():
+        return False
+    ids = torch.arange(1, 15, device=model.device)[None] % model.config.vocab_size
+    before = model.config._attn_implementation
+    expected = torch.cat(
+        [trunk_of(model)(input_ids=alone, use_cache=False).last_hidden_state[0, 4:]
+         for alone in (ids[:, :9], torch.cat([ids[:, :4], ids[:, 9:]], 1))]
+    )  # fmt: skip
+    layout = lay_end_to_end(torch.tensor([5, 5]), 4, 14, 8, model.device)
+    try:
+        found = hidden_end_to_end(model, ids, layout)[0, 4:]
+    except (TypeError, ValueError, NotImplementedError):
+        found = torch.zeros_like(expected)
+    error = torch.linalg.vector_norm(found.float() - expected.float()) / torch.linalg.vector_norm(expected.float())
+    fits = layout.calls == layers and bool(error < (1e-4 if model.dtype == torch.float32 else 0.03))
+    if not fits:
+        model.set_attn_implementation(before)
+    return fits
+
+
+def attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sequence_layout: Layout | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """Attend within sequences laid end to end, (1, heads, N, d) to (1, N, heads, d); without a layout, as SDPA does.
+
+    Raises NotImplementedError for a kind of attention that is not plain.
+    """
+    if sequence_layout is None:
+        result: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
+        )
+        return result
+    if dropout or attention_mask is not None or any(more.get(name) is not None for name in FOREIGN):
+        raise NotImplementedError("attention that is not plain")
+    sequence_layout.calls += 1
+    scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
+    # (1, heads, N, d) to (N, heads, d): how the projections left them in memory
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    before = sequence_layout.prefix
+    groups = q.shape[1] // k.shape[1]
+    parts = []
+    if before:
+        first = [x[:before][None] for x in (q, k, v)]
+        parts.append(_attend(first[0], first[1], first[2], groups, scale)[0])
+    own = [_Padded.apply(x[before:], sequence_layout) for x in (q, k, v)]
+    if before:
+        own[1:] = [
+            torch.cat([x[:before].expand(len(y), -1, -1, -1), y], 1) for x, y in zip((k, v), own[1:], strict=True)
+        ]
+    parts.append(_Flat.apply(_attend(own[0], own[1], own[2], groups, scale), sequence_layout, len(q) - before))
+    return torch.cat(parts)[None] if len(parts) > 1 else parts[0][None], None
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, groups: int, scale: float) -> Tensor:
+    """Attend causally, the last of T queries to the last of S keys: (B, T, heads, d), (B, S, heads / groups, d).
+
+    The queries that share keys (grouped-query attention) are joined, so that no key is copied.
+    """
+    rows, width, heads, size = q.shape
+    q = q.view(rows, width, heads // groups, groups, size).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    k, v = k.transpose(1, 2), v.transpose(1, 2)
+    span = k.shape[2]
+    seen = torch.ones(width, span, dtype=torch.bool, device=q.device).tril(span - width).repeat(groups, 1)
+    if q.device.type == "cpu" and span <= FEW_KEYS and torch.is_grad_enabled():
+        out = _FewKeys.apply(q, k, v, seen, scale)
+    else:
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale)
+    return out.unflatten(2, (groups, width)).permute(0, 3, 1, 2, 4).flatten(2, 3)
+
+
+class _FewKeys(torch.autograd.Function):
+    """torch's attention with a backward pass of matrix products over all rows at a time.
+
+    P = softmax(s Q K^T), dV = P^T dO, dS = P (dO V^T - rowsum(dO O)), dQ = s dS K, dK = s dS^T Q (Dao et al. 2022,
+    arXiv:2205.14135, appendix B.2). P and dS are fp32 and rounded for the products that follow, as torch's are.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float) -> Tensor:
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale)
+        ctx.save_for_backward(q, k, v, out, seen)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        q, k, v, out, seen = ctx.saved_tensors
+        wide = torch.promote_types(q.dtype, torch.float32)
+        scores = torch.matmul(q.to(wide), k.to(wide).transpose(-1, -2)).mul_(ctx.scale)
+        p = torch.softmax(scores.masked_fill_(~seen, -torch.inf), -1)
+        shared = torch.linalg.vecdot(grad.to(wide), out.to(wide))[..., None]
+        ds = torch.matmul(grad.to(wide), v.to(wide).transpose(-1, -2)).sub_(shared).mul_(p).mul_(ctx.scale).to(q.dtype)
+        p = p.to(q.dtype)
+        return ds @ k, ds.transpose(-1, -2) @ q, p.transpose(-1, -2) @ grad, None, None
+
+
+class _Padded(torch.autograd.Function):
+    """(n, ...) laid end to end to a padded batch (B, T, ...); padding is a copy of some token."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layout: Layout) -> Tensor:
+        ctx.layout, ctx.count = layout, len(x)
+        return x[layout.padded]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _flat(grad, ctx.layout, ctx.count), None
+
+
+class _Flat(torch.autograd.Function):
+    """The inverse: a padded batch (B, T, ...) to `count` tokens end to end, those of no sequence 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layout: Layout, count: int) -> Tensor:
+        ctx.layout, ctx.shape = layout, x.shape
+        return _flat(x, layout, count)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        out = grad.new_zeros(ctx.shape)
+        flat = ctx.layout.flat
+        out.flatten(0, 1)[flat] = grad[: len(flat)]
+        return out, None, None
+
+
+def _flat(x: Tensor, layout: Layout, count: int) -> Tensor:
+    taken = x.flatten(0, 1)[layout.flat]
+    if count == len(taken):
+        return taken
+    return torch.cat([taken, taken.new_zeros(count - len(taken), *taken.shape[1:])])
+
+
+AttentionInterface.register(NAME, attention)

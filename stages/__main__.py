@@ -1,0 +1,36 @@
+"""`python -m stages NAME ...`: run a stage, in a warm child where it needs torch and DVC runs it, else here.
+
+`python -m stages.NAME ...` does the same without a warm start.
+"""
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+WITH_TORCH = ("init", "rollout", "reference", "update", "evaluate")
+
+
+def main() -> None:
+    """Dispatch to stages/NAME.py; its options are its own."""
+    names = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("__"))
+    if len(sys.argv) < 2 or sys.argv[1] not in names:
+        sys.exit(f"usage: python -m stages NAME ..., NAME one of {', '.join(names)}")
+    name, arguments = sys.argv[1], sys.argv[2:]
+    if name in WITH_TORCH and wanted():
+        from ppo_pipeline.warm.launcher import run_warm
+
+        run_warm(f"stages.{name}", arguments)  # comes back only where the stage did not start
+    sys.argv = ["", *arguments]
+    runpy.run_module(f"stages.{name}", run_name="__main__", alter_sys=True)
+
+
+def wanted() -> bool:
+    """Tell whether to try a warm start: DVC runs this, on Linux, and nobody watches this process from within."""
+    if sys.platform != "linux" or "DVC_ROOT" not in os.environ or os.environ.get("PPO_PIPELINE_WARM") == "0":
+        return False
+    return not sys._xoptions and sys.gettrace() is None and sys.getprofile() is None
+
+
+if __name__ == "__main__":
+    main()

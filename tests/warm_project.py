@@ -1,0 +1,136 @@
+"""A folder with the real dispatcher, launcher and server, and a stage that does what its arguments say."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+STAGE = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+ANSWER = "first"
+
+def told(number, _):
+    sys.exit(40 + number)
+
+if __name__ == "__main__":
+    action, place = sys.argv[1], Path(sys.argv[2])
+    print("on stderr", file=sys.stderr)
+    about = {
+        "answer": ANSWER, "arguments": sys.argv[1:], "program": sys.argv[0], "cwd": os.getcwd(),
+        "input": "" if sys.stdin.isatty() else sys.stdin.read(),
+        "stage": os.environ.get("DVC_STAGE"), "level": os.environ.get("SHLVL"), "terminal": os.isatty(1),
+        "by_line": sys.stdout.line_buffering, "session": os.getsid(0),
+        "name": __name__, "spec": __spec__.name, "flags": str(sys.flags), "path": sys.path,
+        "warm": "PPO_PIPELINE_WARM_START" in os.environ, "pid": os.getpid(), "parent": os.getppid(),
+        "descriptors": sorted(os.listdir("/proc/self/fd"))[:-1],
+    }
+    print(json.dumps(about))
+    if action == "handle":
+        signal.signal(signal.SIGTERM, told)
+    if action in ("wait", "handle"):
+        sys.stdout.flush()
+        place.with_suffix(".part").write_text(json.dumps(about))
+        place.with_suffix(".part").rename(place)
+        time.sleep(60)
+    if action == "raise":
+        raise ValueError("a fault of the stage")
+    if action == "leave":
+        sys.exit(3)
+"""
+
+
+class WarmProject:
+    """libraries: what the server imports in place of torch and the like; idle: the seconds after which it ends."""
+
+    def __init__(self, folder: Path, libraries: tuple[str, ...] = ("json",), idle: float = 3.0) -> None:
+        self.folder = folder
+        self.sockets = Path(tempfile.mkdtemp(prefix="warm"))  # pytest's folder is too long a name for a socket
+        code = folder / "ppo_pipeline" / "warm"
+        shutil.copytree(REPOSITORY / "ppo_pipeline/warm", code, ignore=shutil.ignore_patterns("__pycache__"))
+        replace(code / "libraries.py", 'THREADED = ("numpy", "pyarrow")', "THREADED = ()")
+        with (code / "libraries.py").open("a") as file:
+            file.write(f"\n\nLIBRARIES = {libraries!r}\n")
+        replace(code / "launcher.py", "IDLE_SECONDS = 20.0", f"IDLE_SECONDS = {idle}")
+        (folder / "stages").mkdir()
+        (folder / "ppo_pipeline/__init__.py").touch()
+        (folder / "stages/__init__.py").touch()
+        shutil.copy(REPOSITORY / "stages/__main__.py", folder / "stages")
+        (folder / "stages/update.py").write_text(STAGE)
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(("PPO_", "COV"))}
+        self.environment |= {"DVC_ROOT": str(folder), "DVC_STAGE": "update@r001", "XDG_RUNTIME_DIR": str(self.sockets)}
+        self.environment |= {"PYTHONPATH": str(folder)}
+
+    def start(self, action: str, place: str = "there", **changes: Any) -> "subprocess.Popen[str]":
+        """Start the stage; changes: of the environment, or `stdin` and `stdout`."""
+        streams = {name: changes.pop(name, subprocess.PIPE) for name in ("stdin", "stdout")}
+        environment = {k: v for k, v in {**self.environment, **changes}.items() if v is not None}
+        command = [sys.executable, "-m", "stages", "update", action, str(self.folder / place)]
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's is ignored
+            **streams,
+        )
+        return process
+
+    def run(self, action: str = "tell", **changes: Any) -> tuple[int, dict[str, Any], str]:
+        """Return exit code, what the stage says of itself, and its stderr."""
+        process = self.start(action, **changes)
+        out, err = process.communicate("some input", timeout=30)
+        assert out, err
+        return process.returncode, json.loads(out), err
+
+    def waiting(self, action: str = "wait", place: str = "there") -> tuple["subprocess.Popen[str]", dict[str, Any]]:
+        """Start the stage and return once it waits, with what it says of itself."""
+        process = self.start(action, place, stdin=subprocess.DEVNULL)
+        until((self.folder / place).exists)
+        return process, json.loads((self.folder / place).read_text())
+
+    def socket_files(self) -> list[Path]:
+        return list(self.sockets.glob("ppo-pipeline/*.socket"))
+
+    def close(self) -> None:
+        """End the servers; they end by themselves, but later."""
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                ours = str(self.sockets) in path.read_text()
+            except OSError:
+                continue
+            if ours:
+                os.kill(int(path.parent.name), signal.SIGKILL)
+        shutil.rmtree(self.sockets)
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1, old
+    path.write_text(text.replace(old, new))
+
+
+def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for something to become true; fail when it does not."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def state(pid: int) -> str:
+    """Return a process's state as /proc has it: R, S, T, Z ...; nothing where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
