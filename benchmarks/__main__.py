@@ -12,16 +12,17 @@ from rich.table import Table
 from .machine import limits
 
 NAMES = ("decoder", "whole_round", "notebooks")
+SLOW = ("rounds",)  # only by name: half an hour
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=click.Choice(NAMES))
+@click.argument("names", nargs=-1, type=click.Choice(NAMES + SLOW))
 @click.option("--base", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path("data/base"),
               show_default=True, help="The packaged model's folder; `dvc repro base` makes it.")  # fmt: skip
 @click.option("--json", "target", type=click.Path(path_type=Path), default=Path("benchmarks/results/latest.json"),
               show_default=True)  # fmt: skip
 def main(names: tuple[str, ...], base: Path, target: Path) -> None:
-    """Run the benchmarks named (all, without a name), one after the other, beside their peers."""
+    """Run the benchmarks named (without a name all but `rounds`), one after the other, beside their peers."""
     machine = limits()
     rows: list[dict[str, Any]] = []
     for name in names or NAMES:

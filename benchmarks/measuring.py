@@ -21,7 +21,7 @@ def environment() -> dict[str, str]:
 
 
 def measured(command: list[str], folder: Path = ROOT) -> dict[str, Any]:
-    """Return `seconds` of wall time and `peak_gb` of the command's largest process, and its last line's JSON.
+    """Return `seconds` of wall time, `cpu_seconds`, `peak_gb` of the largest process, and the last line's JSON.
 
     Raises RuntimeError with the end of its output where it fails.
     """
@@ -37,6 +37,7 @@ def measured(command: list[str], folder: Path = ROOT) -> dict[str, Any]:
         raise RuntimeError(f"{' '.join(command)} failed:\n{text[-3000:]}")
     scale = 1 if sys.platform == "darwin" else 1024
     found = {"seconds": round(seconds, 3), "peak_gb": round(usage.ru_maxrss * scale / 1e9, 2)}
+    found["cpu_seconds"] = round(usage.ru_utime + usage.ru_stime, 3)  # of its own processes too
     last = text.strip().splitlines()[-1] if text.strip() else ""
     return found | (json.loads(last) if last.startswith("{") else {})
 

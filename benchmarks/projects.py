@@ -8,6 +8,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from ppo_pipeline.sealing.index import EMPTY
+
 from .measuring import ROOT, environment
 from .prompts import prompts
 
@@ -26,6 +28,8 @@ def make_project(folder: Path, base: Path, count: int, heldout: int = 16) -> Pat
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, folder / name)
+    (folder / "sealed/metrics").mkdir(parents=True)
+    (folder / "sealed/rounds.yaml").write_text(EMPTY, encoding="utf-8")
     (folder / "data" / "prompts").mkdir(parents=True)
     rows = [{"prompt": text, "split": "train"} for text in prompts(count)]
     rows += [{"prompt": text.replace("?", "."), "split": "heldout"} for text in prompts(count + heldout)[count:]]

@@ -34,29 +34,48 @@ HELDOUT = {
 
 def round_metrics(folder: Path, name: str) -> dict[str, Any]:
     """Return all metrics of a round: those of its stages in `folder`/<round>/, merged and sorted by name."""
-    merged: dict[str, Any] = {}
+    stages: dict[str, dict[str, Any]] = {}
     for path in sorted((folder / name).glob("*.json")):
         try:
-            merged |= json.loads(path.read_text(encoding="utf-8"))
+            stages[path.stem] = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise PipelineError(f"{path}: not valid JSON: {error}; delete it and rerun.") from None
-    return dict(sorted(merged.items()))
+    return merged(stages)
+
+
+def merged(stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the metrics of several stages as one map, sorted by name; of two that agree in name, the later stage's."""
+    numbers: dict[str, Any] = {}
+    for _, metrics in sorted(stages.items()):
+        numbers |= metrics
+    return dict(sorted(numbers.items()))
+
+
+def sealed_metrics(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+    """Return a sealed round's metrics, {stage: {metric: number}}, from `folder`/<round>.json."""
+    path = folder / f"{name}.json"
+    try:
+        found: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: no such file, though {name} is sealed; git has it.") from None
+    except json.JSONDecodeError as error:
+        raise PipelineError(f"{path}: not valid JSON: {error}; git has an earlier one.") from None
+    return found
 
 
 def curve_rows(
     params: Params, metrics: dict[str, dict[str, Any]], columns: dict[str, str], with_root: bool
 ) -> list[dict[str, Any]]:
-    """Return a row per round on the way to the last round of params.yaml: round, parent, depth, and `columns`.
+    """Return a row per round on the way to the last round: round, parent, depth, and `columns`.
 
     One lineage only, since a line through branches would run back and forth; `dvc metrics show` has all rounds.
     `with_root` starts with the untrained policy. A round that lacks one of the metrics has no row: plots would
     draw a missing number as 0. A round that trained no values still has one, where the critic's columns are empty.
     """
-    last = list(params.rounds)[-1] if params.rounds else ROOT
     rows = []
-    for name in [ROOT] * with_root + params.lineage(last):
+    for name in [ROOT] * with_root + params.lineage(params.last_round):
         if all(metric in metrics[name] for metric in columns if metric not in OF_CRITIC):
-            parent = "" if name == ROOT else params.rounds[name].parent
+            parent = "" if name == ROOT else params.all_rounds[name].parent
             row: dict[str, Any] = {"round": name, "parent": parent, "depth": params.depth(name)}
             rows.append(row | {column: metrics[name].get(metric, "") for metric, column in columns.items()})
     return rows

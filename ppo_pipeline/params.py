@@ -1,9 +1,9 @@
-"""params.yaml as one typed, strict object, with the overrides of its rounds."""
+"""params.yaml as one typed, strict object, with the overrides of its rounds and the sealed rounds behind them."""
 
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
 from .errors import PipelineError, nearest
 from .reward_sections import Reward
@@ -22,6 +22,7 @@ from .sections import (
 from .setting_errors import explain
 
 ROOT = "r000"
+SEALED = Path("sealed/rounds.yaml")  # beside params.yaml; ppo_pipeline/sealing/ says what sealing is
 RoundName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 OVERRIDABLE = ("seed", "rollout", "reward", "reference", "advantage", "update", "evaluate")
 
@@ -54,6 +55,7 @@ class Params(Section):
     update: Update
     evaluate: Evaluate
     rounds: dict[RoundName, Round] = Field(description="The training rounds")
+    _sealed: dict[str, Round] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Params":
@@ -112,6 +114,16 @@ class Params(Section):
         """Longest prompt that is allowed."""
         return self.rollout.max_prompt_tokens
 
+    @property
+    def all_rounds(self) -> dict[str, Round]:
+        """Every round, the sealed ones first; those of `rounds` alone are in the pipeline."""
+        return {**self._sealed, **self.rounds}
+
+    @property
+    def last_round(self) -> str:
+        """The last round of the map, or r000 where there is none."""
+        return next(reversed(self.all_rounds), ROOT)
+
     def depth(self, name: str) -> int:
         """Return how many rounds lead to `name`, itself included; 0 for r000."""
         return len(self.lineage(name))
@@ -119,14 +131,15 @@ class Params(Section):
     def lineage(self, name: str) -> list[str]:
         """Return the rounds from the first trained one to `name`; empty for r000."""
         chain: list[str] = []
+        rounds = self.all_rounds
         while name != ROOT:
             if name in chain:
                 raise PipelineError(f"params.yaml: rounds.{name} is among its own ancestors; give it another parent.")
-            if name not in self.rounds:
+            if name not in rounds:
                 child = f"rounds.{chain[-1]}.parent: " if chain else ""
-                raise PipelineError(f"params.yaml: {child}no round '{name}'.{nearest(name, [ROOT, *self.rounds])}")
+                raise PipelineError(f"params.yaml: {child}no round '{name}'.{nearest(name, [ROOT, *rounds])}")
             chain.append(name)
-            name = self.rounds[name].parent
+            name = rounds[name].parent
         return chain[::-1]
 
     def of_round(self, name: str) -> "Params":
@@ -144,14 +157,52 @@ class Params(Section):
         return _validated(Params, data, f"params.yaml (rounds.{name})")
 
 
+class SealedRounds(Section):
+    """The whole of sealed/rounds.yaml."""
+
+    rounds: dict[RoundName, Round]
+
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_params(path: Path = Path("params.yaml")) -> Params:
+def load_params(path: Path = Path("params.yaml"), sealed: Path | None = None, settled: bool = True) -> Params:
     """Read and check params.yaml: every section, every round's lineage and overrides.
+
+    `sealed` is the list of sealed rounds; without it the one beside `path`, where there is one. A round in both is
+    half sealed or half unsealed, which only `settled=False` lets pass.
 
     Raises PipelineError with the setting's name for anything unknown, missing, mistyped or out of range.
     """
+    params = _validated(Params, read_map(path, "sections with settings"), str(path))
+    params._sealed = read_sealed(sealed or path.parent / SEALED)
+    for name in params.rounds:
+        if name == ROOT:
+            raise PipelineError(f"{path}: rounds.{ROOT} is the untrained policy's name; give this round another.")
+        if settled and name in params._sealed:
+            raise PipelineError(
+                f"{path}: rounds.{name} is in {SEALED} too: its sealing or unsealing was interrupted, or another round "
+                "has its name. `ppo-pipeline rounds seal` and `ppo-pipeline rounds unseal ROUND` finish what was begun."
+            )
+    for name in params.all_rounds:
+        params.lineage(name)
+        if name not in params._sealed:
+            params.of_round(name)
+    return params
+
+
+def read_sealed(path: Path) -> dict[str, Round]:
+    """Return the sealed rounds by name, each with its parent and overrides; none where the file is missing.
+
+    Their overrides were checked when they were in `rounds`: settings of today need not fit them.
+    """
+    if not path.is_file():
+        return {}
+    return _validated(SealedRounds, {"rounds": read_map(path, "rounds")}, str(path)).rounds
+
+
+def read_map(path: Path, expected: str) -> dict[str, Any]:
+    """Return a YAML file's map; raise PipelineError where it is missing, no YAML or no map."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -162,14 +213,8 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     except (YAMLError, UnicodeDecodeError) as error:
         raise PipelineError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
-        raise PipelineError(f"{path}: expected sections with settings, found {type(data).__name__}.")
-    params = _validated(Params, data, str(path))
-    for name in params.rounds:
-        if name == ROOT:
-            raise PipelineError(f"{path}: rounds.{ROOT} is the untrained policy's name; give this round another.")
-        params.lineage(name)
-        params.of_round(name)
-    return params
+        raise PipelineError(f"{path}: expected {expected}, found {type(data).__name__}.")
+    return data
 
 
 def _validated(cls: type[Model], data: Any, source: str) -> Model:

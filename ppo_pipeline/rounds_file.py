@@ -1,39 +1,48 @@
 """Edit the `rounds` map of params.yaml; everything else in the file, comments too, stays as it is."""
 
 import re
+from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from .errors import PipelineError, nearest
 from .files import whole_file
-from .params import ROOT, load_params
+from .params import ROOT, SEALED, load_params, read_sealed
 
 
 class RoundsFile:
-    """params.yaml, open for changes of its rounds. `save` checks the new text before it replaces the file."""
+    """params.yaml, open for changes of its rounds. `save` checks the new text before it replaces the file.
 
-    def __init__(self, path: Path) -> None:
+    Sealed rounds are known as parents and by name, and cannot be changed. `settled=False` opens a file some of
+    whose rounds are sealed at the same time, as they are halfway through sealing.
+    """
+
+    def __init__(self, path: Path, settled: bool = True) -> None:
         from ruamel.yaml import YAML
 
-        load_params(path)  # refuses a file that is already wrong
-        self.path = path
+        load_params(path, settled=settled)  # refuses a file that is already wrong
+        self.path, self.settled = path, settled
+        self.sealed = read_sealed(path.parent / SEALED)
         self.yaml = YAML(typ="safe", pure=True)
         self.text = path.read_bytes().decode("utf-8")  # read_text would turn CRLF into LF
         self.rounds: Any = self.yaml.load(self.text)["rounds"]
 
     def next_name(self) -> str:
         """Return the name after the highest of the form r001, r002, ..."""
-        numbers = [int(m.group(1)) for name in self.rounds if (m := re.fullmatch(r"r(\d+)", name))]
+        numbers = [int(m.group(1)) for name in self._names() if (m := re.fullmatch(r"r(\d+)", name))]
         return f"r{max(numbers, default=0) + 1:03d}"
 
     def last(self) -> str:
-        """Return the last round of the map, or r000."""
-        return str(list(self.rounds)[-1]) if self.rounds else ROOT
+        """Return the last round of the map, or where it is empty the last sealed one, or r000."""
+        return self._names()[-1]
+
+    def _names(self) -> list[str]:
+        return [ROOT, *self.sealed, *map(str, self.rounds)]
 
     def add(self, name: str, parent: str, overrides: dict[str, Any] | None = None) -> None:
         """Append a round with its overrides, {section: {setting: value}} or {"seed": value}."""
-        if name in self.rounds or name == ROOT:
+        if name in self._names():
             raise PipelineError(f"{self.path}: there is a round '{name}' already.")
         self._check_known(parent)
         self.rounds[name] = {"parent": parent, **(overrides or {})}
@@ -41,6 +50,8 @@ class RoundsFile:
     def remove(self, name: str) -> None:
         """Take a round out of the map; one that others start from stays."""
         self._check_known(name)
+        if name in self.sealed:
+            raise PipelineError(f"{self.path}: '{name}' is sealed; `ppo-pipeline rounds unseal {name}` comes first.")
         children = [child for child, entry in self.rounds.items() if entry["parent"] == name]
         if name == ROOT or children:
             raise PipelineError(
@@ -48,8 +59,16 @@ class RoundsFile:
             )
         del self.rounds[name]
 
+    def take_out(self, names: Iterable[str]) -> None:
+        """Take rounds out whatever starts from them: they have been sealed."""
+        self.rounds = {name: entry for name, entry in self.rounds.items() if name not in set(names)}
+
+    def put_first(self, entries: dict[str, Any]) -> None:
+        """Put unsealed rounds before the others, so that the last round stays the last."""
+        self.rounds = {**entries, **self.rounds}
+
     def _check_known(self, name: str) -> None:
-        known = [ROOT, *self.rounds]
+        known = self._names()
         if name not in known:
             raise PipelineError(f"{self.path}: no round '{name}'.{nearest(name, known)}")
 
@@ -61,7 +80,7 @@ class RoundsFile:
             partial.write_bytes(text.encode("utf-8"))
             partial.chmod(target.stat().st_mode)
             try:
-                load_params(partial)
+                load_params(partial, self.path.parent / SEALED, self.settled)
             except PipelineError as error:
                 raise PipelineError(str(error.message).replace(str(partial), str(self.path))) from None
 
@@ -81,11 +100,16 @@ class RoundsFile:
         if not lines[last].endswith("\n"):
             lines[last] += end
         indent = " " * node.value[0][0].start_mark.column
-        new = [f"{indent}{name}: {_flow(value)}{end}" for name, value in self.rounds.items() if name not in old]
-        lines[last] += "".join(new)
+        new = {name: f"{indent}{name}: {flow(value)}{end}" for name, value in self.rounds.items() if name not in old}
+        kept = [place for place, name in enumerate(self.rounds) if name in old]
+        front = [name for place, name in enumerate(self.rounds) if name in new and kept and place < kept[0]]
+        behind = "".join(text for name, text in new.items() if name not in front)
+        lines[last] += behind
         for name, span in old.items():
             for line in span if name not in self.rounds else ():
-                lines[line] = "".join(new) if line == last else ""
+                lines[line] = behind if line == last else ""
+        first = next(iter(old.values())).start
+        lines[first] = "".join(new[name] for name in front) + lines[first]
         if not self.rounds:
             start = next(key for key, _ in root.value if key.value == "rounds").start_mark.line
             lines[start] = lines[start].replace(":", ": {}", 1)
@@ -95,7 +119,7 @@ class RoundsFile:
         """The same for a map in flow style, {r001: {parent: r000}}: only what is between its braces changes."""
         text, start, end = self.text, node.start_mark.index, node.end_mark.index
         kept = {k.value: text[k.start_mark.index : v.end_mark.index] for k, v in node.value if k.value in self.rounds}
-        entries = [kept.get(name, f"{name}: {_flow(value)}") for name, value in self.rounds.items()]
+        entries = [kept.get(name, f"{name}: {flow(value)}") for name, value in self.rounds.items()]
         return f"{text[:start]}{{{', '.join(entries)}}}{text[end:]}"
 
 
@@ -107,7 +131,7 @@ def _last_line(node: Any) -> int:
     return int(node.end_mark.line)
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """Return `value` as YAML on one line, {key: value}."""
     from ruamel.yaml import YAML
 

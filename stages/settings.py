@@ -23,7 +23,9 @@ def main(params_path: Path, folder: Path) -> None:
             for stage, settings in stages.items():
                 text = settings.of(params, name).model_dump_json(by_alias=True, indent=2) + "\n"
                 (partial / name / f"{stage}.json").write_text(text, encoding="utf-8")
-    result("settings", f"{len(params.rounds)} rounds, params.yaml is sound")
+    sealed = len(params.all_rounds) - len(params.rounds)
+    more = f" and {sealed} sealed" if sealed else ""
+    result("settings", f"{len(params.rounds)} rounds{more}, params.yaml is sound")
 
 
 if __name__ == "__main__":

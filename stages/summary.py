@@ -5,7 +5,15 @@ from pathlib import Path
 import click
 
 from ppo_pipeline.files import whole_folder, write_json
-from ppo_pipeline.learning_curve import HELDOUT, TRAINING, curve_rows, round_metrics, write_curve
+from ppo_pipeline.learning_curve import (
+    HELDOUT,
+    TRAINING,
+    curve_rows,
+    merged,
+    round_metrics,
+    sealed_metrics,
+    write_curve,
+)
 from ppo_pipeline.params import ROOT, load_params
 from ppo_pipeline.progress import result
 
@@ -13,13 +21,20 @@ from ppo_pipeline.progress import result
 @click.command()
 @click.option("--params", "params_path", type=click.Path(path_type=Path), required=True)
 @click.option("--stages", "stages_folder", type=click.Path(path_type=Path), required=True)
+@click.option("--sealed", type=click.Path(path_type=Path), required=True)
 @click.option("--rounds", "rounds_folder", type=click.Path(path_type=Path), required=True)
 @click.option("--training", type=click.Path(path_type=Path), required=True)
 @click.option("--heldout", type=click.Path(path_type=Path), required=True)
-def main(params_path: Path, stages_folder: Path, rounds_folder: Path, training: Path, heldout: Path) -> None:
+def main(
+    params_path: Path, stages_folder: Path, sealed: Path, rounds_folder: Path, training: Path, heldout: Path
+) -> None:
     """Merge the stages' metrics of each round, and line the rounds up."""
     params = load_params(params_path)
-    metrics = {name: round_metrics(stages_folder, name) for name in [ROOT, *params.rounds]}
+    opened = {ROOT, *params.rounds}
+    metrics = {
+        name: round_metrics(stages_folder, name) if name in opened else merged(sealed_metrics(sealed, name))
+        for name in [ROOT, *params.all_rounds]
+    }
     with whole_folder(rounds_folder) as partial:
         for name, numbers in metrics.items():
             write_json(partial / f"{name}.json", numbers)
@@ -28,7 +43,7 @@ def main(params_path: Path, stages_folder: Path, rounds_folder: Path, training: 
     write_curve(heldout, rows, HELDOUT)
     scores = [row["heldout_score"] for row in rows]
     text = f", held-out score {scores[0]:+.3f} -> {scores[-1]:+.3f}" if scores else ""
-    result("summary", f"{len(params.rounds)} rounds{text}")
+    result("summary", f"{len(params.all_rounds)} rounds{text}")
 
 
 if __name__ == "__main__":

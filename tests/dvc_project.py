@@ -11,6 +11,8 @@ from typing import Any
 from conftest import save_tiny, write_letter_prompts
 from ruamel.yaml import YAML
 
+from ppo_pipeline.sealing.index import EMPTY
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 CODE = ("dvc.yaml", ".dvcignore", ".gitignore", "stages", "ppo_pipeline", "reward_functions", "params", "params.yaml")
 
@@ -26,6 +28,9 @@ class ProjectCopy:
                 shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, folder / name)
+        (folder / "sealed/metrics").mkdir(parents=True)
+        (folder / "sealed/metrics/.gitkeep").touch()
+        (folder / "sealed/rounds.yaml").write_text(EMPTY)
         self.run("git", "init", "--quiet")
         self.run("dvc", "init", "--quiet")
 

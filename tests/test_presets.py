@@ -198,6 +198,14 @@ def test_a_preset_with_a_mistake_is_not_applied(project: Path) -> None:
     assert files() == before
 
 
+def test_sealed_rounds_of_other_settings_are_not_mixed_in(project: Path) -> None:
+    Path("sealed").mkdir()
+    Path("sealed/rounds.yaml").write_text("r001: {parent: r000}\n")
+    before = Path("params.yaml").read_bytes()
+    assert "rounds unseal r001" in preset("notebook-full", code=1)
+    assert Path("params.yaml").read_bytes() == before
+
+
 def test_another_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "run from the project's top folder" in preset(code=1)

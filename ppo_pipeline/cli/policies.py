@@ -11,13 +11,14 @@ ROUNDS, BASE = Path("data/rounds"), Path("data/base")
 
 def policy_folder(params: Params, name: str) -> Path:
     """Return the policy folder of round `name`; PipelineError where it is unknown or not computed."""
-    known = [ROOT, *params.rounds]
+    known = [ROOT, *params.all_rounds]
     if name not in known:
         raise PipelineError(f"params.yaml: no round '{name}'.{nearest(name, known)}")
     folder = ROUNDS / name / "policy"
     if not folder.is_dir():
         stage = "init" if name == ROOT else f"update@{name}"
-        raise PipelineError(f"{folder}: not here; `dvc repro {stage}` makes it, `dvc pull` fetches it.")
+        makes = "" if name in params.all_rounds and name not in params.rounds else f"`dvc repro {stage}` makes it, "
+        raise PipelineError(f"{folder}: not here; {makes}`dvc pull` fetches it.")
     return folder
 
 

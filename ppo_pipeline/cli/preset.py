@@ -6,7 +6,7 @@ import click
 
 from ..errors import PipelineError, nearest
 from ..files import whole_file
-from ..params import load_params
+from ..params import SEALED, load_params, read_sealed
 from .literal import token_text
 
 PARAMS, FOLDER = Path("params.yaml"), Path("params")
@@ -28,6 +28,7 @@ def preset(name: str | None) -> None:
     if name not in found:
         raise PipelineError(f"no preset '{name}'.{nearest(name, list(found))} There are: {', '.join(found)}.")
     load_params(found[name])
+    refuse_sealed(name)
     content = found[name].read_bytes()
     if PARAMS.is_file() and PARAMS.read_bytes() == content:
         click.echo(f"params.yaml is {name} already; `dvc repro` runs it")
@@ -37,6 +38,16 @@ def preset(name: str | None) -> None:
         partial.write_bytes(content)
     former = f", the former one is {kept}" if kept else ""
     click.echo(f"params.yaml is {name} now{former}; `dvc repro` runs it")
+
+
+def refuse_sealed(name: str) -> None:
+    """Raise PipelineError where rounds are sealed: they were trained with other settings, and have their names."""
+    sealed = read_sealed(SEALED)
+    if sealed:
+        raise PipelineError(
+            f"{SEALED}: {', '.join(sealed)} were trained with the settings at hand and would stay beside those of "
+            f"{name}; `ppo-pipeline rounds unseal {next(iter(sealed))}` comes first, or a clone without them."
+        )
 
 
 def presets() -> dict[str, Path]:

@@ -9,6 +9,7 @@ from ..rounds_file import RoundsFile, parse_overrides
 from .literal import literal
 
 PARAMS = Path("params.yaml")
+MANY = 30  # open rounds; DVC then takes about as long as a small round's work
 FILES = {
     "rollout": "rollouts.parquet",
     "reward": "rewards.parquet",
@@ -21,7 +22,7 @@ FILES = {
 
 @click.group()
 def rounds() -> None:
-    """List, append, branch and remove training rounds (params.yaml: rounds)."""
+    """List, append, branch, remove and seal training rounds (params.yaml: rounds)."""
 
 
 @rounds.command("list")
@@ -34,10 +35,11 @@ def list_rounds() -> None:
     table = Table()
     for column in ("round", "parent", "depth", "settings of its own", "outputs here"):
         table.add_column(column)
-    for name, entry in params.rounds.items():
+    for name, entry in params.all_rounds.items():
         folder = Path("data/rounds") / name
         there = [stage for stage, file in FILES.items() if (folder / file).exists()]
         done = "all" if len(there) == len(FILES) else ", ".join(there) or "none"
+        done += "" if name in params.rounds else " (sealed)"
         table.add_row(name, entry.parent, str(params.depth(name)), literal(describe(entry)), done)
     Console().print(table)
 
@@ -69,6 +71,11 @@ def add(count: int, parent: str | None, settings: tuple[str, ...]) -> None:
         parent = names[-1]
     file.save()
     click.echo(f"added {', '.join(names)}; `dvc repro` runs them")
+    if len(file.rounds) > MANY:
+        click.echo(
+            f"{len(file.rounds)} rounds are open, and DVC takes longer the more there are: once they have run, "
+            "`ppo-pipeline rounds seal` takes all but the last four out of the pipeline"
+        )
 
 
 @rounds.command()
@@ -93,3 +100,36 @@ def remove(name: str) -> None:
     file.remove(name)
     file.save()
     click.echo(f"removed {name} from params.yaml; its files under data/rounds/{name} are still here")
+
+
+@rounds.command()
+@click.option("--keep", type=click.IntRange(min=0), help="Leave the last so many rounds open; 4 without an option.")
+@click.option("--through", metavar="ROUND", help="Seal this round and those that lead to it.")
+def seal(keep: int | None, through: str | None) -> None:
+    """Take finished rounds out of the pipeline, which makes `dvc repro` quick again; they stay parents and results.
+
+    Each becomes one folder tracked by DVC (sealed/ROUND.dvc) and no longer reruns when settings or code change.
+    """
+    from ..sealing.refresh import refresh
+    from ..sealing.seal import seal as seal_rounds
+
+    if keep is not None and through is not None:
+        raise click.UsageError("--keep and --through exclude each other.")
+    names = seal_rounds(4 if keep is None else keep, through)
+    if not names:
+        click.echo("no round to seal: the others are kept open")
+        return
+    click.echo(f"sealed {', '.join(names)}; commit sealed/, params.yaml and dvc.lock to git")
+    refresh()
+
+
+@rounds.command()
+@click.argument("name")
+def unseal(name: str) -> None:
+    """Take the sealed round NAME, and those that descend from it, back into the pipeline."""
+    from ..sealing.refresh import refresh
+    from ..sealing.unseal import unseal as unseal_round
+
+    names = unseal_round(name)
+    click.echo(f"unsealed {', '.join(names)}; commit sealed/, params.yaml and dvc.lock to git")
+    refresh()
