@@ -149,8 +149,13 @@ def test_what_cannot_be_laid_end_to_end_is_found_out(kind: str, more: dict[str, 
     torch.testing.assert_close(after, logits, atol=0.02, rtol=0.02)
 
 
-def in_bf16(architecture: str) -> Policy:
-    policy = make_policy(architecture)
+@pytest.mark.parametrize("std", [0.0, 0.3, 1.5])
+def test_training_does_not_change_whether_a_model_can(architecture: str, std: float) -> None:
+    assert can_lay_end_to_end(in_bf16(architecture, std).model)
+
+
+def in_bf16(architecture: str, std: float = 0.05) -> Policy:
+    policy = make_policy(architecture, std)
     policy.model.to(torch.bfloat16)
     for parameter in policy.policy_parameters().values():
         parameter.data = parameter.data.float()

@@ -70,12 +70,19 @@ def hidden_end_to_end(model: Any, ids: Tensor, layout: Layout) -> Tensor:
 
 @torch.no_grad()
 def can_lay_end_to_end(model: Any) -> bool:
-    """Tell whether the model's layers all attend through the interface, and give what each sequence alone gives."""
-    layers = getattr(model.config, "num_hidden_layers", 0)
-    if sliding_window(model) is not None or not model._can_set_attn_implementation():
+    """Tell whether the model's layers all attend through the interface, and give what each sequence alone gives.
+
+    In half precision a trained model may amplify rounding a lot for some tokens, hence the median and a wide limit
+    there: what goes through a wrong attention is wrong in all tokens.
+    """
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if sliding_window(model) is not None or getattr(config, "attention_chunk_size", None) or kinds:
         return False
-    ids = torch.arange(1, 15, device=model.device)[None] % model.config.vocab_size
-    before = model.config._attn_implementation
+    if not model._can_set_attn_implementation():
+        return False
+    ids = torch.arange(1, 15, device=model.device)[None] * 7919 % config.vocab_size
+    before = config._attn_implementation
     expected = torch.cat(
         [trunk_of(model)(input_ids=alone, use_cache=False).last_hidden_state[0, 4:]
          for alone in (ids[:, :9], torch.cat([ids[:, :4], ids[:, 9:]], 1))]
@@ -85,8 +92,9 @@ def can_lay_end_to_end(model: Any) -> bool:
         found = hidden_end_to_end(model, ids, layout)[0, 4:]
     except (TypeError, ValueError, NotImplementedError):
         found = torch.zeros_like(expected)
-    error = torch.linalg.vector_norm(found.float() - expected.float()) / torch.linalg.vector_norm(expected.float())
-    fits = layout.calls == layers and bool(error < (1e-4 if model.dtype == torch.float32 else 0.03))
+    errors = torch.linalg.vector_norm((found - expected).float(), dim=1)
+    error = (errors / torch.linalg.vector_norm(expected.float(), dim=1)).median().item()
+    fits = layout.calls == config.num_hidden_layers and error < (1e-3 if model.dtype == torch.float32 else 0.3)
     if not fits:
         model.set_attn_implementation(before)
     return fits
