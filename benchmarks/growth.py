@@ -32,7 +32,8 @@ def run(base: Path, counts: tuple[int, ...] = PROMPTS, lengths: tuple[int, ...] 
 
 def measure(model: Path, count: int, length: int, tflops: float) -> dict[str, Any]:
     """Return the row of one size: seconds of the stages, tokens a second, and the share of the machine's products."""
-    changes = {"rollout.batch_size": min(count, 128), "rollout.max_new_tokens": length, "evaluate.max_new_tokens": 8, "evaluate.max_prompts": 4}
+    changes = {"rollout.batch_size": min(count, 128), "rollout.max_new_tokens": length,
+               "evaluate.max_new_tokens": 8, "evaluate.max_prompts": 4}  # fmt: skip
     ours = our_round(model, count, {**SETTINGS, **changes})
     tokens, stages = count * length, ours["stages"]
     shares = {name: products(model, name, count, length) / 1e12 / stages[name] / tflops for name in STAGES[:3]}
@@ -58,12 +59,16 @@ def products(model: Path, stage: str, count: int, length: int, prompt: int = 17)
     c = AutoConfig.from_pretrained(model)
     size = c.hidden_size // c.num_attention_heads
     attention = c.hidden_size * size * (2 * c.num_attention_heads + 2 * c.num_key_value_heads)
-    trunk = 2.0 * c.num_hidden_layers * (attention + 3 * c.hidden_size * c.intermediate_size) * count * (prompt + length)
+    layer = attention + 3 * c.hidden_size * c.intermediate_size
+    trunk = 2.0 * c.num_hidden_layers * layer * count * (prompt + length)
     head = 2.0 * c.vocab_size * c.hidden_size * count * length
     return {"rollout": trunk + head, "reference": 2 * (trunk + head), "update": 2 * (2 * trunk + 3 * head)}[stage]
 
 
-def draw(by_count: list[dict[str, Any]], by_length: list[dict[str, Any]], machine: dict[str, Any], target: Path) -> None:
+Rows = list[dict[str, Any]]
+
+
+def draw(by_count: Rows, by_length: Rows, machine: dict[str, Any], target: Path) -> None:
     """Draw seconds by stage above and the share of the machine's limit below, over prompts and over length."""
     import matplotlib
 
@@ -71,7 +76,10 @@ def draw(by_count: list[dict[str, Any]], by_length: list[dict[str, Any]], machin
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(2, 2, figsize=(11, 7.5), sharex="col", layout="constrained")
-    columns = ((by_count, "prompts", "prompts of 48 response tokens"), (by_length, "length", "response tokens of 32 prompts"))
+    columns = (
+        (by_count, "prompts", "prompts of 48 response tokens"),
+        (by_length, "length", "response tokens of 32 prompts"),
+    )
     for (upper, lower), (rows, key, label) in zip(axes.T, columns, strict=True):
         figures = [row["figures"] for row in rows]
         sizes = [f[key] for f in figures]

@@ -12,7 +12,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "smollm2": {
         "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-        "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True, "max_position_embeddings": 8192,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
+        "max_position_embeddings": 8192,
     },
     "qwen2": {
         "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,

@@ -68,15 +68,15 @@ def main(
             ppo.run(data, targets, (settings.seed, settings.round), counter.advance)
         record["padding_share"] = ppo.padding.share
         record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
-    after = TrainerState(
-        optimizer_step=state.optimizer_step + ppo.steps,
-        value_step=state.value_step + (ppo.steps if targets.returns is not None else 0),
-        loss_scale=scaler.get_scale() if scaler.is_enabled() else None,
-        loss_scale_streak=scaler.state_dict()["_growth_tracker"] if scaler.is_enabled() else 0,
-        controllers=controllers,
-        moments=moments_of(policy, optimizer),
-    )
-    save_checkpoint(policy, after, parent_policy, policy_folder, trainer_folder)
+        after = TrainerState(
+            optimizer_step=state.optimizer_step + ppo.steps,
+            value_step=state.value_step + (ppo.steps if targets.returns is not None else 0),
+            loss_scale=scaler.get_scale() if scaler.is_enabled() else None,
+            loss_scale_streak=scaler.state_dict()["_growth_tracker"] if scaler.is_enabled() else 0,
+            controllers=controllers,
+            moments=moments_of(policy, optimizer),
+        )
+        save_checkpoint(policy, after, parent_policy, policy_folder, trainer_folder)
     numbers = {**ppo.metrics(), "lr": s.lr * factor}
     write_json(metrics, numbers)
     texts = [f"{ppo.steps} steps in {counter.seconds:.1f} s"]

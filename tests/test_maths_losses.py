@@ -31,6 +31,8 @@ def plain(hidden, weight, bias, targets, temperature):
 def test_logprobs_entropy_and_their_gradients_equal_the_plain_computation(chunk, temperature, bias) -> None:
     inputs = case(bias)
     found = token_logprobs(*inputs, temperature, chunk)
+    alone, nothing = token_logprobs(*inputs, temperature, chunk, with_entropy=False)
+    assert torch.equal(alone, found[0]) and nothing.isnan().all()
     expected = plain(*inputs, temperature)
     leaves = [t for t in inputs[:3] if t is not None]
     weights = torch.linspace(-1, 2, 13, dtype=torch.float64)

@@ -22,15 +22,18 @@ class _TokenLogprobs(torch.autograd.Function):
         targets: Tensor,
         temperature: float,
         chunk: int,
+        with_entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         logprobs = torch.empty(len(targets), dtype=wide, device=hidden.device)
-        entropy = torch.empty_like(logprobs)
+        entropy = torch.full_like(logprobs, torch.nan)
         for start in range(0, len(targets), chunk):
             logits = torch.nn.functional.linear(hidden[start : start + chunk], weight, bias)
             for part, rows, scaled, every in _parts(logits, start, wide):
                 torch.log_softmax(scaled.copy_(part).div_(temperature), -1, out=every)
                 logprobs[rows] = every.gather(1, targets[rows, None]).squeeze(1)
+                if not with_entropy:
+                    continue
                 # -sum p log p; a logit of -inf gives 0 * -inf, which counts as 0
                 entropy[rows] = -torch.exp(every, out=scaled).mul_(every.clamp_(min=torch.finfo(wide).min)).sum(-1)
         ctx.save_for_backward(hidden, weight, bias, targets, entropy)
@@ -42,11 +45,13 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad_logprobs, grad_entropy = grads
         if grad_logprobs is None and grad_entropy is None:
-            return (None,) * 6
+            return (None,) * 7
         hidden, weight, bias, targets, entropy = ctx.saved_tensors
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=entropy.dtype) if need_weight else None
+        # One chunk's product is the whole gradient; a sum of several is made in fp32, twice as large.
+        several = len(targets) > ctx.chunk
+        grad_weight = torch.zeros_like(weight, dtype=entropy.dtype) if need_weight and several else None
         grad_bias = torch.zeros_like(bias, dtype=entropy.dtype) if need_bias else None
         for start in range(0, len(targets), ctx.chunk):
             chunk = slice(start, start + ctx.chunk)
@@ -59,13 +64,15 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad_hidden[chunk] = grad @ weight
             if grad_weight is not None:
                 grad_weight += grad.T @ hidden[chunk]
+            elif need_weight:
+                grad_weight = grad.T @ hidden[chunk]
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
             None if grad_bias is None else grad_bias.to(bias.dtype),
-            None, None, None,
+            None, None, None, None,
         )  # fmt: skip
 
 
@@ -115,11 +122,13 @@ def token_logprobs(
     targets: Tensor,
     temperature: float = 1.0,
     chunk: int = CHUNK_TOKENS,
+    with_entropy: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Return log softmax(z / temperature)[target] and the entropy of that softmax, z = hidden W^T + b.
 
     hidden: (N, H) states before each target. weight: (V, H) and bias: (V,) of the language-model head.
     targets: (N,) token ids. Both results are (N,) in nats, fp32 whatever the model's dtype (float64 stays).
-    Peak memory is that of `chunk` rows of logits, not of N. Gradients flow to hidden, weight and bias.
+    Without `with_entropy` the second is NaN. Gradients flow to hidden, weight and bias. Peak memory is that of `chunk`
+    rows of logits, not of N.
     """
-    return _TokenLogprobs.apply(hidden, weight, bias, targets, temperature, chunk)  # type: ignore[no-any-return]
+    return _TokenLogprobs.apply(hidden, weight, bias, targets, temperature, chunk, with_entropy)  # type: ignore[no-any-return]

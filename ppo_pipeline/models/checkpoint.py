@@ -7,7 +7,7 @@ moments by parameter name) and state.json. Nothing is pickled.
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,8 @@ def read_trainer(trainer: Path) -> tuple[TrainerState, str]:
 def save_trainer(policy: Policy, state: TrainerState, folder: Path) -> None:
     """Write value head, critic, optimizer moments and counters, whole or not at all."""
     values = policy.value_parameters()
-    numbers = {k: v for k, v in asdict(state).items() if k != "moments"}
+    numbers = asdict(replace(state, moments={}))  # asdict copies all that it finds, whole tensors too
+    del numbers["moments"]
     with whole_folder(folder) as partial:
         for start, file in ((HEAD, "value_head.safetensors"), (CRITIC, "critic.safetensors")):
             part = {n: p for n, p in values.items() if n.startswith(start)}

@@ -147,7 +147,8 @@ def hidden_states(model: Any, batch: Sequences) -> Tensor:
 def model_logprobs(model: Any, batch: Sequences, temperature: float) -> Tensor:
     """Return the logprobs (N,) of the response tokens under a plain model, without gradients."""
     before, _, targets = positions(batch)
-    return token_logprobs(hidden_states(model, batch)[before], *head_of(model), targets, temperature)[0]
+    flat = hidden_states(model, batch)
+    return token_logprobs(flat[before], *head_of(model), targets, temperature, with_entropy=False)[0]
 
 
 def positions(batch: Sequences) -> tuple[Tensor, Tensor, Tensor]:
