@@ -12,7 +12,7 @@ from rich.table import Table
 from .machine import limits
 
 NAMES = ("decoder", "whole_round", "notebooks")
-SLOW = ("rounds",)  # only by name: half an hour
+SLOW = ("rounds", "growth")  # only by name: half an hour each
 
 
 @click.command()
@@ -22,7 +22,7 @@ SLOW = ("rounds",)  # only by name: half an hour
 @click.option("--json", "target", type=click.Path(path_type=Path), default=Path("benchmarks/results/latest.json"),
               show_default=True)  # fmt: skip
 def main(names: tuple[str, ...], base: Path, target: Path) -> None:
-    """Run the benchmarks named (without a name all but `rounds`), one after the other, beside their peers."""
+    """Run the benchmarks named (without a name all but `rounds` and `growth`), one after the other, beside their peers."""
     machine = limits()
     rows: list[dict[str, Any]] = []
     for name in names or NAMES:
