@@ -22,7 +22,7 @@ SLOW = ("rounds", "growth")  # only by name: half an hour each
 @click.option("--json", "target", type=click.Path(path_type=Path), default=Path("benchmarks/results/latest.json"),
               show_default=True)  # fmt: skip
 def main(names: tuple[str, ...], base: Path, target: Path) -> None:
-    """Run the benchmarks named (without a name all but `rounds` and `growth`), one after the other, beside their peers."""
+    """Run the benchmarks named, one after the other, beside their peers; without a name all but the slow ones."""
     machine = limits()
     rows: list[dict[str, Any]] = []
     for name in names or NAMES:
