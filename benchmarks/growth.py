@@ -15,7 +15,7 @@ from .whole_round import SETTINGS, our_round
 
 PROMPTS = (32, 64, 128, 256, 512, 1024)
 LENGTHS = (32, 64, 128, 256, 512)
-STAGES = ("rollout", "reference", "update", "evaluate")
+STAGES = ("rollout", "reference", "update")
 PICTURE = ROOT / "docs" / "performance-growth.png"
 
 
@@ -36,7 +36,7 @@ def measure(model: Path, count: int, length: int, tflops: float) -> dict[str, An
                "evaluate.max_new_tokens": 8, "evaluate.max_prompts": 4}  # fmt: skip
     ours = our_round(model, count, {**SETTINGS, **changes})
     tokens, stages = count * length, ours["stages"]
-    shares = {name: products(model, name, count, length) / 1e12 / stages[name] / tflops for name in STAGES[:3]}
+    shares = {name: products(model, name, count, length) / 1e12 / stages[name] / tflops for name in STAGES}
     row = {
         "what": f"a round of {count} prompts x {length} tokens",
         "ours": f"{ours['seconds']:.1f} s, {tokens / ours['inside']:.0f} tokens a second of work, {ours['peak_gb']} GB",
@@ -83,7 +83,7 @@ def draw(by_count: Rows, by_length: Rows, machine: dict[str, Any], target: Path)
     for (upper, lower), (rows, key, label) in zip(axes.T, columns, strict=True):
         figures = [row["figures"] for row in rows]
         sizes = [f[key] for f in figures]
-        for name in STAGES[:3]:
+        for name in STAGES:
             upper.plot(sizes, [f["stages"][name] for f in figures], marker="o", label=name)
             lower.plot(sizes, [100 * f["shares"][name] for f in figures], marker="o", label=name)
         upper.plot(sizes, [f["seconds"] for f in figures], marker="s", color="black", label="whole round by dvc repro")

@@ -19,6 +19,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from .loading import sliding_window, trunk_of
+from .prefix import causal_mask
 
 NAME = "end_to_end"
 # What changes attention's result in a way that is not written here: soft capping, sinks, learned position biases.
@@ -53,7 +54,7 @@ def lay_end_to_end(lengths: Tensor, prefix: int, total: int, width: int, device:
     inside = steps < lengths[:, None]
     padded = torch.where(inside, starts[:, None] + steps, 0)
     flat = inside.flatten().nonzero()[:, 0]
-    own = torch.cat([torch.arange(int(n)) for n in lengths]) + prefix
+    own = steps.expand_as(inside)[inside] + prefix
     tail = torch.zeros(total - prefix - len(own), dtype=own.dtype)
     positions = torch.cat([torch.arange(prefix), own, tail])
     return Layout(prefix, positions[None].to(device), padded.to(device), flat.to(device))
@@ -150,7 +151,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, groups: int, scale: float) -> Tenso
     q = q.view(rows, width, heads // groups, groups, size).permute(0, 2, 3, 1, 4).flatten(2, 3)
     k, v = k.transpose(1, 2), v.transpose(1, 2)
     span = k.shape[2]
-    seen = torch.ones(width, span, dtype=torch.bool, device=q.device).tril(span - width).repeat(groups, 1)
+    seen = causal_mask(width, span, q.device).repeat(groups, 1)
     if q.device.type == "cpu" and span <= FEW_KEYS and torch.is_grad_enabled():
         out = _FewKeys.apply(q, k, v, seen, scale)
     else:

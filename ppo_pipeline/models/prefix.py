@@ -5,9 +5,14 @@ import torch
 LEAST_PREFIX = 8  # fewer tokens are not worth a forward of their own
 
 
+def causal_mask(queries: int, keys: int, device: torch.device) -> torch.Tensor:
+    """Return (queries, keys), true where a query may look: the last query at all keys, each before it at one fewer."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
 def behind_prefix(before: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
     """Return position_ids and the causal attention_mask of `width` tokens that follow `before` tokens."""
-    seen = torch.ones(width, before + width, dtype=torch.bool, device=device).tril(before)
+    seen = causal_mask(width, before + width, device)
     places = torch.arange(before, before + width, device=device)
     return {"position_ids": places[None], "attention_mask": seen[None, None]}
 

@@ -34,7 +34,7 @@ def settle(dvc: Tracked) -> list[str]:
     names = unsettled()
     for name in names:
         if idle_dvc_file(name).exists():
-            dvc.round_listing(name, kept_outs(name)[0])  # `dvc gc` may have come in between
+            dvc.round_listing(name, kept_outs(name, kept_blocks(name))[0])  # `dvc gc` may have come in between
             idle_dvc_file(name).replace(dvc_file(name))
     if names:
         params = RoundsFile(PARAMS, settled=False)
@@ -58,9 +58,9 @@ def sweep() -> list[str]:
     return list(dict.fromkeys(swept))
 
 
-def kept_outs(name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the outputs of a sealed round's stages as dvc.lock had them: its data, and its metrics."""
-    stages = lock_text.parsed(kept_blocks(name)).values()
+def kept_outs(name: str, blocks: dict[str, str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the outputs that a sealed round's entries of dvc.lock name: its data, and its metrics."""
+    stages = lock_text.parsed(blocks).values()
     outs = [out for stage in stages for out in stage.get("outs", [])]
     folder = f"{metrics_folder(name).as_posix()}/"
     data = [out for out in outs if not out["path"].startswith(folder)]

@@ -66,7 +66,7 @@ def _restore(dvc: Tracked, name: str) -> dict[str, str]:
     if not dvc_file(name).is_file() and not idle_dvc_file(name).is_file():
         raise PipelineError(f"{dvc_file(name)}: no such file, though {name} is sealed; git has it.")
     blocks = kept_blocks(name)
-    data, metrics = kept_outs(name)
+    data, metrics = kept_outs(name, blocks)
     if dvc_file(name).is_file():  # otherwise an earlier call was here already
         digest = YAML(typ="safe", pure=True).load(dvc_file(name).read_text(encoding="utf-8"))["outs"][0]["md5"]
         dvc.restore_listings(name, digest, data)
