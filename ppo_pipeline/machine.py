@@ -26,6 +26,12 @@ def set_up(compute: Compute, setting: str = "compute") -> tuple[torch.device, to
     return device, _dtype(compute.dtype, device)
 
 
+def machine_numbers() -> list[object]:
+    """Return what else of the machine decides how its numbers are rounded: threads, the CPU's instructions, the GPU."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return [torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), gpu]
+
+
 def _keep_memory() -> None:
     """Tell glibc's allocator to keep large blocks: giving each tensor's pages back costs a fifth of a CPU update."""
     if not sys.platform.startswith("linux"):

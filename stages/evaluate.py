@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from ppo_pipeline.chat import render_all
 from ppo_pipeline.files import write_json
-from ppo_pipeline.machine import set_up
+from ppo_pipeline.machine import machine_numbers, set_up
 from ppo_pipeline.models.checkpoint import load_merged
 from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
 from ppo_pipeline.models.packing import pack_linears
@@ -17,6 +17,7 @@ from ppo_pipeline.progress import progress, result
 from ppo_pipeline.rewards.scoring import join_prompts, score_samples
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.sampling.decoder import Decoder, Request
+from ppo_pipeline.scratch import Scratch
 from ppo_pipeline.stage_settings import EvaluateSettings, read_settings
 from ppo_pipeline.tables.evaluation import EVALUATION
 from ppo_pipeline.tables.prompts import PROMPTS
@@ -50,6 +51,8 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
         device, dtype = set_up(settings.compute)
         model = load_merged(base, policy, device, dtype)
         pack_linears(model)
+        machine = (device, dtype, *machine_numbers(), settings.model_dump_json(exclude={"reward"}))
+        scratch = Scratch("evaluate", settings.round, (base, policy, prompts_path), *machine)
         decoder = Decoder(
             model, stop_ids_of(model, tokenizer, settings.stop_tokens), s.max_new_tokens, 1.0, s.batch_size
         )
@@ -57,12 +60,13 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
             completions = decoder.decode(
                 [Request(ids, None) for _, ids in rendered],
                 lambda tokens, done: counter.advance(done, tokens),
+                scratch.part("answers"),
             )
         record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
     answers = [tokenizer.decode(c.ids, skip_special_tokens=True) for c in completions]
     response_ids = [c.ids for c in completions]
     samples = join_prompts(prompt_ids, prompt_ids, texts, answers, response_ids, prompts)
-    scores = score_samples(settings.reward, samples)
+    scores = score_samples(settings.reward, samples, scratch)
     table = pa.table(
         {
             "prompt_id": prompt_ids,
@@ -83,6 +87,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
         numbers["eval/response_length"] = float(np.mean([len(c.ids) for c in completions]))
         numbers["eval/finished"] = float(np.mean([c.finish_reason == "stop" for c in completions]))
     write_json(metrics, numbers)
+    scratch.finish()
     score = f"mean score {numbers['eval/scores']:+.3f}" if numbers else "no held-out prompt"
     result(f"evaluate {settings.round}", f"{len(prompt_ids)} answers in {counter.seconds:.1f} s, {score}")
 

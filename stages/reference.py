@@ -9,7 +9,8 @@ import pyarrow as pa
 import torch
 
 from ppo_pipeline.files import write_json
-from ppo_pipeline.machine import set_up
+from ppo_pipeline.kept_batches import KeptBatches
+from ppo_pipeline.machine import machine_numbers, set_up
 from ppo_pipeline.models.checkpoint import load_checkpoint
 from ppo_pipeline.models.end_to_end import can_lay_end_to_end
 from ppo_pipeline.models.loading import load_model
@@ -17,6 +18,7 @@ from ppo_pipeline.models.packing import pack_policy
 from ppo_pipeline.models.policy import model_logprobs
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
+from ppo_pipeline.scratch import Scratch
 from ppo_pipeline.stage_settings import ReferenceSettings, read_settings
 from ppo_pipeline.tables.contract import flat, lengths, ragged
 from ppo_pipeline.tables.reference import REFERENCE
@@ -41,8 +43,8 @@ def main(
     rollouts = ROLLOUTS.read(rollouts_path, ["prompt_ids", "response_ids", "rollout_logprobs", "kept_mass"])
     response_lengths = lengths(rollouts, "response_ids")
     offsets = np.concatenate([[0], np.cumsum(response_lengths)])
-    columns = {n: np.empty(offsets[-1], np.float32) for n in ("policy", "reference", "values", "entropy")}
-    bootstrap = np.empty(len(response_lengths), np.float32)
+    columns = {n: np.zeros(offsets[-1], np.float32) for n in ("policy", "reference", "values", "entropy")}
+    bootstrap = np.zeros(len(response_lengths), np.float32)
     with run_record("reference", settings.round) as record, torch.inference_mode():
         device, dtype = set_up(settings.compute)
         policy, _ = load_checkpoint(base, policy_folder, trainer_folder, device, dtype)
@@ -50,10 +52,16 @@ def main(
         data = sampled(rollouts, can_lay_end_to_end(policy.model), settings.reference.share_prefix)
         batches = data.batches(np.arange(len(response_lengths)), settings.reference.batch_tokens)
         places = [np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in batch]) for batch in batches]
+        inputs = (settings_path, base, policy_folder, trainer_folder, rollouts_path)
+        scratch = Scratch("reference", settings.round, inputs, device, dtype, *machine_numbers())
+        arrays = {**columns, "bootstrap": bootstrap}
+        kept = KeptBatches(
+            scratch.part("scores"), arrays, [*zip(batches, places, strict=True)], ("policy", "reference")
+        )
         padding = Padding()
         has_values, t = policy.value_head is not None, settings.temperature
-        with progress(2 * len(response_lengths), f"reference {settings.round}") as counter:
-            for batch, where in zip(batches, places, strict=True):
+        with kept, progress(2 * len(response_lengths), f"reference {settings.round}") as counter:
+            for batch, where in kept.remaining("policy"):
                 sequences = data.sequences(batch, 0, device)
                 padding.add(sequences)
                 scores = policy.score(sequences, t)
@@ -68,7 +76,7 @@ def main(
             else:  # two whole models need not be in memory at a time
                 del policy
                 reference = partial(model_logprobs, load_model(base, device, dtype))
-            for batch, where in zip(batches, places, strict=True):
+            for batch, where in kept.remaining("reference"):
                 columns["reference"][where] = to_numpy(reference(data.sequences(batch, 0, device), t))
                 counter.advance(len(batch), 0)
         record["padding_share"] = padding.share
@@ -81,12 +89,14 @@ def main(
             "reference_logprobs": ragged(columns["reference"], response_lengths, kind),
             "values": ragged(columns["values"], response_lengths, kind) if has_values else pa.nulls(count, lists),
             "bootstrap_value": bootstrap if has_values else pa.nulls(count, kind),
+            "entropy": ragged(columns["entropy"], response_lengths, kind),
         }
     )
     REFERENCE.write(table, target)
     numbers = {"objective/entropy": float(columns["entropy"].mean(dtype=np.float64))}
     numbers |= mismatch(columns["policy"], flat(rollouts, "rollout_logprobs"), flat(rollouts, "kept_mass"))
     write_json(metrics, numbers)
+    scratch.finish()
     result(
         f"reference {settings.round}",
         f"{counter.tokens:,} response tokens in {counter.seconds:.1f} s, sampler's logprobs differ by "

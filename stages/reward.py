@@ -10,6 +10,7 @@ from ppo_pipeline.files import write_json
 from ppo_pipeline.progress import result
 from ppo_pipeline.rewards.scoring import join_prompts, score_samples
 from ppo_pipeline.run_record import run_record
+from ppo_pipeline.scratch import Scratch
 from ppo_pipeline.stage_settings import RewardSettings, read_settings
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.rewards import REWARDS
@@ -36,8 +37,9 @@ def main(settings_path: Path, prompts_path: Path, rollouts_path: Path, target: P
         rollouts["response_ids"],
         PROMPTS.read(prompts_path),
     )
+    scratch = Scratch("reward", settings.round, (prompts_path, rollouts_path))
     with run_record("reward", settings.round):
-        scores = score_samples(settings.reward, samples)
+        scores = score_samples(settings.reward, samples, scratch)
     REWARDS.write(pa.table({"sample_id": samples.sample_ids, **scores}), target)
     numbers = {
         "objective/scores": float(np.mean(scores["score"])),
@@ -47,6 +49,7 @@ def main(settings_path: Path, prompts_path: Path, rollouts_path: Path, target: P
         if name != "score":
             numbers[f"reward/{name}"] = float(np.mean(scores[name]))
     write_json(metrics, numbers)
+    scratch.finish()
     result(f"reward {settings.round}", f"{len(samples)} samples, mean score {numbers['objective/scores']:+.3f}")
 
 

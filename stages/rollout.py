@@ -10,15 +10,17 @@ import pyarrow as pa
 from ppo_pipeline.chat import render_all
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.files import write_json
-from ppo_pipeline.machine import set_up
+from ppo_pipeline.machine import machine_numbers, set_up
 from ppo_pipeline.models.checkpoint import load_merged
 from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
 from ppo_pipeline.models.packing import pack_linears
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
-from ppo_pipeline.sampling.decoder import Completion, Decoder, Request
+from ppo_pipeline.sampling.completion import Completion
+from ppo_pipeline.sampling.decoder import Decoder, Request
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
+from ppo_pipeline.scratch import Scratch
 from ppo_pipeline.stage_settings import RolloutSettings, read_settings
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
@@ -56,11 +58,15 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
         device, dtype = set_up(settings.compute)
         model = load_merged(base, policy, device, dtype)
         pack_linears(model)
+        inputs = (settings_path, base, policy, prompts_path)
+        scratch = Scratch("rollout", settings.round, inputs, device, dtype, *machine_numbers())
         stop_ids = stop_ids_of(model, tokenizer, s.stop_tokens)
         truncation = Truncation(s.top_k, s.top_p, s.min_p)
         decoder = Decoder(model, stop_ids, s.max_new_tokens, s.temperature, s.batch_size, truncation)
         with progress(len(requests), f"rollout {settings.round}") as counter:
-            completions = decoder.decode(requests, lambda tokens, done: counter.advance(done, tokens))
+            completions = decoder.decode(
+                requests, lambda tokens, done: counter.advance(done, tokens), scratch.part("responses")
+            )
         record["tokens"] = counter.tokens
         record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
     table = pa.table(
@@ -79,6 +85,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
     )
     ROLLOUTS.write(table, target)
     write_json(metrics, rollout_metrics(completions))
+    scratch.finish()
     result(
         f"rollout {settings.round}",
         f"{len(requests)} samples, {counter.tokens:,} tokens in {counter.seconds:.1f} s "

@@ -16,6 +16,7 @@ from ppo_pipeline.learning_curve import (
 )
 from ppo_pipeline.params import ROOT, load_params
 from ppo_pipeline.progress import result
+from ppo_pipeline.scratch import remove_done
 
 
 @click.command()
@@ -41,6 +42,7 @@ def main(
     write_curve(training, curve_rows(params, metrics, TRAINING, with_root=False), TRAINING)
     rows = curve_rows(params, metrics, HELDOUT, with_root=True)
     write_curve(heldout, rows, HELDOUT)
+    remove_done()  # DVC has taken over what the stages before this one wrote
     scores = [row["heldout_score"] for row in rows]
     text = f", held-out score {scores[0]:+.3f} -> {scores[-1]:+.3f}" if scores else ""
     result("summary", f"{len(params.all_rounds)} rounds{text}")

@@ -7,13 +7,14 @@ import pyarrow as pa
 
 from ppo_pipeline.controllers import Controllers
 from ppo_pipeline.files import write_json
-from ppo_pipeline.machine import set_up
+from ppo_pipeline.machine import machine_numbers, set_up
 from ppo_pipeline.maths.schedule import learning_rate_factor
 from ppo_pipeline.models.checkpoint import TrainerState, load_checkpoint, save_checkpoint
 from ppo_pipeline.models.end_to_end import can_lay_end_to_end
 from ppo_pipeline.models.packing import pack_policy
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
+from ppo_pipeline.scratch import Scratch
 from ppo_pipeline.sections import Update
 from ppo_pipeline.stage_settings import UpdateSettings, read_settings
 from ppo_pipeline.tables.advantages import ADVANTAGES
@@ -58,6 +59,9 @@ def main(
         device, dtype = set_up(settings.compute)
         policy, state = load_checkpoint(base, parent_policy, parent_trainer, device, dtype)
         pack_policy(policy)
+        inputs = (settings_path, base, parent_policy, parent_trainer, rollouts_path, reference_path, advantages_path,
+                  controllers_path)  # fmt: skip
+        scratch = Scratch("update", settings.round, inputs, device, dtype, *machine_numbers())
         optimizer = make_optimizer(policy, s, state, factor)
         scaler = loss_scaler(device, dtype, state.loss_scale, state.loss_scale_streak)
         ppo = PPO(policy, optimizer, s, settings.temperature, 0, settings.max_new_tokens, scaler)
@@ -65,7 +69,7 @@ def main(
             policy.save_memory()
         data = sampled(rollouts, can_lay_end_to_end(policy.model), settings.share_prefix)
         with progress(s.epochs * rollouts.num_rows, f"update {settings.round}") as counter:
-            ppo.run(data, targets, (settings.seed, settings.round), counter.advance)
+            ppo.run(data, targets, (settings.seed, settings.round), counter.advance, scratch.part("steps"))
         record["padding_share"] = ppo.padding.share
         record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
         after = TrainerState(
@@ -79,6 +83,7 @@ def main(
         save_checkpoint(policy, after, parent_policy, policy_folder, trainer_folder)
     numbers = {**ppo.metrics(), "lr": s.lr * factor}
     write_json(metrics, numbers)
+    scratch.finish()
     texts = [f"{ppo.steps} steps in {counter.seconds:.1f} s"]
     for text, name in (("approxkl", "policy/approxkl"), ("clipped", "policy/clipfrac"), ("value loss", "loss/value")):
         if name in numbers:

@@ -42,7 +42,9 @@ class ProjectCopy:
             "PYTHONPATH": str(self.folder),
         }
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        )
 
     def run(self, *command: str) -> str:
         return finish(self.start(*command))

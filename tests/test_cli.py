@@ -117,6 +117,7 @@ def write_tables() -> Path:
     )
     lists = {"policy_logprobs": [[-1.0, -2.0], [-3.0]], "reference_logprobs": [[-1.5, -2.25], [-2.0]]}
     reference = {"sample_id": ["a", "b"], **lists, "values": [[0.1, 0.2], [0.3]], "bootstrap_value": [0.0, 0.0]}
+    reference["entropy"] = [[1.1, 1.2], [1.3]]
     REFERENCE.write(pa.table(reference), folder / "reference.parquet")
     numbers = {n: [[0.11, 0.22], [0.33]] for n in ("token_rewards", "advantages", "returns")}
     ADVANTAGES.write(pa.table({"sample_id": ["a", "b"], **numbers}), folder / "advantages.parquet")

@@ -59,6 +59,7 @@ def write_rewards(ids: list[str], **components: list[float]) -> None:
 def write_reference() -> None:
     lists = {"policy_logprobs": [[-1.0, -2.0], [-3.0]], "reference_logprobs": [[-1.5, -2.25], [-2.0]]}
     rows = {"sample_id": ["a", "b"], **lists, "values": [[0.1, 0.2], [0.3]], "bootstrap_value": [0.0, 0.0]}
+    rows["entropy"] = [[1.1, 1.2], [1.3]]
     REFERENCE.write(pa.table(rows), FOLDER / "reference.parquet")
 
 
@@ -136,7 +137,7 @@ def test_kl_of_a_sample_without_tokens_is_zero() -> None:
     columns = {k: pa.array(v, ROLLOUTS.schema.field(k).type) for k, v in empty.items()}
     path = write_rollouts(**columns)
     kind = REFERENCE.schema.field("values").type
-    lists = {n: pa.array([[], [-3.0]], kind) for n in ("policy_logprobs", "values")}
+    lists = {n: pa.array([[], [-3.0]], kind) for n in ("policy_logprobs", "values", "entropy")}
     rows = {"sample_id": ["a", "b"], **lists, "reference_logprobs": pa.array([[], [-2.0]], kind)}
     REFERENCE.write(pa.table({**rows, "bootstrap_value": [0.0, 0.0]}), FOLDER / "reference.parquet")
     assert [row["kl"] for row in rows_of(path)] == [0.0, -1.0]

@@ -124,13 +124,13 @@ def test_the_score_is_the_weighted_sum_of_the_columns() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 10**400, None, "1", True])
 def test_a_reward_that_is_no_finite_number_names_the_sample(monkeypatch: pytest.MonkeyPatch, bad: object) -> None:
-    monkeypatch.setitem(scoring.SCORERS, "rule", lambda settings, given: [1.0, bad])
+    monkeypatch.setitem(scoring.SCORERS, "rule", lambda settings, given, kept: [1.0, bad])
     with pytest.raises(PipelineError, match=r"reward 'rule': sample 's1': .* is not a finite number"):
         score_samples(Reward(components=[rule()]), samples(["a", "b"]))
 
 
 def test_a_wrong_number_of_rewards_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(scoring.SCORERS, "rule", lambda settings, given: [1.0])
+    monkeypatch.setitem(scoring.SCORERS, "rule", lambda settings, given, kept: [1.0])
     with pytest.raises(PipelineError, match="1 rewards for 2 samples"):
         score_samples(Reward(components=[rule()]), samples(["a", "b"]))
 

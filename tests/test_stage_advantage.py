@@ -48,6 +48,7 @@ def write_tables(folder: Path, critic: bool = True, seed: int = 0) -> dict[str, 
     bootstrap = [row[0] for row in numbers["bootstrap"]]
     if not critic:
         lists["values"] = bootstrap = pa.nulls(count)
+    lists["entropy"] = lists["policy_logprobs"]
     REFERENCE.write(pa.table({"sample_id": ids, **lists, "bootstrap_value": bootstrap}), folder / "reference")
     REWARDS.write(pa.table({"sample_id": ids, "score": SCORES}), folder / "rewards")
     tokens, ones = [[1] * n for n in LENGTHS], [[1.0] * n for n in LENGTHS]

@@ -33,7 +33,7 @@ ROWS = {
     "rewards": {"sample_id": ["a", "b"], "score": [1.0, -2.0], "rule": [1.0, -2.0]},
     "reference": {
         "sample_id": ["a", "b"], "policy_logprobs": LISTS, "reference_logprobs": LISTS, "values": LISTS,
-        "bootstrap_value": [0.0, 1.0],
+        "bootstrap_value": [0.0, 1.0], "entropy": LISTS,
     },
     "advantages": {"sample_id": ["a", "b"], "token_rewards": LISTS, "advantages": LISTS, "returns": LISTS},
     "evaluation": {

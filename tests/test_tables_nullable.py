@@ -18,7 +18,7 @@ LISTS = [[0.5, -1.0], [2.0], [3.0, 4.0, 5.0]]
 ROWS = {
     "reference": {
         "sample_id": ["a", "b", "c"], "policy_logprobs": LISTS, "reference_logprobs": LISTS, "values": LISTS,
-        "bootstrap_value": [0.0, 1.0, 2.0],
+        "bootstrap_value": [0.0, 1.0, 2.0], "entropy": LISTS,
     },
     "advantages": {"sample_id": ["a", "b", "c"], "token_rewards": LISTS, "advantages": LISTS, "returns": LISTS},
 }  # fmt: skip

@@ -6,15 +6,19 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ..errors import PipelineError
+from ..kept_batches import KeptBatches
 from ..reward_sections import PythonComponent
-from .samples import Samples
+from ..snapshots import Snapshots
+from .samples import Samples, is_reward
 
 Function = Callable[..., Any]
 RESERVED = ("prompt", "prompts", "completion", "completions", "completion_ids")
 
 
-def python_rewards(settings: PythonComponent, samples: Samples) -> list[float]:
+def python_rewards(settings: PythonComponent, samples: Samples, snapshots: Snapshots | None = None) -> list[float]:
     """Return what `function(prompts=..., completions=..., completion_ids=..., **columns)` returns, as plain floats.
 
     format text: prompts and completions are texts, the prompt as the model saw it. messages: conversations, as
@@ -24,10 +28,22 @@ def python_rewards(settings: PythonComponent, samples: Samples) -> list[float]:
     torch count as TRL counts them; None, there "does not apply", becomes `none_as`. An `async def` is awaited.
     Source: TRL's GRPOTrainer, "Using a custom reward function". Its trainer_state, log_extra and log_metric are
     not given: there is no trainer.
+    snapshots: where the rewards of a slow function are kept, so that a killed stage does not ask for them again.
     Raises PipelineError where the function cannot be imported, or raises; the first sample that it raises for is
     named.
     """
     function = load_function(settings.function, settings.name)
+    found = np.zeros(len(samples))
+    kept = KeptBatches(snapshots, {"rewards": found}, [slice(None)])
+    for rows in kept.remaining():
+        rewards = _scored(function, settings, samples)
+        if len(rewards) != len(samples) or not all(map(is_reward, rewards)):
+            return rewards  # which the caller refuses
+        found[rows] = rewards
+    return [float(reward) for reward in found]
+
+
+def _scored(function: Function, settings: PythonComponent, samples: Samples) -> list[Any]:
     try:
         rewards = _call(function, settings.format, samples, slice(None))
     except Exception as error:

@@ -3,17 +3,19 @@
 from typing import Any
 
 from ..errors import PipelineError, nearest
+from ..kept_batches import KeptBatches
 from ..progress import progress, result
 from ..reward_sections import ModelComponent
 from ..sections import Compute
+from ..snapshots import Snapshots
 from .samples import Samples
 
 
-def model_rewards(settings: ModelComponent, samples: Samples) -> list[float]:
+def model_rewards(settings: ModelComponent, samples: Samples, snapshots: Snapshots | None = None) -> list[float]:
     """Return the model's logit (or probability) for each sample, computed in batches of similar length.
 
     Padding is on the right and masked. A model whose configuration names no padding token is asked for one sample
-    at a time, as it would take the padding for text.
+    at a time, as it would take the padding for text. snapshots: where finished batches are kept.
     Raises PipelineError where the model cannot be loaded, its labels do not fit `label`, or a sample's input is
     longer than `max_tokens` and may not be cut.
     """
@@ -43,8 +45,9 @@ def model_rewards(settings: ModelComponent, samples: Samples) -> list[float]:
     alone = getattr(model.config, "pad_token_id", None) is None
     batches = by_token_budget(lengths, 1 if alone else settings.batch_tokens)
     rewards = np.zeros(len(samples))
-    with progress(len(samples), f"reward {settings.name}") as counter, torch.inference_mode():
-        for rows in batches:
+    kept = KeptBatches(snapshots, {"rewards": rewards}, batches)
+    with kept, progress(len(samples), f"reward {settings.name}") as counter, torch.inference_mode():
+        for rows in kept.remaining():
             logits = model(**_padded([inputs[i] for i in rows], model.config, device)).logits.float()
             if settings.output == "probability":
                 logits = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)

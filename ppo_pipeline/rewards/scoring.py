@@ -1,40 +1,52 @@
 """The score of each sample: the weighted sum of the reward components."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from ..errors import PipelineError
 from ..reward_sections import Reward
+from ..scratch import Scratch, key_of
+from ..snapshots import Snapshots
 from .function import python_rewards
 from .model import model_rewards
 from .rule import rule_rewards
 from .samples import Samples, is_reward
 from .service import http_rewards
 
-SCORERS: dict[str, Callable[[Any, Samples], list[float]]] = {
-    "rule": rule_rewards,
+FUNCTIONS = Path("reward_functions")
+SCORERS: dict[str, Callable[[Any, Samples, Snapshots | None], list[float]]] = {
+    "rule": lambda component, samples, _: rule_rewards(component, samples),
     "python": python_rewards,
     "model": model_rewards,
     "http": http_rewards,
 }
 
 
-def score_samples(settings: Reward, samples: Samples) -> dict[str, list[float]]:
+def score_samples(settings: Reward, samples: Samples, scratch: Scratch | None = None) -> dict[str, list[float]]:
     """Return `score` and each component's rewards by name, one number per sample.
 
+    scratch: where finished batches of each component are kept, until that component's settings change.
     Raises PipelineError, with the component and the sample named, for a reward that is not a finite number.
     """
     columns: dict[str, list[float]] = {}
     for component in settings.components:
-        rewards = SCORERS[component.type](component, samples)
+        kept = scratch.part(f"{component.name}-{_key(component)}") if scratch else None
+        rewards = SCORERS[component.type](component, samples, kept)
         _check(component.name, rewards, samples)
         columns[component.name] = [float(r) for r in rewards]
     weights = {c.name: c.weight for c in settings.components}
     # A weight of 0 leaves a component out, also where it is large.
     scores = [sum(w * columns[n][i] for n, w in weights.items() if w) for i in range(len(samples))]
     return {"score": scores, **columns}
+
+
+def _key(component: Any) -> str:
+    """Return a hash of what decides a component's rewards besides the samples."""
+    files = {"python": FUNCTIONS, "model": Path(str(getattr(component, "model", ""))).expanduser()}
+    return key_of([files[component.type]] if component.type in files else [], [component.model_dump_json()])
 
 
 def _check(name: str, rewards: list[float], samples: Samples) -> None:

@@ -3,9 +3,13 @@
 import json
 from typing import Any
 
+import numpy as np
+
 from ..errors import PipelineError, nearest
+from ..kept_batches import KeptBatches
 from ..progress import progress
 from ..reward_sections import HttpComponent
+from ..snapshots import Snapshots
 from .samples import Samples, is_reward
 from .service_post import ServiceError, open_session, post, read_token
 
@@ -13,28 +17,30 @@ SHOWN = 200  # characters of an answer in an error
 CONTRACT = 'It must answer {"rewards": [...]}, a finite number for each sample; see docs/rewards.md.'
 
 
-def http_rewards(settings: HttpComponent, samples: Samples) -> list[float]:
+def http_rewards(settings: HttpComponent, samples: Samples, snapshots: Snapshots | None = None) -> list[float]:
     """POST the samples in batches of `batch_size`; return the numbers that the service answers, in order.
 
     Sent: {"sample_ids": [...], "prompts": [...], "completions": [...], "columns": {name: [...]}}.
     Answered, with status 200: {"rewards": [number, ...]}, one for each sample sent.
+    snapshots: where answers are kept, so that a stage which was killed or failed does not ask for them again.
     The token of `token_variable` goes with each request; a redirect is not followed, so that no other host gets it.
     Raises PipelineError, with the batch's samples named, for anything else that comes back, and where every
     attempt failed.
     """
     _check_columns(settings, samples)
     token = read_token(settings)
-    rewards: list[float] = []
-    with open_session(token) as session, progress(len(samples), f"reward {settings.name}") as counter:
-        for start in range(0, len(samples), settings.batch_size):
-            rows = slice(start, start + settings.batch_size)
+    rewards = np.zeros(len(samples))
+    starts = range(0, len(samples), settings.batch_size)
+    kept = KeptBatches(snapshots, {"rewards": rewards}, [slice(i, i + settings.batch_size) for i in starts])
+    with open_session(token) as session, kept, progress(len(samples), f"reward {settings.name}") as counter:
+        for rows in kept.remaining():
             ids = samples.sample_ids[rows]
             try:
-                rewards += _rewards(post(session, settings, _body(settings, samples, rows)), ids)
+                rewards[rows] = _rewards(post(session, settings, _body(settings, samples, rows)), ids)
             except ServiceError as error:
                 raise PipelineError(_message(error, settings, ids, token)) from None
             counter.advance(len(ids))
-    return rewards
+    return [float(reward) for reward in rewards]
 
 
 def _check_columns(settings: HttpComponent, samples: Samples) -> None:

@@ -49,10 +49,7 @@ class SlotCache(Cache):
             self.prefix.append((key_states, value_states))
             return key_states, value_states
         if layer_idx == len(self.keys):
-            _, heads, _, size = key_states.shape
-            shape = (self.slots, heads, self.capacity, size)
-            self.keys.append(_zeros(shape, key_states))
-            self.values.append(_zeros((*shape[:3], value_states.shape[-1]), value_states))
+            self._add_layer(key_states, value_states)
         keys, values, rows = self.keys[layer_idx], self.values[layer_idx], self._rows
         assert rows is not None
         if self._positions is None:
@@ -73,6 +70,18 @@ class SlotCache(Cache):
         for tensors in (self.keys, self.values):
             for tensor in tensors:
                 tensor[target, :, :length] = tensor[source, :, :length]
+
+    def _add_layer(self, key_states: Tensor, value_states: Tensor) -> None:
+        shape = (self.slots, key_states.shape[1], self.capacity)
+        self.keys.append(_zeros((*shape, key_states.shape[-1]), key_states))
+        self.values.append(_zeros((*shape, value_states.shape[-1]), value_states))
+
+    def restore(self, keys: Tensor, values: Tensor) -> None:
+        """Add a layer with the keys and values (n, heads, t, d) that the first n slots held."""
+        self._add_layer(keys, values)
+        count, _, width, _ = keys.shape
+        self.keys[-1][:count, :, :width] = keys
+        self.values[-1][:count, :, :width] = values
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return 0: positions are always given to the model, never counted by the cache."""

@@ -6,7 +6,7 @@ its prefill. Each sample has its own uniform numbers, so that neither batch size
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,10 @@ from torch import Tensor
 from ..errors import PipelineError
 from ..models.loading import sliding_window, trunk_of
 from ..models.prefix import LEAST_PREFIX, behind_prefix, common_prefix
+from ..snapshots import Snapshots
 from .cache import SlotCache
+from .completion import Completion
+from .decoder_state import load_state, save_state
 from .draw import draw, pick_greedy
 from .truncation import Truncation
 
@@ -32,20 +35,15 @@ class Request:
 
 
 @dataclass
-class Completion:
-    """A response: token ids (the stop token included), log probabilities and kept mass of each, `stop` or `length`."""
-
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    kept_mass: list[float] = field(default_factory=list)
-    finish_reason: str = "length"
-
-
-@dataclass
 class _Active:
     index: int
     request: Request
     completion: Completion
+
+    @property
+    def length(self) -> int:
+        """Tokens that have keys and values: all but the newest."""
+        return len(self.request.prompt_ids) + len(self.completion.ids) - 1
 
 
 class Decoder:
@@ -72,12 +70,16 @@ class Decoder:
 
     @torch.inference_mode()
     def decode(
-        self, requests: list[Request], on_tokens: Callable[[int, int], None] = lambda tokens, done: None
+        self,
+        requests: list[Request],
+        on_tokens: Callable[[int, int], None] = lambda tokens, done: None,
+        snapshots: Snapshots | None = None,
     ) -> list[Completion]:
         """Return the completion of each request, in their order.
 
         on_tokens(tokens, finished) is called after each step with the numbers of new tokens and of sequences
-        that just ended. Raises PipelineError where a prompt and its response exceed the model's positions.
+        that just ended. snapshots: goes on from the newest one, to the same bits as if it had never stopped, and
+        makes further ones. Raises PipelineError where a prompt and its response exceed the model's positions.
         """
         completions = [Completion() for _ in requests]
         if not requests:
@@ -86,12 +88,19 @@ class Decoder:
         self._check_length(capacity)
         slots = min(self.batch_size, len(requests))
         cache = SlotCache(slots, capacity)
-        self._prefill_prefix(cache, [r.prompt_ids for r in requests])
         # Long prompts first: the cache is then widest at the start, and steps get cheaper.
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt_ids))
         waiting = [_Active(i, requests[i], completions[i]) for i in order][::-1]
         active: list[_Active] = []
         logits = torch.empty(0)
+        resumed = load_state(snapshots, completions, cache, self.device) if snapshots else None
+        if resumed is None:
+            self._prefill_prefix(cache, [r.prompt_ids for r in requests])
+        else:
+            waiting = waiting[: resumed.waiting]
+            active = [_Active(i, requests[i], completions[i]) for i in resumed.active]
+            on_tokens(0, len(requests) - len(waiting) - len(active))
+            logits = self._step(cache, active) if active else logits
         while waiting or active:
             # Fill free slots once enough of them are free: a prefill of a few rows is as dear as one of many.
             free = slots - len(active)
@@ -107,6 +116,9 @@ class Decoder:
             keep = self._extend(active, logits)
             on_tokens(before, before - len(keep))
             active = self._compact(cache, active, keep)
+            if snapshots and snapshots.due():
+                used = max((a.length for a in active), default=0)
+                save_state(snapshots, completions, cache, len(waiting), [a.index for a in active], used)
             logits = self._step(cache, active) if active else torch.empty(0)
         return completions
 
@@ -162,10 +174,10 @@ class Decoder:
     def _step(self, cache: SlotCache, active: list[_Active]) -> Tensor:
         """Run each active sequence's newest token; return the logits of the next one (n, V)."""
         ids = torch.tensor([[a.completion.ids[-1]] for a in active], device=self.device)
-        lengths = [len(a.request.prompt_ids) + len(a.completion.ids) - 1 for a in active]
+        lengths = [a.length for a in active]
         positions = torch.tensor(lengths, device=self.device)
         cache.step(positions)
-        mask = torch.arange(int(max(lengths)) + 1, device=self.device) <= positions[:, None]
+        mask = torch.arange(max(lengths) + 1, device=self.device) <= positions[:, None]
         hidden = self._run(
             input_ids=ids,
             past_key_values=cache,

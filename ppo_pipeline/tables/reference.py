@@ -8,7 +8,7 @@ FLOATS = pa.list_(pa.float32())
 
 REFERENCE = Contract(
     name="reference",
-    version=2,
+    version=3,
     schema=pa.schema(
         [
             field("sample_id", pa.string(), "The sample, as in rollouts.parquet"),
@@ -30,7 +30,8 @@ REFERENCE = Contract(
                 "Value of the state after the last response token; empty without a critic",
                 nullable=True,
             ),
+            field("entropy", FLOATS, "Entropy of the policy over each response token, nats"),
         ]
     ),
-    ragged=[("policy_logprobs", "reference_logprobs", "values")],
+    ragged=[("policy_logprobs", "reference_logprobs", "values", "entropy")],
 )

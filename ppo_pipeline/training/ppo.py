@@ -11,10 +11,12 @@ from ..errors import PipelineError
 from ..maths.ppo import kl_loss, policy_loss, policy_statistics, value_loss
 from ..models.policy import Policy
 from ..sections import Update
+from ..snapshots import Snapshots
 from .batches import generator, shuffled_minibatches
 from .data import Padding, Sampled
 from .optimizer import trained_parameters
 from .targets import Targets
+from .update_state import Position, load_state, save_state
 
 FIRST_LOSS_SCALE, LEAST_LOSS_SCALE = 65536.0, 1.0
 
@@ -48,6 +50,8 @@ class PPO:
         self.stopped = False
         self.grad_norms: list[float] = []
         self.first_ratio: dict[str, float] = {}
+        self.position = Position()
+        self.snapshots: Snapshots | None = None
 
     def run(
         self,
@@ -55,10 +59,12 @@ class PPO:
         targets: Targets,
         seed_key: tuple[object, ...],
         on_step: Callable[[int, int], None] = lambda samples, tokens: None,
+        snapshots: Snapshots | None = None,
     ) -> None:
         """Make epochs x minibatches optimizer steps, fewer where target_kl ends them.
 
-        on_step(samples, tokens) is called after each.
+        on_step(samples, tokens) is called after each. snapshots: goes on from the newest one, to the same bits as if
+        it had never stopped, and makes further ones.
         """
         count = len(data.sample_ids)
         if count < self.settings.minibatches:
@@ -68,11 +74,21 @@ class PPO:
             )
         for layer in self.policy.all_layers():  # LoRA's dropout alone: the base's own stays off
             layer.dropout.train()
-        for epoch in range(self.settings.epochs):
+        self.snapshots = snapshots
+        resumed = load_state(self, snapshots) if snapshots is not None else False
+        first = self.position
+        for epoch in range(first.epoch, self.settings.epochs):
             rng = generator(*seed_key, "epoch", epoch)
-            torch.manual_seed(int(rng.integers(2**63)))  # LoRA's dropout
-            for indices in shuffled_minibatches(count, self.settings.minibatches, rng):
-                if not self.stopped:
+            seed = int(rng.integers(2**63))
+            if not resumed:
+                torch.manual_seed(seed)  # LoRA's dropout
+            for minibatch, indices in enumerate(shuffled_minibatches(count, self.settings.minibatches, rng)):
+                if (epoch, minibatch) < (first.epoch, first.minibatch):
+                    on_step(len(indices), 0)
+                elif not self.stopped:
+                    if not resumed:
+                        self.position = Position(epoch, minibatch)
+                    resumed = False
                     on_step(len(indices), self._step(data, targets, indices))
         for layer in self.policy.all_layers():
             layer.dropout.eval()
@@ -82,26 +98,30 @@ class PPO:
 
         The loss is the mean over the whole minibatch, however it is cut up.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        position = self.position
+        if not position.microbatch:
+            self.optimizer.zero_grad(set_to_none=True)
         tokens = sum(len(targets.advantages[i]) for i in indices)
         divisor = self._divisor(len(indices), tokens)
-        sums: dict[str, float] = defaultdict(float)
-        ratios = []
-        for part in data.batches(indices, self.settings.microbatch_tokens):
+        sums, ratios = position.sums, position.ratios
+        for part in data.batches(indices, self.settings.microbatch_tokens)[position.microbatch :]:
+            if self.snapshots is not None and self.snapshots.due():
+                save_state(self, self.snapshots)
             loss, ratio = self._microbatch(data, targets, part, sums)
             if not torch.isfinite(loss):
                 names = ", ".join(data.sample_ids[i] for i in part[:5])
                 raise PipelineError(
-                    f"update: the loss of optimizer step {self.steps + 1} is {loss.item()} (samples {names}, ...); "
-                    "nothing was written. Lower update.lr or update.max_grad_norm."
+                    f"update: the loss of optimizer step {self.steps + 1} is {loss.item()} (samples {names}, ...). "
+                    f"{self._kept()} Lower update.lr or update.max_grad_norm."
                 )
             self.scaler.scale(loss / divisor).backward()
             ratios.append(ratio)
+            position.microbatch += 1
         limit = self.settings.target_kl
         if limit is not None and sums["policy/approxkl"] / tokens > limit:
             self.stopped = True
             return tokens
-        self._clip_and_step()
+        self._clip_and_step(data, indices)
         for name, value in sums.items():
             self.sums[name] += value
         self.tokens += tokens
@@ -155,16 +175,17 @@ class PPO:
             ratio = torch.exp(scores.logprobs - old)
         return loss, ratio
 
-    def _clip_and_step(self) -> None:
+    def _clip_and_step(self, data: Sampled, indices: NDArray) -> None:
         """Clip the gradient's norm and make the step; with fp16, skip it where the gradient overflowed."""
         self.scaler.unscale_(self.optimizer)
         limit = self.settings.max_grad_norm
         with_grad = [p for p in self.parameters if p.grad is not None]
         norm = gradient_norm(with_grad)
         if not torch.isfinite(norm) and (not self.scaler.is_enabled() or self.scaler.get_scale() <= LEAST_LOSS_SCALE):
+            names = ", ".join(data.sample_ids[i] for i in indices[:5])
             raise PipelineError(
-                f"update: the gradient of optimizer step {self.steps + 1} is not finite; nothing was written. "
-                "Lower update.lr, or set compute.dtype to fp32."
+                f"update: the gradient of optimizer step {self.steps + 1} is not finite (samples {names}, ...). "
+                f"{self._kept()} Lower update.lr, or set compute.dtype to fp32."
             )
         if torch.isfinite(norm):
             torch.nn.utils.clip_grads_with_norm_(with_grad, float("inf") if limit is None else limit, norm)
@@ -174,6 +195,14 @@ class PPO:
             self.skipped += 1
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    def _kept(self) -> str:
+        """Keep the state before this step, the last good one, and say where; an error ends the update."""
+        self.position = Position(self.position.epoch, self.position.minibatch)
+        self.optimizer.zero_grad(set_to_none=True)
+        folder = save_state(self, self.snapshots) if self.snapshots is not None else None
+        where = f" The state before that step is in {folder}." if folder else ""
+        return f"The parent's checkpoint is as it was.{where}"
 
     def metrics(self) -> dict[str, float]:
         """Return the means over all tokens of all steps, under TRL's names."""

@@ -1,0 +1,110 @@
+"""The update's state between two microbatches, to and from a snapshot: all that its next one depends on, bit by bit."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..snapshots import Snapshots
+from .optimizer import trained_parameters
+
+if TYPE_CHECKING:
+    from .ppo import PPO
+
+COUNTS = ("tokens", "steps", "skipped", "stopped", "grad_norms", "first_ratio")
+
+
+@dataclass
+class Position:
+    """Where the update is: how many minibatches of which epoch, and microbatches of the next one, are behind it.
+
+    sums: statistics of those microbatches. ratios: theirs, per token.
+    """
+
+    epoch: int = 0
+    minibatch: int = 0
+    microbatch: int = 0
+    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    ratios: list[Tensor] = field(default_factory=list)
+
+
+def save_state(ppo: "PPO", snapshots: Snapshots) -> Path | None:
+    """Make a snapshot: weights, optimizer, gradients so far, loss scale, random state, position and statistics."""
+
+    def write(folder: Path) -> None:
+        tensors = {}
+        for name, parameter in trained_parameters(ppo.policy).items():
+            tensors[f"weight.{name}"] = parameter.detach()
+            if parameter.grad is not None:
+                tensors[f"grad.{name}"] = parameter.grad
+            for kind, tensor in ppo.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{kind}.{name}"] = tensor
+        p = ppo.position
+        if p.ratios:
+            tensors["ratios"] = torch.cat(p.ratios)
+        tensors["random"] = torch.get_rng_state()
+        if ppo.device.type == "cuda":
+            tensors["random_cuda"] = torch.cuda.get_rng_state(ppo.device)
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "tensors.safetensors")
+        numbers = {
+            "position": [p.epoch, p.minibatch, p.microbatch],
+            "step_sums": p.sums,
+            "sums": ppo.sums,
+            "padding": [ppo.padding.tokens, ppo.padding.places],
+            "scaler": ppo.scaler.state_dict(),
+            **{name: getattr(ppo, name) for name in COUNTS},
+        }
+        (folder / "numbers.json").write_text(json.dumps(numbers), encoding="utf-8")
+
+    return snapshots.save(write)
+
+
+def load_state(ppo: "PPO", snapshots: Snapshots) -> bool:
+    """Take up the newest snapshot; return whether there is one."""
+
+    def read(folder: Path) -> str:
+        tensors = load_file(folder / "tensors.safetensors")
+        numbers = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
+        parameters = trained_parameters(ppo.policy)
+        found = {name.removeprefix("weight."): t for name, t in tensors.items() if name.startswith("weight.")}
+        if {n: (t.shape, t.dtype) for n, t in found.items()} != {n: (p.shape, p.dtype) for n, p in parameters.items()}:
+            raise ValueError("it is of other parameters")
+        _take_up(ppo, tensors, numbers)
+        epoch, minibatch, microbatch = numbers["position"]
+        more = f" and {microbatch} microbatches" if microbatch else ""
+        return f"{epoch * ppo.settings.minibatches + minibatch} minibatches{more} done"
+
+    return snapshots.load(read)
+
+
+def _take_up(ppo: "PPO", tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+    for name, parameter in trained_parameters(ppo.policy).items():
+        with torch.no_grad():
+            parameter.copy_(tensors[f"weight.{name}"])
+        grad = tensors.get(f"grad.{name}")
+        parameter.grad = None if grad is None else grad.to(parameter.device)
+        state = {}
+        for kind in ("step", "exp_avg", "exp_avg_sq", "low"):
+            tensor = tensors.get(f"optimizer.{kind}.{name}")
+            if tensor is not None:  # AdamW keeps its step on the CPU
+                state[kind] = tensor if kind == "step" else tensor.to(parameter.device)
+        if state:
+            ppo.optimizer.state[parameter] = state
+    torch.set_rng_state(tensors["random"])
+    if "random_cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random_cuda"], ppo.device)
+    ppo.position = Position(*numbers["position"])
+    ppo.position.sums |= numbers["step_sums"]
+    if "ratios" in tensors:
+        ppo.position.ratios.append(tensors["ratios"].to(ppo.device))
+    ppo.sums = defaultdict(float, numbers["sums"])
+    ppo.padding.tokens, ppo.padding.places = numbers["padding"]
+    if ppo.scaler.is_enabled():
+        ppo.scaler.load_state_dict(numbers["scaler"])
+    for name in COUNTS:
+        setattr(ppo, name, numbers[name])

@@ -1,0 +1,116 @@
+"""kill -9 at random moments of a real run, again and again: the hashes are those of a run that was never killed."""
+
+import contextlib
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from dvc_project import Project
+
+from ppo_pipeline.files import sha256_of
+from ppo_pipeline.scratch import DONE, FOLDER
+from ppo_pipeline.snapshots import INTERVAL
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
+KILLS = int(os.environ.get("KILLS", "32"))
+
+
+def rounds(count: int) -> dict[str, dict[str, str]]:
+    return {f"r{i:03d}": {"parent": f"r{i - 1:03d}"} for i in range(1, count + 1)}
+
+
+def stage_processes(dvc: int) -> list[int]:
+    """Return the processes that a `dvc repro` has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, rest = path.parent.name, path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(rest[2]) == dvc and int(pid) != dvc:  # of its process group
+            found.append(int(pid))
+    return found
+
+
+def kill_at_random(process: "subprocess.Popen[str]", rng: random.Random) -> bool:
+    """Kill all of a `dvc repro`, or one time in three the stage alone; return whether it was still running.
+
+    Three times in four the moment is within a stage, else anywhere from the start of DVC on.
+    """
+    until = time.monotonic() + rng.uniform(0.3, 5.0)
+    if rng.random() < 3 / 4:
+        while not stage_processes(process.pid) and process.poll() is None:
+            time.sleep(0.02)
+        until = time.monotonic() + rng.uniform(0.0, 4.0)
+    while time.monotonic() < until and process.poll() is None:
+        time.sleep(0.01)
+    if process.poll() is not None:
+        return False
+    stages = stage_processes(process.pid)
+    if stages and rng.random() < 1 / 3:
+        for pid in stages:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+    return True
+
+
+def mend(project: Project, printed: str) -> str | None:
+    """Do what docs/resume.md says of a file that DVC itself left half-written."""
+    for sign, name in (("RWLock", ".dvc/tmp/rwlock"), ("dvc.lock", "dvc.lock")):
+        if sign in printed:
+            (project.folder / name).unlink()
+            return name
+    return None
+
+
+@pytest.mark.parametrize("warm", ["1", "0"])
+def test_killed_again_and_again(warm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(INTERVAL, "0")
+    monkeypatch.setenv("PPO_PIPELINE_WARM", warm)
+    wanted_kills = KILLS * 2 // 3 if warm == "1" else KILLS // 3
+    (tmp_path / "killed").mkdir()
+    project = Project(tmp_path / "killed")
+    rng, kills, count, mended, resumed = random.Random(warm), 0, 1, [], 0
+    project.change("rounds", rounds(count))
+    while True:
+        resumed += any(not (path / DONE).exists() for path in (project.folder / FOLDER).glob("*/*/*"))
+        process = project.start("dvc", "repro")
+        killed = kills < wanted_kills and kill_at_random(process, rng)
+        kills += killed
+        _, err = process.communicate()
+        if killed:
+            continue
+        if process.returncode:
+            name = mend(project, err)
+            assert name, err
+            mended.append(name)
+        elif kills < wanted_kills:
+            count += 1
+            project.change("rounds", rounds(count))
+        else:
+            break
+    print(f"{kills} kills over {count} rounds, {resumed} left a snapshot, mended: {mended}")
+    assert kills >= wanted_kills and resumed
+
+    monkeypatch.delenv(INTERVAL)
+    (tmp_path / "whole").mkdir()
+    whole = Project(tmp_path / "whole")
+    whole.change("rounds", rounds(count))
+    whole.repro()
+    assert project.hashes() == whole.hashes()
+    assert files(project.folder) == files(whole.folder)
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of all that a run leaves; no scratch and no half-written file is among them."""
+    found = [path for top in ("data", "metrics") for path in (folder / top).rglob("*") if path.is_file()]
+    assert not [path for path in found if re.search("partial|scratch|\\.old", path.as_posix())]
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in found}
