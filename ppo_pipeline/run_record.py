@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("ppo-pipeline", "torch", "transformers", "numpy", "pyarrow", "safetensors", "dvc")
+PACKAGES = ("ppo-pipeline", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "safetensors", "dvc")
 
 
 @contextmanager
@@ -20,7 +20,8 @@ def run_record(stage: str, round_name: str | None = None) -> Iterator[dict[str, 
     """Yield a dict to add to; at the end it is written to logs/<round>/<stage>.json with what is known here.
 
     seconds: wall time of the stage's work. process_seconds: since the command began, imports included, or the start
-    from a warm server. warm: whether it was one (ppo_pipeline/warm/).
+    from a warm server. warm: whether it was one (ppo_pipeline/warm/). Stages with a model add its device and number
+    format: with the versions and threads they are what the same bits depend on.
     """
     started = time.perf_counter()
     record: dict[str, Any] = {"stage": stage, "round": round_name}
@@ -39,6 +40,7 @@ def run_record(stage: str, round_name: str | None = None) -> Iterator[dict[str, 
     torch = sys.modules.get("torch")
     if torch is not None:
         record["machine"]["threads"] = torch.get_num_threads()
+        record["machine"]["instructions"] = torch.backends.cpu.get_cpu_capability()
         if torch.cuda.is_available():
             record["machine"]["gpu"] = torch.cuda.get_device_name()
             record["peak_gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)

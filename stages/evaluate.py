@@ -49,6 +49,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
     texts = [text for text, _ in rendered]
     with run_record("evaluate", settings.round) as record:
         device, dtype = set_up(settings.compute)
+        record |= {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
         model = load_merged(base, policy, device, dtype)
         pack_linears(model)
         machine = (device, dtype, *machine_numbers(), settings.model_dump_json(exclude={"reward"}))

@@ -47,6 +47,7 @@ def main(
     bootstrap = np.zeros(len(response_lengths), np.float32)
     with run_record("reference", settings.round) as record, torch.inference_mode():
         device, dtype = set_up(settings.compute)
+        record |= {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
         policy, _ = load_checkpoint(base, policy_folder, trainer_folder, device, dtype)
         pack_policy(policy)
         data = sampled(rollouts, can_lay_end_to_end(policy.model), settings.reference.share_prefix)

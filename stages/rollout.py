@@ -56,6 +56,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
     ]
     with run_record("rollout", settings.round) as record:
         device, dtype = set_up(settings.compute)
+        record |= {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
         model = load_merged(base, policy, device, dtype)
         pack_linears(model)
         inputs = (settings_path, base, policy, prompts_path)

@@ -57,6 +57,7 @@ def main(
     factor = learning_rate_factor(settings.depth, s.lr_schedule, s.warmup_rounds, s.schedule_rounds)
     with run_record("update", settings.round) as record:
         device, dtype = set_up(settings.compute)
+        record |= {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
         policy, state = load_checkpoint(base, parent_policy, parent_trainer, device, dtype)
         pack_policy(policy)
         inputs = (settings_path, base, parent_policy, parent_trainer, rollouts_path, reference_path, advantages_path,

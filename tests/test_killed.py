@@ -38,18 +38,24 @@ def stage_processes(dvc: int) -> list[int]:
     return found
 
 
-def kill_at_random(process: "subprocess.Popen[str]", rng: random.Random) -> bool:
+def kill_at_random(process: "subprocess.Popen[str]", project: Project, rng: random.Random) -> bool:
     """Kill all of a `dvc repro`, or one time in three the stage alone; return whether it was still running.
 
-    Three times in four the moment is within a stage, else anywhere from the start of DVC on.
+    The moment is anywhere from the start of DVC on, anywhere from the start of a stage on, or soon after a snapshot:
+    of what a machine of any speed does, some of each.
     """
-    until = time.monotonic() + rng.uniform(0.3, 5.0)
-    if rng.random() < 3 / 4:
-        while not stage_processes(process.pid) and process.poll() is None:
-            time.sleep(0.02)
-        until = time.monotonic() + rng.uniform(0.0, 4.0)
+
+    def snapshots() -> set[Path]:
+        return set((project.folder / FOLDER).glob("*/*/*/*/[0-9]*"))
+
+    kind, before = rng.choice(("any", "stage", "snapshot", "snapshot")), snapshots()
+    while process.poll() is None and (
+        (kind == "stage" and not stage_processes(process.pid)) or (kind == "snapshot" and snapshots() <= before)
+    ):
+        time.sleep(0.002)
+    until = time.monotonic() + rng.uniform(0.0, {"any": 5.0, "stage": 3.0, "snapshot": 0.3}[kind])
     while time.monotonic() < until and process.poll() is None:
-        time.sleep(0.01)
+        time.sleep(0.002)
     if process.poll() is not None:
         return False
     stages = stage_processes(process.pid)
@@ -83,7 +89,7 @@ def test_killed_again_and_again(warm: str, tmp_path: Path, monkeypatch: pytest.M
     while True:
         resumed += any(not (path / DONE).exists() for path in (project.folder / FOLDER).glob("*/*/*"))
         process = project.start("dvc", "repro")
-        killed = kills < wanted_kills and kill_at_random(process, rng)
+        killed = kills < wanted_kills and kill_at_random(process, project, rng)
         kills += killed
         _, err = process.communicate()
         if killed:

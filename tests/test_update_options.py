@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,9 +156,9 @@ def test_target_kl_ends_the_update_before_the_step_that_is_beyond() -> None:
     seen: list[dict[str, float]] = []
 
     class Watched(PPO):
-        def _clip_and_step(self) -> None:
+        def _clip_and_step(self, *minibatch: Any) -> None:
             seen.append(parameters_of(self.policy))
-            super()._clip_and_step()
+            super()._clip_and_step(*minibatch)
 
     policy, data = make_policy(), make_data(12)
     settings = update_settings(epochs=2, minibatches=3, entropy_coef=0.0)
