@@ -21,6 +21,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reas
 KILLS = int(os.environ.get("KILLS", "32"))
 
 
+def slow_down(project: Project) -> None:
+    """Cut the work into many small parts, so that most moments of it have a snapshot before and another behind them."""
+    small = {"rollout.batch_size": 2, "rollout.max_new_tokens": 30, "evaluate.batch_size": 1,
+             "evaluate.max_new_tokens": 30, "reference.batch_tokens": 20, "update.microbatch_tokens": 20,
+             "update.epochs": 3}  # fmt: skip
+    for name, value in small.items():
+        project.change(name, value)
+
+
 def rounds(count: int) -> dict[str, dict[str, str]]:
     return {f"r{i:03d}": {"parent": f"r{i - 1:03d}"} for i in range(1, count + 1)}
 
@@ -53,7 +62,7 @@ def kill_at_random(process: "subprocess.Popen[str]", project: Project, rng: rand
         (kind == "stage" and not stage_processes(process.pid)) or (kind == "snapshot" and snapshots() <= before)
     ):
         time.sleep(0.002)
-    until = time.monotonic() + rng.uniform(0.0, {"any": 5.0, "stage": 3.0, "snapshot": 0.3}[kind])
+    until = time.monotonic() + rng.uniform(0.0, {"any": 5.0, "stage": 3.0, "snapshot": 0.05}[kind])
     while time.monotonic() < until and process.poll() is None:
         time.sleep(0.002)
     if process.poll() is not None:
@@ -85,6 +94,7 @@ def test_killed_again_and_again(warm: str, tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "killed").mkdir()
     project = Project(tmp_path / "killed")
     rng, kills, count, mended, resumed = random.Random(warm), 0, 1, [], 0
+    slow_down(project)
     project.change("rounds", rounds(count))
     while True:
         resumed += any(not (path / DONE).exists() for path in (project.folder / FOLDER).glob("*/*/*"))
@@ -109,6 +119,7 @@ def test_killed_again_and_again(warm: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.delenv(INTERVAL)
     (tmp_path / "whole").mkdir()
     whole = Project(tmp_path / "whole")
+    slow_down(whole)
     whole.change("rounds", rounds(count))
     whole.repro()
     assert project.hashes() == whole.hashes()
