@@ -72,7 +72,9 @@ def hf_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_base_folder_s_code_runs_only_where_it_is_set(tmp_path: Path, hf_modules: None) -> None:
     mark = tmp_path / "mark"
     folder = with_code(tmp_path / "model", mark)
-    with pytest.raises(PipelineError, match=r"(?s)cannot be loaded: .*In params\.yaml that is `base\.trust_remote_code: t"):
+    with pytest.raises(
+        PipelineError, match=r"(?s)cannot be loaded: .*In params\.yaml that is `base\.trust_remote_code: t"
+    ):
         acquire_base(settings(str(folder)), tmp_path / "base")
     assert not mark.exists()
     assert not (tmp_path / "base").exists()
