@@ -2,12 +2,18 @@
 
 import click
 
+from .terminal import spelled_out
+
 
 class PipelineError(click.ClickException):
     """A fault in the user's settings, files or machine: shown as one message, without a traceback.
 
     The message names the place (file, column, row or setting) and says what to do.
     """
+
+    def format_message(self) -> str:
+        """Return what is shown; a file's or service's text in it may hold control characters."""
+        return spelled_out(self.message)
 
 
 def nearest(name: str, known: list[str]) -> str:

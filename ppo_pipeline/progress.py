@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import click
 
+from .terminal import spelled_out
+
 
 class Counter:
     """What a stage has done so far; `advance` moves the bar."""
@@ -57,4 +59,4 @@ def progress(total: int, label: str) -> Iterator[Counter]:
 
 def result(stage: str, text: str) -> None:
     """Print the stage's one line of result."""
-    click.echo(f"{stage}: {text}")
+    click.echo(spelled_out(f"{stage}: {text}"))

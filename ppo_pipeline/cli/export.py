@@ -54,9 +54,10 @@ def saved_dtype() -> "torch.dtype":  # type: ignore[name-defined]  # noqa: F821
     from transformers import AutoConfig
 
     from ..models.loading import read_source
+    from ..models.trust import code_allowed
 
     if not (BASE / "config.json").is_file():
         raise PipelineError(f"{BASE}: no model here; `dvc repro base` makes it, `dvc pull` fetches it.")
-    trusted = read_source(BASE).get("trust_remote_code", False)
+    trusted = code_allowed(read_source(BASE))
     dtype = AutoConfig.from_pretrained(BASE, local_files_only=True, trust_remote_code=trusted).dtype
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32

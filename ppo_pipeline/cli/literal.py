@@ -1,10 +1,8 @@
 """Text of models and data sets for the terminal: shown as it is, never obeyed."""
 
-import re
 from typing import Any
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and line feed
-TOKEN_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+from ..terminal import spelled_out
 
 
 def literal(text: str, style: str = "") -> Any:
@@ -14,13 +12,9 @@ def literal(text: str, style: str = "") -> Any:
     """
     from rich.text import Text
 
-    return Text(CONTROL.sub(_spelled, text), style=style)
+    return Text(spelled_out(text), style=style)
 
 
 def token_text(text: str) -> str:
     """Return a token's text on one line: line feeds and tabs are spelled out too."""
-    return TOKEN_CONTROL.sub(_spelled, text)
-
-
-def _spelled(match: "re.Match[str]") -> str:
-    return repr(match.group())[1:-1]
+    return spelled_out(text).replace("\n", "\\n").replace("\t", "\\t")

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import PipelineError, nearest
+from ..terminal import json_spelled_out
 from .joined import contract_of, json_ready, with_neighbours
 from .literal import literal
 
@@ -44,7 +45,7 @@ def show(
     if as_json:
         given = ctx.get_parameter_source("limit") is not click.core.ParameterSource.DEFAULT
         for row in (rows.slice(0, limit) if given else rows).to_pylist():
-            click.echo(json.dumps(json_ready(row), ensure_ascii=False, allow_nan=False))
+            click.echo(json_spelled_out(json.dumps(json_ready(row), ensure_ascii=False, allow_nan=False)))
     elif sample is not None:
         from .sample import print_sample
 

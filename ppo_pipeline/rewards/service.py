@@ -1,7 +1,10 @@
 """Rewards from a JSON service over HTTP."""
 
+import html
 import json
+import re
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -14,6 +17,8 @@ from .samples import Samples, is_reward
 from .service_post import ServiceError, open_session, post, read_token
 
 SHOWN = 200  # characters of an answer in an error
+JSON_CODE = re.compile(r"\\u([0-9a-fA-F]{4})")
+PASSWORD = re.compile(r"//[^/\s@]+@")
 CONTRACT = 'It must answer {"rewards": [...]}, a finite number for each sample; see docs/rewards.md.'
 
 
@@ -36,7 +41,7 @@ def http_rewards(settings: HttpComponent, samples: Samples, snapshots: Snapshots
         for rows in kept.remaining():
             ids = samples.sample_ids[rows]
             try:
-                rewards[rows] = _rewards(post(session, settings, _body(settings, samples, rows)), ids)
+                rewards[rows] = _rewards(post(session, settings, _body(settings, samples, rows)), ids, token)
             except ServiceError as error:
                 raise PipelineError(_message(error, settings, ids, token)) from None
             counter.advance(len(ids))
@@ -75,8 +80,8 @@ def _body(settings: HttpComponent, samples: Samples, rows: slice) -> bytes:
         ) from None
 
 
-def _rewards(text: str, ids: list[str]) -> list[float]:
-    """Return the rewards that the answer `text` gives to the samples."""
+def _rewards(text: str, ids: list[str], token: str | None) -> list[float]:
+    """Return the rewards that the answer `text` gives to the samples; no error shows `token`."""
     try:
         answer = json.loads(text)
     except (ValueError, RecursionError):
@@ -88,7 +93,7 @@ def _rewards(text: str, ids: list[str]) -> list[float]:
         raise ServiceError(f"{len(found)} rewards for {len(ids)} samples", CONTRACT, text)
     for sample_id, reward in zip(ids, found, strict=True):
         if not is_reward(reward):
-            shown = f"{json.dumps(reward):.60}"
+            shown = f"{_without(json.dumps(reward), token):.60}"
             raise ServiceError(f"the reward of sample '{sample_id}' is {shown}, no finite number", CONTRACT, text)
     return found
 
@@ -102,7 +107,14 @@ def _message(error: ServiceError, settings: HttpComponent, ids: list[str], token
 
 
 def _without(text: str, token: str | None) -> str:
-    r"""Return `text` without the token, also where JSON has put backslashes into it, as in `a\/b`."""
-    bare = (token or "").replace("\\", "")
-    plain = text.replace("\\", "")
-    return plain.replace(bare, "***") if bare and bare in plain else text
+    """Return `text` without the token and without passwords in addresses (a proxy's, a redirect's).
+
+    The token is found too where it comes back escaped, as JSON, HTML or an address writes it.
+    """
+    bare, plain = _unescaped(token or ""), _unescaped(text)
+    return PASSWORD.sub("//***@", plain.replace(bare, "***") if bare and bare in plain else text)
+
+
+def _unescaped(text: str) -> str:
+    code = JSON_CODE.sub(lambda match: chr(int(match.group(1), 16)), text)
+    return unquote(html.unescape(code.replace("\\", "")))
