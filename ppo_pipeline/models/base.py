@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import PipelineError
 from ..files import whole_folder, write_json
 from ..sections import Base
-from .loading import check_supported
+from .loading import check_complete, check_supported, readable
 from .packaged import PACKAGED, fetch_packaged
 
 
@@ -51,13 +51,11 @@ def _load_gguf(path: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     folder, file = str(path.parent), path.name
-    try:
+    with readable(f"base.model: {path} cannot be read as a GGUF model"):
         model = AutoModelForCausalLM.from_pretrained(
             folder, gguf_file=file, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    except Exception as error:  # the reader of a damaged file raises what it trips over, struct.error for one
-        raise PipelineError(f"base.model: {path} cannot be read as a GGUF model: {error}") from None
     # The weights are plain now; save_pretrained refuses as long as the model says that it is quantized.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
@@ -75,11 +73,12 @@ def _load_pretrained(name: str, settings: Base, local: bool) -> tuple[Any, Any]:
         "trust_remote_code": settings.trust_remote_code,
     }
     options = {k: v for k, v in options.items() if v is not None}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", use_safetensors=True, **options)
+    where = f"base.model: {'folder' if local else 'hub model'} '{name}'"
+    with readable(f"{where} cannot be loaded"):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name, dtype="auto", use_safetensors=True, output_loading_info=True, **options
+        )
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
-        where = "folder" if local else "hub model"
-        raise PipelineError(f"base.model: {where} '{name}' cannot be loaded: {error}") from None
+    check_complete(info, where)
     model.config._name_or_path = ""
     return model, tokenizer

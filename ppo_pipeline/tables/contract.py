@@ -50,12 +50,13 @@ class Contract:
             pq.write_table(
                 table, partial, version="2.6", data_page_version="1.0", compression="zstd", compression_level=3,
                 row_group_size=8192, use_dictionary=True, write_statistics=True, store_schema=True,
+                write_page_checksum=True,
             )  # fmt: skip
 
     def read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
         """Read and check the table at `path`; `columns` limits what is read to these and the key."""
         try:
-            file = pq.ParquetFile(path)
+            file = pq.ParquetFile(path, page_checksum_verification=True)
             metadata = file.schema_arrow.metadata or {}
         except FileNotFoundError:
             raise TableError(f"{path}: no such file; `dvc repro` makes it, `dvc pull` fetches it.") from None
