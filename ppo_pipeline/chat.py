@@ -64,7 +64,7 @@ def render_all(
     if longer:
         prompt_id, count = longer[0]
         longest = max(count for _, count in longer)
-        more = f" and {len(longer) - 1} more are too long, the longest has {longest}" if len(longer) > 1 else ""
+        more = f" ({len(longer) - 1} more too long, the longest has {longest})" if len(longer) > 1 else ""
         raise PipelineError(
             f"prompts.parquet: prompt '{prompt_id}' has {count} tokens, rollout.max_prompt_tokens is {limit}{more}; "
             "shorten the prompt or raise the setting."

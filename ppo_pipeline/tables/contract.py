@@ -1,5 +1,6 @@
 """What every Parquet artifact shares: a fixed schema, checks on write and on read, byte-stable files."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import pyarrow.parquet as pq
 
 from ..errors import PipelineError
 from ..files import whole_file
+from ..machine_faults import is_machines
 
-NAME_KEY, VERSION_KEY = b"ppo_pipeline.table", b"ppo_pipeline.version"
+NAME_KEY, VERSION_KEY, COLUMNS_KEY = b"ppo_pipeline.table", b"ppo_pipeline.version", b"ppo_pipeline.columns"
 
 
 class TableError(PipelineError):
@@ -44,7 +46,9 @@ class Contract:
     def write(self, table: pa.Table, path: Path) -> None:
         """Check `table` and write it to `path`, whole or not at all, with the same bytes for the same rows."""
         table = self.checked(table, str(path))
-        metadata = {NAME_KEY: self.name.encode(), VERSION_KEY: str(self.version).encode()}
+        # The pages have checksums, the names of the columns none: they stand in the file a second time.
+        names = json.dumps(table.column_names).encode()
+        metadata = {NAME_KEY: self.name.encode(), VERSION_KEY: str(self.version).encode(), COLUMNS_KEY: names}
         table = table.replace_schema_metadata(metadata)
         with whole_file(path) as partial:
             pq.write_table(
@@ -60,7 +64,9 @@ class Contract:
             metadata = file.schema_arrow.metadata or {}
         except FileNotFoundError:
             raise TableError(f"{path}: no such file; `dvc repro` makes it, `dvc pull` fetches it.") from None
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:  # names that are no UTF-8 are a ValueError
+            if is_machines(error):
+                raise
             raise TableError(f"{path}: not a readable Parquet file ({error}); delete it and rerun.") from None
         found = tuple(metadata.get(key, b"?").decode(errors="replace") for key in (NAME_KEY, VERSION_KEY))
         if found != (self.name, str(self.version)):
@@ -68,11 +74,15 @@ class Contract:
                 f"{path}: expected a '{self.name}' table of version {self.version}, "
                 f"found '{found[0]}' of version {found[1]}; rerun the stage that writes it."
             )
+        if metadata.get(COLUMNS_KEY) not in (None, json.dumps(file.schema_arrow.names).encode()):
+            raise TableError(f"{path}: damaged (its columns were written under other names); delete it and rerun.")
         key = self.schema.names[0]
         wanted = None if columns is None else [key, *(c for c in columns if c != key)]
         try:
             table = file.read(columns=wanted)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if is_machines(error):
+                raise
             raise TableError(f"{path}: damaged ({error}); delete it and rerun.") from None
         return self.checked(table, str(path), partial=columns is not None)
 
