@@ -1,12 +1,13 @@
 """Numbers that steer training and travel with the checkpoint: the KL coefficient, the running scale of scores."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from .errors import PipelineError
-from .files import write_json
+from .files import read_json, write_json
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,20 @@ class Controllers:
 
         Raises PipelineError for a file that is absent or damaged.
         """
-        try:
-            data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**data.get("controllers", data))
-        except FileNotFoundError:
-            raise PipelineError(f"{path}: no such file; `dvc repro` makes it, `dvc pull` fetches it.") from None
-        except (ValueError, TypeError, AttributeError) as error:
-            raise PipelineError(f"{path}: damaged ({error}); delete it and rerun.") from None
+        data = read_json(path)
+        return record_of(cls, data.get("controllers", data), path)
+
+
+def record_of(cls: type[Record], values: Any, path: Path) -> Record:
+    """Return the dataclass `cls` with `values`, as `path` has them; PipelineError for an unknown field or wrong type.
+
+    Of its fields the numbers alone are read; those that `values` lacks keep their defaults.
+    """
+    kinds = {name: kind for name, kind in get_type_hints(cls).items() if kind in (int, float, float | None)}
+    if not isinstance(values, dict) or not set(values) <= set(kinds):
+        raise PipelineError(f"{path}: damaged ({sorted(kinds)} expected, found {values!r:.200}); delete it and rerun.")
+    for name, value in values.items():
+        allowed = isinstance(value, kinds[name]) or (type(value) is int and kinds[name] is not int)
+        if not allowed or isinstance(value, bool) or (value is not None and not abs(value) < 1e300):  # NaN too
+            raise PipelineError(f"{path}: damaged ({name}: {value!r:.200}); delete it and rerun.")
+    return cls(**values)

@@ -4,12 +4,11 @@ A round's training numbers are of the policy that sampled in it, its parent's; i
 """
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 from .errors import PipelineError
-from .files import whole_file
+from .files import read_json, whole_file
 from .params import ROOT, Params
 
 TRAINING = {
@@ -36,10 +35,7 @@ def round_metrics(folder: Path, name: str) -> dict[str, Any]:
     """Return all metrics of a round: those of its stages in `folder`/<round>/, merged and sorted by name."""
     stages: dict[str, dict[str, Any]] = {}
     for path in sorted((folder / name).glob("*.json")):
-        try:
-            stages[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise PipelineError(f"{path}: not valid JSON: {error}; delete it and rerun.") from None
+        stages[path.stem] = read_json(path)
     return merged(stages)
 
 
@@ -54,12 +50,11 @@ def merged(stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def sealed_metrics(folder: Path, name: str) -> dict[str, dict[str, Any]]:
     """Return a sealed round's metrics, {stage: {metric: number}}, from `folder`/<round>.json."""
     path = folder / f"{name}.json"
-    try:
-        found: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PipelineError(f"{path}: no such file, though {name} is sealed; git has it.") from None
-    except json.JSONDecodeError as error:
-        raise PipelineError(f"{path}: not valid JSON: {error}; git has an earlier one.") from None
+    if not path.is_file():
+        raise PipelineError(f"{path}: no such file, though {name} is sealed; git has it.")
+    found = read_json(path, "git has an earlier one")
+    if not all(isinstance(metrics, dict) for metrics in found.values()):
+        raise PipelineError(f"{path}: damaged, a stage's metrics are no JSON object; git has an earlier one.")
     return found
 
 

@@ -1,6 +1,5 @@
 """How a stage ran: time, memory, versions, machine. Kept in logs/, beside the outputs and not in their hashes."""
 
-import json
 import os
 import platform
 import resource
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from .files import write_json
 
 PACKAGES = ("ppo-pipeline", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "safetensors", "dvc")
 
@@ -44,9 +45,7 @@ def run_record(stage: str, round_name: str | None = None) -> Iterator[dict[str, 
         if torch.cuda.is_available():
             record["machine"]["gpu"] = torch.cuda.get_device_name()
             record["peak_gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
-    path = Path("logs", round_name or "all", f"{stage}.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(Path("logs", round_name or "all", f"{stage}.json"), record)
 
 
 def _launched() -> float | None:

@@ -108,5 +108,7 @@ def read_settings(cls: type[Model], path: Path) -> Model:
         return cls.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PipelineError(f"{path}: no such file; `dvc repro settings` writes it.") from None
+    except UnicodeDecodeError as error:
+        raise PipelineError(f"{path}: damaged ({error}); `dvc repro settings` writes it again.") from None
     except ValidationError as error:
-        raise PipelineError(explain(error, cls, str(path))) from None
+        raise PipelineError(f"{explain(error, cls, str(path))}\n`dvc repro settings` writes it again.") from None

@@ -16,7 +16,16 @@ def main() -> None:
     names = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("__"))
     if len(sys.argv) < 2 or sys.argv[1] not in names:
         sys.exit(f"usage: python -m stages NAME ..., NAME one of {', '.join(names)}")
-    name, arguments = sys.argv[1], sys.argv[2:]
+    try:
+        run(sys.argv[1], sys.argv[2:])
+    except KeyboardInterrupt:  # while modules are imported; later the stage's own command sees it first
+        from ppo_pipeline.stage_command import end_interrupted
+
+        end_interrupted()
+
+
+def run(name: str, arguments: list[str]) -> None:
+    """Run the stage, warm or here."""
     if name in WITH_TORCH and wanted():
         from ppo_pipeline.warm.launcher import run_warm
 

@@ -20,6 +20,7 @@ from ppo_pipeline.maths.scores import judge_missing_ends, merged_moments, scaled
 from ppo_pipeline.progress import result
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.sections import Advantage
+from ppo_pipeline.stage_command import StageCommand
 from ppo_pipeline.stage_settings import AdvantageSettings, read_settings
 from ppo_pipeline.tables.advantages import ADVANTAGES
 from ppo_pipeline.tables.contract import flat, lengths, ragged, same_order
@@ -28,7 +29,7 @@ from ppo_pipeline.tables.rewards import REWARDS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
 
 
-@click.command()
+@click.command("advantage", cls=StageCommand)
 @click.option("--settings", "settings_path", type=click.Path(path_type=Path), required=True)
 @click.option("--parent-state", type=click.Path(path_type=Path), required=True)
 @click.option("--rollouts", "rollouts_path", type=click.Path(path_type=Path), required=True)

@@ -8,9 +8,10 @@ from ppo_pipeline.models.base import acquire_base
 from ppo_pipeline.params import load_params
 from ppo_pipeline.progress import result
 from ppo_pipeline.run_record import run_record
+from ppo_pipeline.stage_command import StageCommand
 
 
-@click.command()
+@click.command("base", cls=StageCommand)
 @click.option("--params", "params_path", type=click.Path(path_type=Path), required=True)
 @click.option("--base", type=click.Path(path_type=Path), required=True)
 def main(params_path: Path, base: Path) -> None:

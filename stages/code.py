@@ -6,11 +6,12 @@ import click
 
 from ppo_pipeline.code_fingerprint import stage_fingerprints
 from ppo_pipeline.files import whole_folder, write_json
+from ppo_pipeline.stage_command import StageCommand
 
 STAGES = Path(__file__).resolve().parent
 
 
-@click.command()
+@click.command("code", cls=StageCommand)
 @click.option("--code", "folder", type=click.Path(path_type=Path), required=True)
 def main(folder: Path) -> None:
     """Write data/code/<stage>.json, so that an edit reruns the stages that use what was edited, and only those."""

@@ -18,12 +18,13 @@ from ppo_pipeline.rewards.scoring import join_prompts, score_samples
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.sampling.decoder import Decoder, Request
 from ppo_pipeline.scratch import Scratch
+from ppo_pipeline.stage_command import StageCommand
 from ppo_pipeline.stage_settings import EvaluateSettings, read_settings
 from ppo_pipeline.tables.evaluation import EVALUATION
 from ppo_pipeline.tables.prompts import PROMPTS
 
 
-@click.command()
+@click.command("evaluate", cls=StageCommand)
 @click.option("--settings", "settings_path", type=click.Path(path_type=Path), required=True)
 @click.option("--base", type=click.Path(path_type=Path), required=True)
 @click.option("--policy", type=click.Path(path_type=Path), required=True)

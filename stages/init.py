@@ -16,9 +16,10 @@ from ppo_pipeline.models.value_head import ValueHead
 from ppo_pipeline.params import load_params
 from ppo_pipeline.progress import result
 from ppo_pipeline.sections import Policy as PolicySettings
+from ppo_pipeline.stage_command import StageCommand
 
 
-@click.command()
+@click.command("init", cls=StageCommand)
 @click.option("--params", "params_path", type=click.Path(path_type=Path), required=True)
 @click.option("--base", type=click.Path(path_type=Path), required=True)
 @click.option("--policy", "policy_folder", type=click.Path(path_type=Path), required=True)

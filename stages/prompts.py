@@ -7,10 +7,11 @@ import click
 from ppo_pipeline.params import load_params
 from ppo_pipeline.progress import result
 from ppo_pipeline.prompt_sources import read_prompts
+from ppo_pipeline.stage_command import StageCommand
 from ppo_pipeline.tables.prompts import PROMPTS
 
 
-@click.command()
+@click.command("prompts", cls=StageCommand)
 @click.option("--params", "params_path", type=click.Path(path_type=Path), required=True)
 @click.option("--prompts", "target", type=click.Path(path_type=Path), required=True)
 def main(params_path: Path, target: Path) -> None:

@@ -19,6 +19,7 @@ from ppo_pipeline.models.policy import model_logprobs
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.scratch import Scratch
+from ppo_pipeline.stage_command import StageCommand
 from ppo_pipeline.stage_settings import ReferenceSettings, read_settings
 from ppo_pipeline.tables.contract import flat, lengths, ragged
 from ppo_pipeline.tables.reference import REFERENCE
@@ -26,7 +27,7 @@ from ppo_pipeline.tables.rollouts import ROLLOUTS
 from ppo_pipeline.training.data import Padding, sampled
 
 
-@click.command()
+@click.command("reference", cls=StageCommand)
 @click.option("--settings", "settings_path", type=click.Path(path_type=Path), required=True)
 @click.option("--base", type=click.Path(path_type=Path), required=True)
 @click.option("--policy", "policy_folder", type=click.Path(path_type=Path), required=True)

@@ -11,6 +11,7 @@ from ppo_pipeline.progress import result
 from ppo_pipeline.rewards.scoring import join_prompts, score_samples
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.scratch import Scratch
+from ppo_pipeline.stage_command import StageCommand
 from ppo_pipeline.stage_settings import RewardSettings, read_settings
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.rewards import REWARDS
@@ -19,7 +20,7 @@ from ppo_pipeline.tables.rollouts import ROLLOUTS
 COLUMNS = ["prompt_id", "prompt_text", "response_text", "response_ids"]
 
 
-@click.command()
+@click.command("reward", cls=StageCommand)
 @click.option("--settings", "settings_path", type=click.Path(path_type=Path), required=True)
 @click.option("--prompts", "prompts_path", type=click.Path(path_type=Path), required=True)
 @click.option("--rollouts", "rollouts_path", type=click.Path(path_type=Path), required=True)

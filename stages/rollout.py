@@ -7,7 +7,7 @@ import click
 import numpy as np
 import pyarrow as pa
 
-from ppo_pipeline.chat import render_all
+from ppo_pipeline.chat import check_prompts, render_all
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import machine_numbers, set_up
@@ -21,13 +21,14 @@ from ppo_pipeline.sampling.decoder import Decoder, Request
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
 from ppo_pipeline.scratch import Scratch
+from ppo_pipeline.stage_command import StageCommand
 from ppo_pipeline.stage_settings import RolloutSettings, read_settings
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
 from ppo_pipeline.training.batches import prompts_of_round
 
 
-@click.command()
+@click.command("rollout", cls=StageCommand)
 @click.option("--settings", "settings_path", type=click.Path(path_type=Path), required=True)
 @click.option("--base", type=click.Path(path_type=Path), required=True)
 @click.option("--policy", type=click.Path(path_type=Path), required=True)
@@ -38,8 +39,11 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
     """Sample, and write rollouts.parquet."""
     settings = read_settings(RolloutSettings, settings_path)
     s = settings.rollout
-    chosen = choose_prompts(PROMPTS.read(prompts_path), settings)
+    prompts = PROMPTS.read(prompts_path)
+    chosen = choose_prompts(prompts, settings)
     tokenizer = load_tokenizer(base)
+    if settings.depth == 1:
+        check_prompts(tokenizer, prompts, settings.chat_template, s.max_prompt_tokens, f"rollout {settings.round}")
     prompt_ids = chosen.column("prompt_id").to_pylist()
     rendered = render_all(
         tokenizer,

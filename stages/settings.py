@@ -7,10 +7,11 @@ import click
 from ppo_pipeline.files import whole_folder
 from ppo_pipeline.params import ROOT, load_params
 from ppo_pipeline.progress import result
+from ppo_pipeline.stage_command import StageCommand
 from ppo_pipeline.stage_settings import ROUND_STAGES, EvaluateSettings
 
 
-@click.command()
+@click.command("settings", cls=StageCommand)
 @click.option("--params", "params_path", type=click.Path(path_type=Path), required=True)
 @click.option("--settings", "folder", type=click.Path(path_type=Path), required=True)
 def main(params_path: Path, folder: Path) -> None:

@@ -17,9 +17,10 @@ from ppo_pipeline.learning_curve import (
 from ppo_pipeline.params import ROOT, load_params
 from ppo_pipeline.progress import result
 from ppo_pipeline.scratch import remove_done
+from ppo_pipeline.stage_command import StageCommand
 
 
-@click.command()
+@click.command("summary", cls=StageCommand)
 @click.option("--params", "params_path", type=click.Path(path_type=Path), required=True)
 @click.option("--stages", "stages_folder", type=click.Path(path_type=Path), required=True)
 @click.option("--sealed", type=click.Path(path_type=Path), required=True)

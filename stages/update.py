@@ -16,6 +16,7 @@ from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.scratch import Scratch
 from ppo_pipeline.sections import Update
+from ppo_pipeline.stage_command import StageCommand
 from ppo_pipeline.stage_settings import UpdateSettings, read_settings
 from ppo_pipeline.tables.advantages import ADVANTAGES
 from ppo_pipeline.tables.contract import same_order
@@ -27,7 +28,7 @@ from ppo_pipeline.training.ppo import PPO, loss_scaler
 from ppo_pipeline.training.targets import Targets, sampling_weights
 
 
-@click.command()
+@click.command("update", cls=StageCommand)
 @click.option("--settings", "settings_path", type=click.Path(path_type=Path), required=True)
 @click.option("--base", type=click.Path(path_type=Path), required=True)
 @click.option("--parent-policy", type=click.Path(path_type=Path), required=True)

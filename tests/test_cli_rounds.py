@@ -67,3 +67,19 @@ def test_list_shows_settings_literally() -> None:
     )
     run("branch", "r001", "--name", "b", "--set", f"reward.components=[{rule}]")
     assert "[red]" in "".join(run("list").output.split())
+
+
+def test_a_setting_s_number_is_read_as_yaml_reads_it_and_text_is_refused() -> None:
+    """1e-5 is a number to YAML 1.2, which this and DVC read, and text to YAML 1.1; in quotes it is text to both."""
+    run("add", "1", "--set", "update.lr=1e-5")
+    assert load_params().of_round("r005").update.lr == 1e-5
+    before = Path("params.yaml").read_bytes()
+    for text in ('"1e-5"', "1e-5s", "0,1"):
+        output = run("add", "1", "--set", f"update.lr={text}", code=1).output
+        assert "(rounds.r006): update.lr: input should be a valid number" in output
+    assert (
+        "found '1e-5'. It is text to YAML; write it without quotes"
+        in run("add", "1", "--set", 'update.lr="1e-5"', code=1).output
+    )
+    assert "Did you mean 'lr'?" in run("add", "1", "--set", "update.lrr=0.1", code=1).output
+    assert Path("params.yaml").read_bytes() == before

@@ -54,6 +54,21 @@ def test_a_comment_reruns_nothing(project: Project) -> None:
     assert project.repro() == set()
 
 
+def test_what_a_killed_stage_left_reruns_nothing_and_is_no_news_to_git(project: Project) -> None:
+    """metrics/stages as a whole is a dependency of the summary."""
+    places = [project.folder / "metrics/stages/r001" / name for name in (".a.json.partial-12", ".b.old-12")]
+    places[0].touch()
+    places[1].mkdir()
+    (places[1] / "file").touch()
+    assert project.repro() == set()
+    (project.folder / ".params.yaml.partial-12").touch()
+    assert "-12" not in project.run("git", "status", "--porcelain", "--untracked-files=all")
+    (project.folder / ".params.yaml.partial-12").unlink()
+    places[0].unlink()
+    (places[1] / "file").unlink()
+    places[1].rmdir()
+
+
 def test_kl_coef_reruns_advantage_and_what_follows_and_back_comes_from_the_cache(project: Project) -> None:
     before = project.hashes()
     project.change("advantage.kl_coef", 0.5)

@@ -1,11 +1,14 @@
 """Outputs appear whole or not at all: the old content survives every failure, and nothing partial is left."""
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from ppo_pipeline.files import sha256_of, whole_file, whole_folder, write_json
+from ppo_pipeline.files import WRITING, sha256_of, whole_file, whole_folder, write_json
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -117,6 +120,88 @@ def test_the_only_copy_that_a_killed_run_left_is_put_back_when_the_writer_fails(
     with pytest.raises(ValueError, match="no"), whole_folder(tmp_path / "out"):
         raise ValueError("no")
     assert contents(tmp_path) == {"out/": "", "out/old": "old"}
+
+
+PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+from ppo_pipeline.files import whole_file, whole_folder
+
+target, kind = Path(sys.argv[1]), sys.argv[2]
+rename = Path.rename
+
+def kill(self, to):  # between the renames, or after both
+    if (kind == "first" and "partial" in self.name) or kind == "half":
+        os.kill(os.getpid(), signal.SIGKILL)
+    done = rename(self, to)
+    if kind == "second" and "partial" in self.name:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done
+
+Path.rename = kill
+if target.is_dir():
+    with whole_folder(target) as partial:
+        (partial / "new").write_text("new")
+else:
+    with whole_file(target) as partial:
+        partial.write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("kind", ["half", "first", "second"])
+def test_the_next_writer_clears_what_a_killed_one_left_and_loses_nothing(folder: Path, kind: str) -> None:
+    """A real process killed: before its renames, between them, before the old folder is removed."""
+    killed = subprocess.run([sys.executable, "-c", PROGRAM, folder, kind])
+    assert killed.returncode == -9
+    assert len(list(folder.parent.iterdir())) == 2, "nothing was left, so that nothing is tested"
+    with pytest.raises(ValueError, match="no"), whole_folder(folder):
+        raise ValueError("no")
+    left = {"out/new": "new"} if kind == "second" else {"out/old": "old"}
+    assert contents(folder.parent) == {"out/": "", **left}
+
+
+def test_a_file_s_leftover_is_cleared_by_its_next_writer_and_by_no_other(tmp_path: Path) -> None:
+    (tmp_path / "f.txt").write_text("old")
+    killed = subprocess.run([sys.executable, "-c", PROGRAM, tmp_path / "f.txt", ""])
+    assert killed.returncode == -9
+    for name in ("f", "txt", "other", "f.txt.partial"):
+        write_json(tmp_path / name, {})
+    assert [p.read_text() for p in tmp_path.glob(".*")] == ["half"]
+    write_json(tmp_path / "f.txt", {})
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_a_running_process_writes_is_left_to_it(folder: Path) -> None:
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    theirs = {name: folder.with_name(f".out.{name}-{other.pid}") for name in ("partial", "old")}
+    for place in theirs.values():
+        place.mkdir()
+    with whole_folder(folder):
+        pass
+    assert all(place.is_dir() for place in theirs.values())
+    other.kill()
+    other.wait()
+    with whole_folder(folder):
+        pass
+    assert contents(folder.parent) == {"out/": ""}
+
+
+def test_of_two_copies_left_aside_the_later_one_comes_back(tmp_path: Path) -> None:
+    for pid, text in ((2**31 - 1, "earlier"), (2**31 - 2, "later")):
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made" / "f").write_text(text)
+        time.sleep(0.02)
+        (tmp_path / "made").rename(tmp_path / f".out.old-{pid}")
+    with pytest.raises(ValueError, match="no"), whole_folder(tmp_path / "out"):
+        raise ValueError("no")
+    assert contents(tmp_path) == {"out/": "", "out/f": "later"}
+
+
+def test_an_error_names_the_output(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no") as caught, whole_file(tmp_path / "f"):
+        raise ValueError("no")
+    assert caught.value.__notes__ == [f"{WRITING}{tmp_path / 'f'}"]
 
 
 def test_json_is_indented_utf8_with_its_keys_in_the_given_order(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_metrics_of_the_stages_are_merged_and_the_csv_reads_back(tmp_path: Path)
     write_curve(tmp_path / "c.csv", rows, {"x": "c"})
     assert list(csv.DictReader((tmp_path / "c.csv").open())) == [{k: str(v) for k, v in rows[0].items()}]
     (tmp_path / "r001" / "a.json").write_text("{")
-    with pytest.raises(PipelineError, match=r"a\.json: not valid JSON"):
+    with pytest.raises(PipelineError, match=r"a\.json: damaged \(not valid JSON"):
         round_metrics(tmp_path, "r001")
 
 

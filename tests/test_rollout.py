@@ -1,5 +1,6 @@
 """Truncated and greedy sampling through the decoder and the stage `rollout`, against plain forwards and generate."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,36 @@ def test_stop_tokens_end_the_stage_s_responses(run: Any) -> None:
     result, _ = run(stop_tokens=["ab"])
     assert result.exit_code == 1
     assert "rollout.stop_tokens: 'ab' is 2 tokens" in result.output
+
+
+def test_the_first_round_checks_the_prompts_of_all_rounds_and_both_splits(run: Any, base: Path) -> None:
+    """A prompt that is drawn in round 7 must not stop it there; no model is loaded, `--policy` is no folder."""
+    assert run()[0].exit_code == 0
+    for split in ("heldout", "train"):
+        rows = PROMPTS.read(Path("p")).to_pylist()[:3]
+        rows += [{"prompt_id": f"x{i}", "messages": [{"role": "user", "content": c * 90}]} for i, c in enumerate("ab")]
+        PROMPTS.write(pa.Table.from_pylist([{**row, "split": row.get("split", split)} for row in rows]), Path("p"))
+        settings = json.loads(Path("s").read_text())
+        settings["rollout"] |= {"max_prompt_tokens": 80, "prompts_per_round": 1}
+        drawn = {}
+        for depth in (1, 2):
+            Path("s").write_text(json.dumps({**settings, "depth": depth}))
+            arguments = f"--settings s --base {base} --policy nowhere --prompts p --rollouts out --metrics m"
+            drawn[depth] = CliRunner().invoke(rollout, arguments.split())
+        assert "prompt 'x0' has" in drawn[1].output
+        assert "has 93 tokens, rollout.max_prompt_tokens is 80 (1 more too long, the longest has 93)" in drawn[1].output
+        assert split == "train" or "nowhere" in drawn[2].output
+
+
+def test_a_model_without_a_chat_template_is_told_once(run: Any, base: Path, tmp_path: Path) -> None:
+    words = "the model has no chat template: prompts are given to it as plain text"
+    assert words not in run()[0].output
+    (base / "chat_template.jinja").rename(tmp_path / "template")
+    assert run()[0].output.count(words) == 1
+    settings = json.loads(Path("s").read_text())
+    Path("s").write_text(json.dumps({**settings, "depth": 2}))
+    arguments = f"--settings s --base {base} --policy {base} --prompts p --rollouts out --metrics m"
+    result = CliRunner().invoke(rollout, arguments.split())
+    (tmp_path / "template").rename(base / "chat_template.jinja")
+    assert result.exit_code == 0, result.output
+    assert words not in result.output

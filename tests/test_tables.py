@@ -252,3 +252,63 @@ def test_ragged_lists_come_back_from_any_slice(counts: list[int], start: int) ->
     assert part.column("v").to_pylist() == expected[start:]
     assert flat(part, "v").tolist() == [n for row in expected[start:] for n in row]
     assert lengths(part, "v").tolist() == counts[start:]
+
+
+@pytest.mark.parametrize("contract", CONTRACTS, ids=lambda c: c.name)
+def test_a_flipped_bit_gives_the_declared_error_or_the_same_rows(contract: Contract, tmp_path: Path) -> None:
+    """Same rows: a bit of the checksum's own name alone."""
+    contract.write(table(contract.name, **({"part": [1.0, 2.0]} if contract is REWARDS else {})), tmp_path / "t")
+    good = (tmp_path / "t").read_bytes()
+    rows = contract.read(tmp_path / "t")
+    refused = 0
+    for place in range(0, len(good), 3):
+        damaged = bytearray(good)
+        damaged[place] ^= 1 << place // 3 % 8
+        (tmp_path / "t").write_bytes(damaged)
+        try:
+            assert contract.read(tmp_path / "t").equals(rows), place
+        except TableError:
+            refused += 1
+    assert refused >= len(range(0, len(good), 3)) - 7
+
+
+def test_every_flipped_bit_of_the_numbers_is_refused(tmp_path: Path) -> None:
+    """Random numbers do not compress: most of the file is their pages, where nothing but the checksum could tell."""
+    numbers = np.random.default_rng(0).normal(size=500)
+    REWARDS.write(pa.table({"sample_id": [f"s{i}" for i in range(500)], "score": numbers}), tmp_path / "t")
+    good = (tmp_path / "t").read_bytes()
+    start = good.index(numbers[:4].tobytes()) if numbers[:4].tobytes() in good else len(good) // 3
+    for place in range(start, start + 2000, 17):
+        damaged = bytearray(good)
+        damaged[place] ^= 1 << place % 8
+        (tmp_path / "t").write_bytes(damaged)
+        with pytest.raises(TableError, match="damaged"):
+            REWARDS.read(tmp_path / "t")
+
+
+def test_a_component_s_name_is_checked_too_and_a_file_without_a_checksum_is_read(tmp_path: Path) -> None:
+    REWARDS.write(table("rewards", part=[0.0, 1.0]), tmp_path / "t")
+    good = (tmp_path / "t").read_bytes()
+    place = good.index(b"part", good.index(b"score"))
+    (tmp_path / "t").write_bytes(good[:place] + b"tarp" + good[place + 4 :])
+    with pytest.raises(TableError, match=r"t: damaged or altered since it was written"):
+        REWARDS.read(tmp_path / "t")
+    metadata = {b"ppo_pipeline.table": b"rewards", b"ppo_pipeline.version": b"1"}
+    pq.write_table(table("rewards").replace_schema_metadata(metadata), tmp_path / "t")
+    assert REWARDS.read(tmp_path / "t").to_pydict() == ROWS["rewards"]
+
+
+def test_columns_of_any_type_that_a_prompt_set_brings_read_back(tmp_path: Path) -> None:
+    """Parquet has no seconds and no such lists: some come back as other types."""
+    more = {
+        "when": pa.array([1, 2], pa.timestamp("s")),
+        "kind": pa.array(["x", "y"]).dictionary_encode(),
+        "large": pa.array([["a"], ["b"]], pa.large_list(pa.large_string())),
+        "nested": pa.array([{"a": [1]}, {"a": [2]}]),
+        "date": pa.array([1, 2], pa.date64()),
+        "nothing": pa.nulls(2),
+    }
+    PROMPTS.write(table("prompts", **more), tmp_path / "t")
+    found = PROMPTS.read(tmp_path / "t")
+    assert found.column("nested").to_pylist() == [{"a": [1]}, {"a": [2]}]
+    assert set(more) <= set(found.column_names)

@@ -127,10 +127,13 @@ def test_a_killed_command_takes_its_child_along_and_no_other(project: WarmProjec
     until(lambda: gone(two["pid"]), 1.0)
 
 
-def test_a_killed_child_is_a_killed_command(project: WarmProject) -> None:
+def test_a_killed_child_is_a_killed_command_and_the_cure_is_told(project: WarmProject) -> None:
     process, about = project.waiting()
     os.kill(about["pid"], signal.SIGKILL)
     assert process.wait(5) == -9
+    told = (process.stderr.read() if process.stderr else "").splitlines()[-1]
+    assert told.startswith("This stage was killed (SIGKILL), most often by the system because memory ran out; lower ")
+    assert "update.microbatch_tokens" in told
 
 
 def test_a_killed_server_takes_its_children_along_and_the_commands_fail(project: WarmProject) -> None:

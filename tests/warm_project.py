@@ -69,6 +69,7 @@ class WarmProject:
         replace(code / "launcher.py", "IDLE_SECONDS = 20.0", f"IDLE_SECONDS = {idle}")
         (folder / "stages").mkdir()
         (folder / "ppo_pipeline/__init__.py").touch()
+        shutil.copy(REPOSITORY / "ppo_pipeline/memory.py", folder / "ppo_pipeline")
         (folder / "stages/__init__.py").touch()
         shutil.copy(REPOSITORY / "stages/__main__.py", folder / "stages")
         (folder / "stages/update.py").write_text(STAGE)

@@ -4,6 +4,8 @@ from importlib import import_module
 
 import click
 
+from ..stage_command import PlainGroup
+
 COMMANDS = {
     "preset": ("ppo_pipeline.cli.preset", "preset", "List the settings in params/, or make some of them params.yaml."),
     "rounds": ("ppo_pipeline.cli.rounds", "rounds", "List, append, branch and remove training rounds."),
@@ -13,7 +15,7 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(PlainGroup):
     """A group that knows its commands' names and help without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

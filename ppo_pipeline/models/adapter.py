@@ -3,21 +3,20 @@
 It loads in PEFT, transformers and vLLM as it is.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from ..errors import PipelineError
-from ..files import whole_folder, write_json
+from ..files import read_json, whole_folder, write_json
 from ..sections import Policy as PolicySettings
 from .lora import LoraLinear, add_lora, is_conv1d, merge_lora
 from .policy import Policy
-from .tensors import read_tensors
+from .tensors import read_tensors, write_tensors
 
 PREFIX = "base_model.model."
+USED: dict[str, Any] = {"r": int, "lora_alpha": int | float, "lora_dropout": int | float, "target_modules": list | str}
 
 
 def adapter_config(settings: PolicySettings, base_name: str, layers: dict[str, LoraLinear]) -> dict[str, Any]:
@@ -53,18 +52,21 @@ def save_policy(policy: Policy, config: dict[str, Any], folder: Path) -> None:
         tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.lora_A.detach().cpu().contiguous()
         tensors[f"{PREFIX}{name}.lora_B.weight"] = layer.lora_B.detach().cpu().contiguous()
     with whole_folder(folder) as partial:
-        save_file(tensors, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_tensors(tensors, partial / "adapter_model.safetensors")
         write_json(partial / "adapter_config.json", config)
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Return adapter_config.json of a policy folder."""
-    try:
-        config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PipelineError(f"{folder}: no adapter_config.json; `dvc repro` or `dvc pull` brings it.") from None
-    except json.JSONDecodeError as error:
-        raise PipelineError(f"{folder}/adapter_config.json: not valid JSON: {error}") from None
+    """Return adapter_config.json of a policy folder, with what `lora_arguments` takes from it checked."""
+    path = folder / "adapter_config.json"
+    config = read_json(path)
+    for name, kind in USED.items():
+        value = config.get(name)
+        if isinstance(value, bool) or not isinstance(value, kind) or (name == "r" and value < 1):
+            raise PipelineError(f"{path}: damaged ({name}: {value!r}); delete it and rerun.")
+    targets = config["target_modules"]
+    if isinstance(targets, list) and not all(isinstance(target, str) for target in targets):
+        raise PipelineError(f"{path}: damaged (target_modules: {targets!r}); delete it and rerun.")
     return config
 
 

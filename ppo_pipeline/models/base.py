@@ -8,9 +8,9 @@ from ..errors import PipelineError
 from ..files import whole_folder, write_json
 from ..sections import Base
 from .hub import fetch_model
-from .loading import check_supported
+from .loading import check_complete, check_supported, readable
 from .packaged import PACKAGED, fetch_packaged
-from .trust import advice, check_folder
+from .trust import check_folder
 
 
 def acquire_base(settings: Base, folder: Path) -> Any:
@@ -55,13 +55,11 @@ def _load_gguf(path: Path) -> tuple[Any, Any]:
 
     check_folder(path.parent, "base.model")
     options = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
-    try:
+    with readable(f"base.model: {path} cannot be read as a GGUF model"):
         model = AutoModelForCausalLM.from_pretrained(
             str(path.parent), dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True), **options
         )
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **options)
-    except Exception as error:  # the reader of a damaged file raises what it trips over, struct.error for one
-        raise PipelineError(f"base.model: {path} cannot be read as a GGUF model: {error}") from None
     # The weights are plain now; save_pretrained refuses as long as the model says that it is quantized.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
@@ -76,10 +74,11 @@ def _load_pretrained(folder: Path, settings: Base, name: str) -> tuple[Any, Any]
 
     check_folder(folder, "base.model")
     options = {"local_files_only": not settings.trust_remote_code, "trust_remote_code": settings.trust_remote_code}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, **options)
+    with readable(f"base.model: {name} cannot be loaded"):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", use_safetensors=True, output_loading_info=True, **options
+        )
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    except (OSError, ValueError) as error:
-        raise PipelineError(f"base.model: {name} cannot be loaded: {error}{advice(error)}") from None
+    check_complete(info, f"base.model: {name}")
     model.config._name_or_path = ""
     return model, tokenizer

@@ -5,27 +5,26 @@ value_head.safetensors, critic.safetensors (a separate critic's LoRA or trunk), 
 moments by parameter name) and state.json. Nothing is pickled.
 """
 
-import json
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..controllers import Controllers
+from ..controllers import Controllers, record_of
 from ..errors import PipelineError
-from ..files import whole_folder, write_json
+from ..files import read_json, whole_folder, write_json
 from .adapter import attach_merged, attach_policy, lora_arguments, read_adapter_config, save_policy
 from .loading import load_model, trunk_of
 from .lora import add_lora, copy_with_same_weights
 from .policy import Policy, SeparateCritic
-from .tensors import read_tensors
+from .tensors import read_tensors, write_tensors
 from .value_head import ValueHead
 
 HEAD, CRITIC = "value_head.", "critic."
+CRITICS = ("shared", "separate", "none")
 
 
 @dataclass
@@ -104,12 +103,12 @@ def read_trainer(trainer: Path) -> tuple[TrainerState, str]:
     path = trainer / "state.json"
     controllers = Controllers.read(path)
     moments = read_tensors(trainer / "optimizer.safetensors")
-    try:
-        numbers = json.loads(path.read_text(encoding="utf-8"))
-        critic = numbers.pop("critic")
-        return TrainerState(**{**numbers, "controllers": controllers}, moments=moments), critic
-    except (ValueError, TypeError, KeyError) as error:
-        raise PipelineError(f"{path}: damaged ({error}); delete it and rerun.") from None
+    numbers = read_json(path)
+    critic = numbers.pop("critic", None)
+    if critic not in CRITICS:
+        raise PipelineError(f"{path}: damaged (critic: {critic!r}); delete it and rerun.")
+    state = record_of(TrainerState, {k: v for k, v in numbers.items() if k != "controllers"}, path)
+    return replace(state, controllers=controllers, moments=moments), critic
 
 
 def save_trainer(policy: Policy, state: TrainerState, folder: Path) -> None:
@@ -121,8 +120,8 @@ def save_trainer(policy: Policy, state: TrainerState, folder: Path) -> None:
         for start, file in ((HEAD, "value_head.safetensors"), (CRITIC, "critic.safetensors")):
             part = {n: p for n, p in values.items() if n.startswith(start)}
             if part:
-                save_file(_plain(part), partial / file)
-        save_file(_plain(state.moments), partial / "optimizer.safetensors")
+                write_tensors(_plain(part), partial / file)
+        write_tensors(_plain(state.moments), partial / "optimizer.safetensors")
         write_json(partial / "state.json", {"critic": policy.critic, **numbers})
 
 

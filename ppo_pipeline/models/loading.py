@@ -1,8 +1,8 @@
 """Load the base model and its tokenizer from data/base/, a plain transformers folder; no network, no pickle."""
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from ..errors import PipelineError
+from ..files import read_json
+from ..machine_faults import is_machines
 from .trust import advice, check_folder, code_allowed
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -28,16 +30,16 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype | Literal[
         raise PipelineError(f"{folder}: no config.json, so no transformers model; check `base.model`.")
     check_folder(folder, "model")
     logging.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
+    with readable(f"{folder}: cannot be loaded as a causal language model"):
+        model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=code_allowed(read_source(folder)),
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
-        raise PipelineError(f"{folder}: cannot be loaded as a causal language model: {error}{advice(error)}") from None
+    check_complete(info, str(folder))
     model.requires_grad_(False)
     return model.to(device).eval()
 
@@ -47,22 +49,37 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     trusted = code_allowed(read_source(folder))
-    try:
+    with readable(f"{folder}: its tokenizer cannot be loaded"):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
-    except (OSError, ValueError) as error:
-        raise PipelineError(f"{folder}: its tokenizer cannot be loaded: {error}{advice(error)}") from None
+
+
+@contextmanager
+def readable(problem: str) -> Iterator[None]:
+    """Turn whatever transformers raises about a model's files into a PipelineError that starts with `problem`.
+
+    A damaged file makes it raise what it trips over: KeyError, TypeError, SafetensorError, Exception itself. A full
+    disk or too little memory is no fault of the files and passes through.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, PipelineError) or is_machines(error):
+            raise
+        raise PipelineError(f"{problem}: {type(error).__name__}: {error}{advice(error)}") from None
+
+
+def check_complete(info: dict[str, Any], where: str) -> None:
+    """Raise PipelineError where from_pretrained had no weights for a part of the model and made some up."""
+    absent = sorted(info["missing_keys"])
+    if absent:
+        more = ", ..." if len(absent) > 3 else ""
+        raise PipelineError(f"{where}: no trained language model: it has no weights for {', '.join(absent[:3])}{more}.")
 
 
 def read_source(folder: Path) -> dict[str, Any]:
     """Return source.json, what the stage `base` wrote of the model's origin; empty for a folder without it."""
     path = folder / "source.json"
-    try:
-        source = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise PipelineError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(source, dict):
-        raise PipelineError(f"{path}: expected a map, found {type(source).__name__}.")
-    return source
+    return read_json(path) if path.is_file() else {}
 
 
 def trunk_of(model: Any) -> nn.Module:

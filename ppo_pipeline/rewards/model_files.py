@@ -1,6 +1,5 @@
 """Find a reward model's files, on disk or on the hub, and load them without running what they bring along."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +18,22 @@ def load_classifier(settings: ModelComponent, device: Any, dtype: Any) -> tuple[
     Raises PipelineError for a model that is not there, has no classification head, or has only pickled weights where
     `pickled_weights` is false.
     """
-    from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging
+
+    from ..models.loading import readable
 
     where = f"reward '{settings.name}': model"
     folder = _folder(settings, where)
     check_folder(folder, where)
     safe = _has_safetensors(settings, folder, where)
     logging.disable_progress_bar()
-    try:
+    with readable(f"{where}: '{settings.model}' cannot be loaded"):
         model, info = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=dtype, local_files_only=True, use_safetensors=safe, weights_only=True,
             trust_remote_code=False, output_loading_info=True,
         )  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
-        raise PipelineError(f"{where}: '{settings.model}' cannot be loaded: {error}") from None
     absent = sorted(info["missing_keys"])
     if absent:
         raise PipelineError(

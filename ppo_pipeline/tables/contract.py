@@ -1,8 +1,10 @@
 """What every Parquet artifact shares: a fixed schema, checks on write and on read, byte-stable files."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +13,16 @@ import pyarrow.parquet as pq
 
 from ..errors import PipelineError
 from ..files import whole_file
+from ..machine_faults import is_machines
 
-NAME_KEY, VERSION_KEY = b"ppo_pipeline.table", b"ppo_pipeline.version"
+NAME_KEY, VERSION_KEY, CHECKSUM_KEY = b"ppo_pipeline.table", b"ppo_pipeline.version", b"ppo_pipeline.checksum"
+MARK, BLANK = b"sha256:", b"0" * 64
+
+FORMAT: dict[str, Any] = {
+    "version": "2.6", "data_page_version": "1.0", "compression": "zstd", "compression_level": 3,
+    "row_group_size": 8192, "use_dictionary": True, "write_statistics": True, "store_schema": True,
+    "write_page_checksum": True,
+}  # fmt: skip
 
 
 class TableError(PipelineError):
@@ -44,23 +54,30 @@ class Contract:
     def write(self, table: pa.Table, path: Path) -> None:
         """Check `table` and write it to `path`, whole or not at all, with the same bytes for the same rows."""
         table = self.checked(table, str(path))
-        metadata = {NAME_KEY: self.name.encode(), VERSION_KEY: str(self.version).encode()}
+        metadata = {NAME_KEY: self.name.encode(), VERSION_KEY: str(self.version).encode(), CHECKSUM_KEY: MARK + BLANK}
         table = table.replace_schema_metadata(metadata)
         with whole_file(path) as partial:
-            pq.write_table(
-                table, partial, version="2.6", data_page_version="1.0", compression="zstd", compression_level=3,
-                row_group_size=8192, use_dictionary=True, write_statistics=True, store_schema=True,
-            )  # fmt: skip
+            pq.write_table(table, partial, **FORMAT)
+            at, checksum = checksum_of(partial.read_bytes())
+            with partial.open("r+b") as file:
+                file.seek(at)
+                file.write(checksum)
 
     def read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
         """Read and check the table at `path`; `columns` limits what is read to these and the key."""
         try:
-            file = pq.ParquetFile(path)
+            data = path.read_bytes()
+            file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
             metadata = file.schema_arrow.metadata or {}
         except FileNotFoundError:
             raise TableError(f"{path}: no such file; `dvc repro` makes it, `dvc pull` fetches it.") from None
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:  # names that are no UTF-8 are a ValueError
+            if is_machines(error):
+                raise
             raise TableError(f"{path}: not a readable Parquet file ({error}); delete it and rerun.") from None
+        at, checksum = checksum_of(data)
+        if at and data[at : at + len(checksum)] != checksum:
+            raise TableError(f"{path}: damaged or altered since it was written (by its checksum); delete it and rerun.")
         found = tuple(metadata.get(key, b"?").decode(errors="replace") for key in (NAME_KEY, VERSION_KEY))
         if found != (self.name, str(self.version)):
             raise TableError(
@@ -71,7 +88,9 @@ class Contract:
         wanted = None if columns is None else [key, *(c for c in columns if c != key)]
         try:
             table = file.read(columns=wanted)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if is_machines(error):
+                raise
             raise TableError(f"{path}: damaged ({error}); delete it and rerun.") from None
         return self.checked(table, str(path), partial=columns is not None)
 
@@ -152,6 +171,21 @@ class Contract:
         position = pc.index(finite, False).as_py()
         row = pc.list_parent_indices(column)[position].as_py() if is_list else position
         raise TableError(f"{source}: column '{name}', row {row} ('{keys[row].as_py()}'): not a finite number.")
+
+
+def checksum_of(data: bytes) -> tuple[int, bytes]:
+    """Return where in a file's bytes its checksum stands, 0 where it has none, and what it should be.
+
+    Parquet's own checksums leave out the headers of the pages and the footer, and with them lengths, counts and
+    names. So the footer holds the SHA-256 of the whole file, computed with zeros in its place.
+    """
+    at = data.rfind(MARK) + len(MARK)
+    if at < len(MARK):
+        return 0, b""
+    digest = hashlib.sha256(memoryview(data)[:at])
+    digest.update(BLANK)
+    digest.update(memoryview(data)[at + len(BLANK) :])
+    return at, digest.hexdigest().encode()
 
 
 def ragged(values: np.ndarray, lengths: np.ndarray, kind: pa.DataType) -> pa.Array:

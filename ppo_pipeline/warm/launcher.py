@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..memory import cure_of
 from .identity import VOLATILE, identity, private_folder
 from .libraries import LIBRARIES, THREADED, modelling
 
@@ -43,7 +44,7 @@ def run_warm(module: str, arguments: list[str]) -> None:
             submit(connection, module, arguments)
         except (NoWarmStart, OSError, ValueError):
             return
-        follow(connection)
+        follow(connection, module)
 
 
 def connected(arguments: list[str]) -> socket.socket:
@@ -138,8 +139,11 @@ def submit(connection: socket.socket, module: str, arguments: list[str]) -> None
         raise NoWarmStart("the server did not start the stage")
 
 
-def follow(connection: socket.socket) -> None:
-    """Pass signals on to the child; when it has ended, end this process likewise. Never returns."""
+def follow(connection: socket.socket, module: str) -> None:
+    """Pass signals on to the child, which runs `module`; when it has ended, end this process likewise.
+
+    Never returns.
+    """
 
     def forward(number: int, _: Any) -> None:
         send(connection, number)
@@ -167,6 +171,13 @@ def follow(connection: socket.socket) -> None:
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the child has left its own
+        if -code == signal.SIGKILL:
+            print(
+                "This stage was killed (SIGKILL), most often by the system because memory ran out; "
+                f"{cure_of(module.rpartition('.')[2])}. No output is half-written.",
+                file=sys.stderr,
+                flush=True,
+            )
         if -code != signal.SIGKILL:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)

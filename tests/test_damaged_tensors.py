@@ -1,0 +1,90 @@
+"""Safetensors files: what was altered is refused, what is whole reads back, in permissions too."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.models.tensors import CHECKSUM, checksum, read_tensors, write_tensors
+
+TENSORS = {
+    "b": torch.arange(6.0).reshape(2, 3),
+    "a": torch.tensor(3, dtype=torch.int64),
+    "half": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+    "none": torch.empty(0, 4),
+}
+
+
+def same(found: dict[str, torch.Tensor]) -> bool:
+    return set(found) == set(TENSORS) and all(
+        found[n].dtype == t.dtype and found[n].shape == t.shape and torch.equal(found[n], t) for n, t in TENSORS.items()
+    )
+
+
+def test_tensors_come_back_and_others_read_them_too(tmp_path: Path) -> None:
+    write_tensors(TENSORS, tmp_path / "t")
+    assert same(read_tensors(tmp_path / "t"))
+    assert same(load_file(tmp_path / "t"))
+    write_tensors(dict(reversed(TENSORS.items())), tmp_path / "again")
+    assert (tmp_path / "t").read_bytes() == (tmp_path / "again").read_bytes()
+
+
+def test_a_file_is_readable_for_those_whom_the_umask_lets(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_tensors(TENSORS, tmp_path / "t")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "t").stat().st_mode & 0o777 == 0o640
+
+
+def test_every_flipped_bit_gives_an_error_or_the_same_tensors(tmp_path: Path) -> None:
+    """The header's padding and the checksum's own name change no tensor."""
+    write_tensors(TENSORS, tmp_path / "t")
+    good = (tmp_path / "t").read_bytes()
+    refused = 0
+    for place in range(len(good)):
+        damaged = bytearray(good)
+        damaged[place] ^= 1 << place % 8
+        (tmp_path / "t").write_bytes(damaged)
+        try:
+            assert same(read_tensors(tmp_path / "t")), place
+        except PipelineError:
+            refused += 1
+    assert refused > 0.9 * len(good)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_a_truncated_file_is_named(tmp_path: Path, share: float) -> None:
+    write_tensors(TENSORS, tmp_path / "t.safetensors")
+    good = (tmp_path / "t.safetensors").read_bytes()
+    (tmp_path / "t.safetensors").write_bytes(good[: int(len(good) * share)])
+    with pytest.raises(PipelineError, match=r"t\.safetensors: damaged \(.*\); delete it and rerun"):
+        read_tensors(tmp_path / "t.safetensors")
+
+
+def test_a_file_without_a_checksum_is_read_and_one_of_other_tensors_refused(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "plain")
+    assert same(read_tensors(tmp_path / "plain"))
+    save_file(TENSORS, tmp_path / "other", metadata={CHECKSUM: checksum({**TENSORS, "a": torch.tensor(4)})})
+    with pytest.raises(PipelineError, match="its tensors are not those of its checksum"):
+        read_tensors(tmp_path / "other")
+    with pytest.raises(PipelineError, match="no such file; `dvc repro` or `dvc pull` brings it"):
+        read_tensors(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"x": TENSORS["b"]},
+        {"b": TENSORS["b"].reshape(3, 2)},
+        {"b": TENSORS["b"].view(torch.int32)},
+        {"b": TENSORS["b"] + 1},
+    ],
+    ids=["name", "shape", "format", "bytes"],
+)
+def test_the_checksum_is_of_name_shape_format_and_bytes(other: dict[str, torch.Tensor]) -> None:
+    assert checksum(other) != checksum({"b": TENSORS["b"]})
