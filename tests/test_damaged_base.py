@@ -72,7 +72,7 @@ def test_a_damaged_model_is_named(whole: Path, tmp_path: Path, case: str) -> Non
     with pytest.raises(PipelineError, match=str(folder)):
         load_model(folder, torch.device("cpu"), torch.float32)
     if name != "source.json":
-        with pytest.raises(PipelineError, match=rf"base\.model: folder '{folder}'"):
+        with pytest.raises(PipelineError, match=rf"base\.model: .*{folder}"):
             acquire_base(Base(model=str(folder), revision=None, trust_remote_code=False), tmp_path / "new")
         assert not (tmp_path / "new").exists()
 

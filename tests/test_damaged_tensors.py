@@ -1,6 +1,8 @@
 """Safetensors files: what was altered is refused, what is whole reads back, in permissions too."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,17 @@ def test_a_file_without_a_checksum_is_read_and_one_of_other_tensors_refused(tmp_
 )
 def test_the_checksum_is_of_name_shape_format_and_bytes(other: dict[str, torch.Tensor]) -> None:
     assert checksum(other) != checksum({"b": TENSORS["b"]})
+
+
+def test_the_same_tensors_are_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    """safetensors puts two entries of metadata in a random order."""
+    code = (
+        "import sys, torch; from pathlib import Path; from ppo_pipeline.models.tensors import write_tensors; "
+        "[write_tensors({'b': torch.ones(3), 'a\"é': torch.zeros(2, 2)}, Path(sys.argv[1], f'{i}')) for i in range(20)]"
+    )
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        subprocess.run([sys.executable, "-c", code, tmp_path / name], check=True)
+    assert len({path.read_bytes() for path in tmp_path.glob("*/*")}) == 1
+    tensors = read_tensors(tmp_path / "one/0")
+    assert torch.equal(tensors["b"], torch.ones(3)) and tensors['a"é'].shape == (2, 2)

@@ -4,6 +4,7 @@ The format has no checksum of its own: a changed bit would be another weight, an
 """
 
 import hashlib
+import json
 from pathlib import Path
 
 import torch
@@ -25,7 +26,20 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     path.touch()
     mode = path.stat().st_mode
     save_file(tensors, path, metadata={"format": "pt", CHECKSUM: checksum(tensors)})
+    _sort_metadata(path)
     path.chmod(mode)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort `__metadata__` in the file's header: safetensors writes it in a random order, other bytes each time."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= size, f"{path}: the header grew"
+        file.seek(8)
+        file.write(text.ljust(size))  # the format fills up with spaces
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
