@@ -24,16 +24,21 @@ def lines_of(params: Params) -> list[Line]:
     rounds = params.all_rounds
     parents = {entry.parent for entry in rounds.values()}
     main = [ROOT, *params.lineage(params.last_round)]
-    lines, placed = [Line(None, main, _span(main))], set(main)
+    lines, placed = [Line(None, main, _span(main) + changes(rounds, main[1:]))], set(main)
     for leaf in rounds:
         if leaf in parents or leaf in placed:
             continue
         own = [name for name in params.lineage(leaf) if name not in placed]
         placed |= set(own)
         start = rounds[own[0]].parent
-        changed = overrides(rounds[own[0]])
-        lines.append(Line(start, own, f"{_span(own)} from {start}" + (f": {changed}" if changed else "")))
+        lines.append(Line(start, own, f"{_span(own)} from {start}{changes(rounds, own)}"))
     return lines
+
+
+def changes(rounds: dict[str, Round], names: list[str]) -> str:
+    """Return `: settings` that the named rounds change for themselves, each once; empty where there are none."""
+    found = list(dict.fromkeys(text for name in names if (text := overrides(rounds[name]))))
+    return f": {'; '.join(found[:3])}{' ...' if len(found) > 3 else ''}" if found else ""
 
 
 def overrides(entry: Round) -> str:

@@ -31,8 +31,9 @@ def contents(run: Run, samples: int | None = None) -> Contents:
 
     Without `samples` as many as keep the file sensible: 5,000 samples and a million tokens in all.
     """
-    read = (read_round(run, name, samples or row_limit(len(run.shown))) for name in run.shown if name != ROOT)
-    every = [r for r in read if r is not None]
+    trained = [name for name in run.shown if name != ROOT]
+    most = samples or row_limit(len(trained))
+    every = [r for name in trained if (r := read_round(run, name, most)) is not None]
     limit = samples or token_limit(every)
     rounds = [r.first(limit) for r in every]
     texts, tokenizer = Texts(), _tokenizer(run)
@@ -46,7 +47,7 @@ def contents(run: Run, samples: int | None = None) -> Contents:
     }
     blocks = {f"tokens-{r.name}": token_block(r, tokenizer) for r in rounds}
     heldout_texts = Texts()
-    heldout, cut = _heldout(run, samples or max(FEWEST_ANSWERS, row_limit(len(run.shown))), heldout_texts)
+    heldout, cut = _heldout(run, samples or max(FEWEST_ANSWERS, most), heldout_texts)
     shown, total = sum(r.rollouts.num_rows for r in rounds), sum(r.total for r in rounds)
     notes = run.all_notes()
     if shown < total:

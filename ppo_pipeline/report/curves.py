@@ -12,7 +12,7 @@ from .run import Run
 CHARTS = {
     "eval/scores": "Held-out score",
     "objective/scores": "Training score",
-    "objective/kl": "KL to the base model (nats a sample)",
+    "objective/kl": "KL to the base (nats)",
     "objective/entropy": "Entropy (nats a token)",
     "val/response_length": "Response length (tokens)",
     "eval/finished": "Held-out answers that ended",

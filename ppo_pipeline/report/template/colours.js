@@ -2,10 +2,10 @@
 // the others one hue. The strength goes with the size, up to the scale of the whole run.
 const QUANTITIES = {
   advantage: { label: "Advantage", signed: true },
-  kl: { label: "KL", signed: true, about: "policy's minus base model's logprob, nats" },
+  kl: { label: "KL", signed: true, about: "Policy's minus base model's logprob, nats" },
   value: { label: "Value", signed: true },
-  logprob: { label: "Logprob", signed: false, about: "under the sampling policy, nats" },
-  entropy: { label: "Entropy", signed: false, about: "of the policy's next token, nats" },
+  logprob: { label: "Logprob", signed: false, about: "Under the sampling policy, nats" },
+  entropy: { label: "Entropy", signed: false, about: "Of the policy's next token, nats" },
   reward: { label: "Reward", signed: true, about: "KL penalty, and the score on the last token" },
   return: { label: "Return", signed: true },
 };

@@ -49,7 +49,10 @@ function startTabs() {
 
 async function fromAddress() {
   const [view, chosen] = location.hash.slice(1).split("/");
-  const id = chosen && decodeURIComponent(chosen);
+  let id = "";
+  try {
+    id = decodeURIComponent(chosen || "");
+  } catch { /* not one of this page's addresses: only the view is taken */ }
   if (id && view === "samples") await openSample(id);
   else if (id && view === "answers") await openPrompt(id);
   else await show(VIEWS[view] ? view : "curves");

@@ -10,7 +10,7 @@ function startSamples() {
   options($("filter-column"), numbers);
   sampleTable = makeTable($("table"), [
     wordColumn("Round", "round", 74), textColumn("Prompt", "prompt", 3), textColumn("Response", "response", 4),
-    ...numbers.map(([field, title]) => numberColumn(title, field, field === "tokens" ? 0 : 3, Math.max(70, Math.min(140, 32 + 7.6 * title.length)))),
+    ...numbers.map(([field, title]) => numberColumn(title, field, field === "tokens" ? 0 : 3, field === "tokens" ? 74 : Math.max(84, Math.min(140, 32 + 7.6 * title.length)))),
     wordColumn("Finish", "finish", 74),
   ], samples, { pick: showSample, follow: true });
   sampleTable.counted((n) => {
