@@ -9,17 +9,14 @@ from ..files import whole_file
 
 
 @click.command()
-@click.option(
-    "--output", default="report.html", show_default=True, type=click.Path(path_type=Path), help="File to write."
-)
-@click.option("--round", "rounds", multiple=True, help="Round whose samples are shown, repeatable; without it all.")
-@click.option(
-    "--samples",
-    type=click.IntRange(min=1),
-    help="Samples and held-out answers of each round at most; without it 5,000 samples and 1,000,000 tokens in all.",
-)
+@click.option("--output", default="report.html", show_default=True, type=click.Path(path_type=Path), help="File.")
+@click.option("--round", "rounds", multiple=True, help="Show the samples of this round; repeatable. Without it all.")
+@click.option("--samples", type=click.IntRange(min=1), help="Samples of each round at most. Without it 5,000 in all.")
 def report(output: Path, rounds: tuple[str, ...], samples: int | None) -> None:
-    """Write curves, distributions, samples and their tokens to one HTML file that opens from disk."""
+    """Write curves, distributions, samples and their tokens to one HTML file that opens from disk.
+
+    Without --samples the file has as many as make 5,000 samples and 1,000,000 tokens in all.
+    """
     from ..report.contents import contents
     from ..report.page import page
     from ..report.run import Run

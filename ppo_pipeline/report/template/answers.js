@@ -63,7 +63,7 @@ function card(answer, changed) {
   const figures = [`score ${number(answer.score)}`, answer.kl == null ? null : `KL ${number(answer.kl, 2)}`, `${answer.tokens} tokens`, answer.finish];
   const box = el("article", { class: changed ? "card changed" : "card" }, prose(answer.response || " "), el("p", { class: "figures" }, figures.filter(Boolean).join(" · ")));
   if (!answer.greedy) {
-    const more = el("button", { type: "button", class: "link" }, "tokens");
+    const more = el("button", { type: "button", class: "link" }, "open");
     more.addEventListener("click", () => openSample(answer.id));
     box.lastChild.append(" · ", more);
   }
