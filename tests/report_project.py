@@ -83,7 +83,9 @@ def write_round(folder: Path, name: str, texts: Any, samples: int, tokenizer: An
     parts = {"clarity": random.standard_normal(samples), "brevity": random.standard_normal(samples)}
     score = parts["clarity"] + parts["brevity"]
     REWARDS.write(pa.table({"sample_id": keys, "score": score, **parts}), folder / "rewards.parquet")
-    reference = {"policy_logprobs": floats(), "reference_logprobs": floats(), "values": floats()}
+    # entropy: a column that the reference table may have
+    known = ("policy_logprobs", "reference_logprobs", "values", "entropy")
+    reference = {column: floats() for column in known if column in REFERENCE.schema.names}
     more = {"bootstrap_value": random.standard_normal(samples)}
     REFERENCE.write(pa.table({"sample_id": keys, **reference, **more}), folder / "reference.parquet")
     advantages = {"token_rewards": floats(0.1), "advantages": floats(), "returns": floats()}

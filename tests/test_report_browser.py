@@ -59,7 +59,7 @@ def opened(project: Path) -> Iterator[Opener]:
 
         def open_page(place: str = "", file: Path = project / "report.html", scheme: str = "light") -> Any:
             page = browser.new_page(viewport={"width": 1366, "height": 768}, color_scheme=scheme)
-            page.set_default_timeout(60_000)
+            page.set_default_timeout(30_000)
             page.on("console", lambda message: heard.append(f"console: {message.text}"))
             page.on("pageerror", lambda error: heard.append(f"error: {error}"))
             page.on("request", lambda request: request.url.startswith("file:///") or heard.append(request.url))
@@ -143,6 +143,8 @@ def test_a_token_shows_the_number_of_its_table(opened: Opener, project: Path) ->
         "Value": reference["values"][4],
         "Logprob": reference["policy_logprobs"][4],
     }
+    if "entropy" in reference:
+        expected["Entropy"] = reference["entropy"][4]
     for name, number in expected.items():
         text = f"{number:.4f}".replace("-", "−")
         assert text in page.locator(".chosen div", has=page.locator(f"dt:text-is('{name}')")).last.inner_text()
@@ -152,9 +154,9 @@ def test_a_token_shows_the_number_of_its_table(opened: Opener, project: Path) ->
         full = page.locator(".marks span").last.inner_text().replace("−", "-")
         strength = token.evaluate("e => Number(e.style.getPropertyValue('--strength'))")
         assert strength == pytest.approx(min(1, abs(number) / abs(float(full))), abs=0.002)
-        signed = name != "Logprob"
+        signed = name not in ("Logprob", "Entropy")
         assert token.get_attribute("class").split()[-1] == ("size" if not signed else "minus" if number < 0 else "plus")
-    assert page.locator(".choices label", has_text="Entropy").count() == 0
+    assert page.locator(".choices label", has_text="Entropy").count() == ("Entropy" in expected)
     page.locator(".tokens").press("ArrowRight")
     page.get_by_text("Token 6:").wait_for()
     assert page.locator('.token[aria-selected="true"]').inner_text() == "a"

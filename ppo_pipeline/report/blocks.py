@@ -10,8 +10,3 @@ def packed(value: Any) -> str:
     """Return `value` as base64 of gzipped JSON: letters, digits, + / = alone; the same text for the same value."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()
-
-
-def unpacked(text: str) -> Any:
-    """Return what `packed` was given."""
-    return json.loads(gzip.decompress(base64.b64decode(text)))

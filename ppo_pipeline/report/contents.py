@@ -54,7 +54,7 @@ def contents(run: Run, samples: int | None = None) -> Contents:
         notes.insert(0, f"{shown:,} of {total:,} samples are in this file, the first of each round.")
     if cut:
         notes.insert(0, f"Of {cut[1]:,} held-out prompts the first {cut[0]:,} are in this file.")
-    index |= {"notes": notes, "texts": texts.all, "total": total, "heldout": list(heldout)}
+    index |= {"notes": notes, "texts": texts.all, "total": total}
     blocks = {"index": index, "heldout": {"texts": heldout_texts.all, "rounds": heldout}, **blocks}
     return Contents(blocks, shown, total, notes)
 
