@@ -10,6 +10,7 @@ COMMANDS = {
     "preset": ("ppo_pipeline.cli.preset", "preset", "List the settings in params/, or make some of them params.yaml."),
     "rounds": ("ppo_pipeline.cli.rounds", "rounds", "List, append, branch and remove training rounds."),
     "show": ("ppo_pipeline.cli.show", "show", "Print samples of a table, or one sample in full."),
+    "report": ("ppo_pipeline.cli.report", "report", "Write the run as one HTML file: curves, samples, tokens."),
     "chat": ("ppo_pipeline.cli.chat", "chat", "Answer prompts with a round's policy beside the base model."),
     "export": ("ppo_pipeline.cli.export", "export", "Merge a round's LoRA into a plain transformers model."),
 }

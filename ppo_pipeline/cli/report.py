@@ -1,0 +1,37 @@
+"""`ppo-pipeline report`: the run as one HTML file."""
+
+from pathlib import Path
+
+import click
+
+from ..errors import PipelineError
+from ..files import whole_file
+
+
+@click.command()
+@click.option("--output", default="report.html", show_default=True, type=click.Path(path_type=Path), help="File.")
+@click.option("--round", "rounds", multiple=True, help="Show the samples of this round; repeatable. Without it all.")
+@click.option("--samples", type=click.IntRange(min=1), help="Samples of each round at most. Without it 5,000 in all.")
+def report(output: Path, rounds: tuple[str, ...], samples: int | None) -> None:
+    """Write curves, distributions, samples and their tokens to one HTML file that opens from disk.
+
+    Without --samples the file has as many as make 5,000 samples and 1,000,000 tokens in all.
+    """
+    from ..report.contents import contents
+    from ..report.page import page
+    from ..report.run import Run
+
+    if output.is_dir():
+        raise PipelineError(f"{output}: is a folder; give --output a file name such as report.html.")
+    run = Run(Path(), rounds)
+    found = contents(run, samples)
+    text = page(found, f"PPO run of {dict(run.facts())['model']}")
+    try:
+        with whole_file(output) as partial:
+            partial.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise PipelineError(f"{output}: cannot be written: {error.strerror}; choose another file.") from None
+    for note in found.notes:
+        click.echo(note, err=True)
+    size = output.stat().st_size / 1e6
+    click.echo(f"{output}: {len(run.rounds)} rounds, {found.shown:,} of {found.total:,} samples, {size:.1f} MB")

@@ -1,0 +1,66 @@
+"""The learning curves: each metric of each round, for every branch."""
+
+import json
+from typing import Any
+
+from ..errors import PipelineError
+from ..learning_curve import merged, round_metrics, sealed_metrics
+from ..params import ROOT
+from .run import Run
+
+# The first charts, with the words for them; every other metric follows under its own name.
+CHARTS = {
+    "eval/scores": "Held-out score",
+    "objective/scores": "Training score",
+    "objective/kl": "KL to the base (nats)",
+    "objective/entropy": "Entropy (nats a token)",
+    "val/response_length": "Response length (tokens)",
+    "eval/finished": "Held-out answers that ended",
+    "policy/clipfrac": "Clipped tokens",
+    "val/explained_variance": "Explained variance of the values",
+    "policy/grad_norm": "Gradient norm",
+}
+
+
+def curves(run: Run) -> dict[str, Any]:
+    """Return {charts: [{metric, title, main}], lines: [{label, start, rounds}], depth: {round: n}, values}.
+
+    values: {metric: {round: number}}. Adds a note for the rounds that have no metrics.
+    """
+    metrics = {name: metrics_of(run, name) for name in run.rounds}
+    without = [name for name in run.rounds if not metrics[name]]
+    if without:
+        run.notes.append(f"No metrics yet for {', '.join(without)}; `dvc repro` makes them.")
+    names = {metric for numbers in metrics.values() for metric in numbers}
+    first = [metric for metric in CHARTS if metric in names]
+    order = [*first, *sorted(names - set(first))]
+    return {
+        "charts": [{"metric": m, "title": CHARTS.get(m, m), "main": m in CHARTS} for m in order],
+        "lines": [{"label": line.label, "start": line.start, "rounds": line.rounds} for line in run.lines],
+        "depth": {name: run.params.depth(name) for name in run.rounds},
+        "values": {m: {n: float(f"{metrics[n][m]:.6g}") for n in run.rounds if m in metrics[n]} for m in order},
+    }
+
+
+def metrics_of(run: Run, name: str) -> dict[str, float]:
+    """Return a round's metrics: a sealed one's from git, else its stages', else what the summary made of them."""
+    if name != ROOT and name not in run.params.rounds:
+        found = merged(sealed_metrics(run.root / "sealed/metrics", name))
+    else:
+        found = round_metrics(run.root / "metrics/stages", name) or _summarised(run, name)
+    return {
+        metric: float(value)
+        for metric, value in found.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+
+
+def _summarised(run: Run, name: str) -> dict[str, Any]:
+    path = run.root / "metrics/rounds" / f"{name}.json"
+    if not path.is_file():
+        return {}
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise PipelineError(f"{path}: not valid JSON: {error}; delete it and rerun.") from None
+    return found

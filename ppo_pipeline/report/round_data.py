@@ -1,0 +1,62 @@
+"""A round's samples, read once: the numbers of all of them, and the rows of the first ones."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from ..cli.joined import last_user_messages, sequence_kl
+from ..tables.advantages import ADVANTAGES
+from ..tables.contract import lengths
+from ..tables.reference import REFERENCE
+from ..tables.rewards import REWARDS
+from ..tables.rollouts import ROLLOUTS
+from .run import Run
+
+
+@dataclass(frozen=True)
+class RoundData:
+    """A round's samples.
+
+    numbers: score, kl and length of every sample (N,), as far as their tables are there.
+    rollouts, rewards, reference, advantages: the tables' first rows, at most `limit` of them; None where missing.
+    prompts: what the user last said in each of those rows.
+    """
+
+    name: str
+    numbers: dict[str, np.ndarray]
+    rollouts: pa.Table
+    rewards: pa.Table | None
+    reference: pa.Table | None
+    advantages: pa.Table | None
+    prompts: list[str]
+
+    @property
+    def total(self) -> int:
+        """Number of samples of the round, shown or not."""
+        return len(self.numbers["length"])
+
+    def first(self, limit: int) -> "RoundData":
+        """Return the same with at most `limit` rows."""
+        rewards, reference, advantages = (_head(t, limit) for t in (self.rewards, self.reference, self.advantages))
+        rollouts, prompts = self.rollouts.slice(0, limit), self.prompts[:limit]
+        return RoundData(self.name, self.numbers, rollouts, rewards, reference, advantages, prompts)
+
+
+def read_round(run: Run, name: str, limit: int) -> RoundData | None:
+    """Return the samples of round `name`, its tables cut to `limit` rows; None where it has no rollouts."""
+    rollouts = run.read(ROLLOUTS, name)
+    if rollouts is None:
+        return None
+    rewards, reference, advantages = (run.read(c, name, rollouts) for c in (REWARDS, REFERENCE, ADVANTAGES))
+    numbers = {"length": lengths(rollouts, "response_ids").astype(np.float64)}
+    if rewards is not None:
+        numbers["score"] = rewards.column("score").to_numpy()
+    if reference is not None:
+        numbers["kl"] = sequence_kl(reference)
+    prompts = last_user_messages(rollouts.slice(0, limit), run.path(ROLLOUTS, name))
+    return RoundData(name, numbers, rollouts, rewards, reference, advantages, prompts).first(limit)
+
+
+def _head(table: pa.Table | None, limit: int) -> pa.Table | None:
+    return None if table is None else table.slice(0, limit)

@@ -1,0 +1,67 @@
+// Samples: the table with its filters, and the chosen sample beside it.
+let sampleTable = null;
+
+function startSamples() {
+  const names = index.samples.components;
+  const known = (field) => samples.some((row) => row[field] != null);
+  const numbers = [["score", "Score"], ...names.map((name, k) => ["c" + k, name]), ["kl", "KL"], ["tokens", "Tokens"]].filter(([field]) => known(field));
+  options($("filter-round"), [["", "all"], ...index.rounds.map((r) => [r.name, r.name])]);
+  options($("filter-finish"), [["", "all"], ...[...new Set(samples.map((row) => row.finish))].sort().map((f) => [f, f])]);
+  options($("filter-column"), numbers);
+  sampleTable = makeTable($("table"), [
+    wordColumn("Round", "round", 74), textColumn("Prompt", "prompt", 3), textColumn("Response", "response", 4),
+    ...numbers.map(([field, title]) => numberColumn(title, field, field === "tokens" ? 0 : 3, field === "tokens" ? 74 : Math.max(84, Math.min(140, 32 + 7.6 * title.length)))),
+    wordColumn("Finish", "finish", 74),
+  ], samples, { pick: showSample, follow: true });
+  sampleTable.counted((n) => {
+    const all = index.total > samples.length ? ` in this file (the run has ${count(index.total)})` : "";
+    $("count").textContent = n === samples.length ? `${count(n)} samples${all}` : `${count(n)} of ${count(samples.length)}${all}`;
+  });
+  sampleTable.table.on("renderComplete", () => {
+    if (!performance.getEntriesByName("table-drawn").length) performance.mark("table-drawn");
+  });
+  const filter = later(() => sampleTable.filter(sampleFilter()));
+  $("filters").addEventListener("input", filter);
+  $("filters").addEventListener("reset", filter);
+  $("filters").addEventListener("submit", (event) => event.preventDefault());
+}
+
+function sampleFilter() {
+  const words = $("search").value.trim().toLowerCase();
+  const round = $("filter-round").value, finish = $("filter-finish").value, field = $("filter-column").value;
+  const low = $("filter-low").value === "" ? -Infinity : Number($("filter-low").value);
+  const high = $("filter-high").value === "" ? Infinity : Number($("filter-high").value);
+  const bounded = low !== -Infinity || high !== Infinity;
+  return (row) =>
+    (!round || row.round === round) && (!finish || row.finish === finish) &&
+    (!bounded || (row[field] != null && row[field] >= low && row[field] <= high)) &&
+    (!words || row.response.toLowerCase().includes(words) || row.prompt.toLowerCase().includes(words) || row.id.toLowerCase().includes(words));
+}
+
+async function showSample(row) {
+  const panel = $("detail");
+  const tokens = await block("tokens-" + row.round);
+  const close = el("button", { type: "button", class: "quiet", "aria-label": "Close the sample" }, "Close");
+  close.addEventListener("click", () => {
+    panel.hidden = true;
+    sampleTable.redraw();
+  });
+  const others = el("button", { type: "button", class: "quiet" }, "This prompt in all rounds");
+  others.addEventListener("click", () => openPrompt(row.promptId));
+  const names = index.samples.components;
+  const facts = [["Round", row.round], ["Score", number(row.score)], ...names.map((name, k) => [name, number(row["c" + k])]),
+    ["KL", number(row.kl)], ["Tokens", count(row.tokens)], ["Finish", row.finish]];
+  const widened = panel.hidden;
+  panel.replaceChildren(
+    el("div", { class: "panel-head" }, el("h2", {}, row.id), others, close),
+    el("dl", { class: "facts" }, ...facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
+    el("h3", {}, "Prompt"), prose(row.prompt),
+    ...(row.full === row.prompt ? [] : [el("details", {}, el("summary", {}, "As the model saw it"), prose(row.full, "prose raw"))]),
+    el("h3", {}, "Response"), tokenView(tokens, row.row),
+  );
+  panel.hidden = false;
+  panel.scrollTop = 0;
+  if (widened) sampleTable.redraw();
+  sampleTable.reveal(row.i);
+  setHash("samples", row.id);
+}
