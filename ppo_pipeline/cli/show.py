@@ -1,5 +1,6 @@
 """`ppo-pipeline show`: rows of a table in the terminal, or in a pipe."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def located(what: str, table: str | None) -> Path:
     if table is None and (what.endswith(".parquet") or Path(what).name != what or Path(what).is_file()):
         return Path(what)
     folder = DATA / "rounds" / what
-    if Path(what).name != what or not folder.is_dir():
+    if re.fullmatch(r"[\w-]+", what) is None or not folder.is_dir():
         known = ["prompts", *sorted(path.name for path in folder.parent.glob("*"))]
         raise PipelineError(f"{what}: neither a Parquet file nor a round in {folder.parent}.{nearest(what, known)}")
     if table is not None and table not in OF_ROUND:

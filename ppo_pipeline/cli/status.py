@@ -56,23 +56,21 @@ def status(as_json: bool) -> None:
 def in_tree(params: Params) -> list[tuple[str, int]]:
     """Return the rounds, r000 first, each with the number of branches that it stands on.
 
-    A round is followed by those that go on from it; the last of its children is its straight continuation, and the
-    others are branches, which come before. So the longest line, mostly, is not indented.
+    A round is followed by its children's lines. The longest of them is the straight continuation: it stands last and
+    is not indented; the others are branches.
     """
     children: dict[str, list[str]] = {}
     for name, entry in params.all_rounds.items():
         children.setdefault(entry.parent, []).append(name)
-    depth: dict[str, int] = {}
-    for name in reversed([ROOT, *params.all_rounds]):  # how far the line goes on
-        depth[name] = 0
+    length = dict.fromkeys([ROOT, *params.all_rounds], 0)  # how many rounds the line goes on
     for name in sorted(params.all_rounds, key=params.depth, reverse=True):
         parent = params.all_rounds[name].parent
-        depth[parent] = max(depth[parent], depth[name] + 1)
+        length[parent] = max(length[parent], length[name] + 1)
     found, waiting = [], [(ROOT, 0)]
     while waiting:
         name, branch = waiting.pop()
         found.append((name, branch))
-        line = sorted(children.get(name, []), key=lambda child: -depth[child])  # stable: of equal ones the first
+        line = sorted(children.get(name, []), key=lambda child: -length[child])  # of equal ones the first
         waiting += [(child, branch + (place > 0)) for place, child in enumerate(line)]
     return found
 

@@ -51,7 +51,7 @@ def _found(database: sqlite3.Connection, rows: pa.Table, names: dict[str, str], 
     database.create_function("regexp", 2, lambda pattern, text: None if text is None else _search(pattern, text))
     columns = "".join(f", {_quoted(name)} {kind}" for name, kind in names.items())
     database.execute(f"CREATE TABLE rows ({ROW} INTEGER PRIMARY KEY{columns})")
-    query, read = f"SELECT {ROW} FROM rows WHERE (\n{condition}\n) ORDER BY {ROW}", set()
+    query, read = f"SELECT {ROW} FROM rows WHERE (\n{condition}\n)", set()
 
     def authorize(action: int, first: str | None, second: str | None, *_: Any) -> int:
         if action == sqlite3.SQLITE_READ and first == "rows":
@@ -68,7 +68,7 @@ def _found(database: sqlite3.Connection, rows: pa.Table, names: dict[str, str], 
     marks = ", ".join("?" * len(values))
     database.executemany(f"INSERT INTO rows ({into}) VALUES ({marks})", zip(*values, strict=True))
     database.set_authorizer(authorize)
-    return pa.array([row for (row,) in database.execute(query)], pa.int64())
+    return pa.array(sorted(row for (row,) in database.execute(query)), pa.int64())
 
 
 def _name(found: str, names: dict[str, str]) -> str:

@@ -6,7 +6,8 @@ stage that will run cannot be known: it follows, unless that stage's outputs com
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import PipelineError
@@ -56,6 +57,7 @@ class _Outlook:
             self.texts |= settings_files(params)
         self.recomputed: dict[str, str] = {}  # output: the stage that will write it anew
         self.restored: dict[str, str] = {}  # output: its hash in the cache of earlier runs
+        self.inside: dict[str, list[str]] = {}  # folder: the stages by which something in it becomes another
 
     def of(self, stage: Any) -> Rerun | None:
         """Return what becomes of a stage; those before it have been looked at."""
@@ -64,17 +66,18 @@ class _Outlook:
         why, follows = list(command), []
         known: dict[str, str] = {}
         for dep in stage.deps:
-            path, was = Path(dep.def_path).as_posix(), dep.hash_info.value if dep.hash_info else None
-            writers = [writer for out, writer in self.recomputed.items() if _overlap(out, path)]
+            path, before = _path(dep), dep.hash_info.value if dep.hash_info else None
+            writers = [self.recomputed[out] for out in _upwards(path) if out in self.recomputed]
+            writers += self.inside.get(path, [])
             if path in self.texts:
                 known[path] = md5(self.texts[path])
-                if known[path] != was:
-                    why += what_changed(path, self._text(path, was), self.texts[path])
+                if known[path] != before:
+                    why += what_changed(path, self._text(path, before), self.texts[path])
             elif writers:
                 follows += writers
             elif (digest := self._restored(path)) is not None:
                 known[path] = digest
-                if digest != was:
+                if digest != before:
                     why.append(f"{path} is another one of the cache")
             elif path in changed:
                 why += changed[path]
@@ -85,10 +88,13 @@ class _Outlook:
         outs = None if follows else self._cached(stage) if same else self._of_earlier_run(stage, known, set(changed))
         if outs is not None:
             self.restored |= outs
+            was = {_path(out): out.hash_info.value for out in stage.outs if out.hash_info}
+            self._enter(name, [path for path, digest in outs.items() if was.get(path) != digest])
             gone = "its outputs are not here or were edited"
             return Rerun(name, "cached", ["as in an earlier run" if first else reason for reason in why or [gone]])
         if name not in WRITERS:
-            self.recomputed |= {Path(out.def_path).as_posix(): name for out in stage.outs}
+            self.recomputed |= {_path(out): name for out in stage.outs}
+            self._enter(name, [_path(out) for out in stage.outs])
         if first:
             return Rerun(name, "runs", ["has not run yet"])
         if why or not follows:
@@ -112,22 +118,25 @@ class _Outlook:
 
     def _restored(self, path: str) -> str | None:
         """Return the hash of a path that DVC will restore: an output, or a file within one."""
-        for out, digest in self.restored.items():
-            if path == out:
-                return digest
-            if path.startswith(f"{out}/"):
-                from dvc_data.hashfile.hash_info import HashInfo
-                from dvc_data.hashfile.tree import Tree
+        out = next((out for out in _upwards(path) if out in self.restored), None)
+        if out is None or out == path:
+            return self.restored.get(path)
+        from dvc_data.hashfile.hash_info import HashInfo
+        from dvc_data.hashfile.tree import Tree
 
-                inner = tuple(path.removeprefix(f"{out}/").split("/"))
-                found = Tree.load(self.repo.cache.local, HashInfo("md5", digest)).get(inner)
-                return found[1].value if found else None
-        return None
+        listing = Tree.load(self.repo.cache.local, HashInfo("md5", self.restored[out]))
+        found = listing.get(tuple(path.removeprefix(f"{out}/").split("/")))
+        return found[1].value if found else None
+
+    def _enter(self, name: str, outs: list[str]) -> None:
+        for out in outs:
+            for folder in _upwards(out)[1:]:
+                self.inside.setdefault(folder, []).append(name)
 
     def _cached(self, stage: Any) -> dict[str, str] | None:
         """Return the outputs of dvc.lock with their hashes where all are in the cache; None where DVC would run it."""
         cached = all(out.use_cache and not out.changed_cache() for out in stage.outs)
-        return {Path(out.def_path).as_posix(): out.hash_info.value for out in stage.outs} if cached else None
+        return {_path(out): out.hash_info.value for out in stage.outs} if cached else None
 
     def _of_earlier_run(self, stage: Any, known: dict[str, str], changed: set[str]) -> dict[str, str] | None:
         """Return the outputs of an earlier run on the same dependencies, as DVC's cache has them; None without one.
@@ -138,14 +147,15 @@ class _Outlook:
         from dvc_data.hashfile.meta import Meta
 
         for dep in stage.deps:
-            path = Path(dep.def_path).as_posix()
+            path = _path(dep)
             if path in known:
                 dep.hash_info, dep.meta = HashInfo("md5", known[path]), Meta()  # the old meta repeats the old hash
             elif path in changed or not dep.hash_info:
                 if not dep.exists:
                     return None
                 dep.save()  # hashes what lies there, in memory
-        entry = self.repo.stage_cache._load(stage)  # what `dvc repro` asks; there is no public way to
+            dep.get_hash = partial(getattr, dep, "hash_info")  # not of what lies there now
+        entry = self.repo.stage_cache._load(stage)  # what `dvc repro` asks; DVC has no public way to
         if not entry or not self.repo.stage_cache._create_stage(entry, wdir=stage.wdir).outs_cached():
             return None
         return {out["path"]: out["md5"] for out in entry["outs"]}
@@ -159,5 +169,10 @@ class _Outlook:
         return None
 
 
-def _overlap(first: str, second: str) -> bool:
-    return first == second or first.startswith(f"{second}/") or second.startswith(f"{first}/")
+def _path(entry: Any) -> str:
+    return Path(entry.def_path).as_posix()
+
+
+def _upwards(path: str) -> list[str]:
+    """Return a path and the folders that it is in."""
+    return [path, *(folder.as_posix() for folder in PurePosixPath(path).parents)]
