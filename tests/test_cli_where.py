@@ -84,8 +84,9 @@ def test_all_columns_of_the_rows_found_are_as_they_were() -> None:
 
 
 def test_of_names_that_differ_in_case_alone_the_first_counts() -> None:
-    rows = pa.table({"score": [1.0, -1.0], "Score": [-1.0, 1.0]})
-    assert matching(rows, "score > 0").to_pylist() == [{"score": 1.0, "Score": -1.0}]
+    rows = pa.table({"Score": [1.0, -1.0], "score": [-1.0, 1.0]})
+    assert matching(rows, "score > 0").to_pylist() == [{"Score": 1.0, "score": -1.0}]
+    assert matching(rows.select(["score", "Score"]), "score > 0").to_pylist() == [{"score": 1.0, "Score": -1.0}]
 
 
 @pytest.mark.parametrize(
