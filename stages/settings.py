@@ -5,10 +5,10 @@ from pathlib import Path
 import click
 
 from ppo_pipeline.files import whole_folder
-from ppo_pipeline.params import ROOT, load_params
+from ppo_pipeline.params import load_params
 from ppo_pipeline.progress import result
+from ppo_pipeline.settings_files import settings_texts
 from ppo_pipeline.stage_command import StageCommand
-from ppo_pipeline.stage_settings import ROUND_STAGES, EvaluateSettings
 
 
 @click.command("settings", cls=StageCommand)
@@ -18,12 +18,9 @@ def main(params_path: Path, folder: Path) -> None:
     """Write data/settings/<round>/<stage>.json; any mistake in params.yaml stops here, before costly work."""
     params = load_params(params_path)
     with whole_folder(folder) as partial:
-        for name in [ROOT, *params.rounds]:
-            stages = {"evaluate": EvaluateSettings} if name == ROOT else ROUND_STAGES
-            (partial / name).mkdir()
-            for stage, settings in stages.items():
-                text = settings.of(params, name).model_dump_json(by_alias=True, indent=2) + "\n"
-                (partial / name / f"{stage}.json").write_text(text, encoding="utf-8")
+        for name, stage, text in settings_texts(params):
+            (partial / name).mkdir(exist_ok=True)
+            (partial / name / f"{stage}.json").write_text(text, encoding="utf-8")
     sealed = len(params.all_rounds) - len(params.rounds)
     more = f" and {sealed} sealed" if sealed else ""
     result("settings", f"{len(params.rounds)} rounds{more}, params.yaml is sound")

@@ -1,5 +1,6 @@
 """A copy of the project in which a test runs the real dvc."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -11,7 +12,11 @@ from typing import Any
 from conftest import save_tiny, write_letter_prompts
 from ruamel.yaml import YAML
 
+from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.outlook.reruns import reruns
+from ppo_pipeline.params import load_params
 from ppo_pipeline.sealing.index import EMPTY
+from ppo_pipeline.sealing.tracked import dvc_project
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CODE = ("dvc.yaml", ".dvcignore", ".gitignore", "stages", "ppo_pipeline", "reward_functions", "params", "params.yaml")
@@ -67,6 +72,12 @@ class ProjectCopy:
         lock = YAML(typ="safe").load(self.folder / "dvc.lock")
         return {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage.get("outs", [])}
 
+    def lock_sizes(self, round_name: str) -> int:
+        """Return the bytes of a round's outputs in data/rounds, as dvc.lock has them."""
+        lock = YAML(typ="safe").load(self.folder / "dvc.lock")
+        outs = [out for stage in lock["stages"].values() for out in stage.get("outs", [])]
+        return sum(out["size"] for out in outs if out["path"].startswith(f"data/rounds/{round_name}/"))
+
 
 class Project(ProjectCopy):
     """A tiny base model, two rounds and few samples; `policy`: settings of that section."""
@@ -86,6 +97,26 @@ class Project(ProjectCopy):
         params["update"].update(epochs=1, minibatches=2)
         params["rounds"] = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}}
         yaml.dump(params, folder / "params.yaml")
+
+
+class ForetoldProject(Project):
+    """The same, where each `dvc repro` must run what `ppo-pipeline status` says beforehand, and nothing else."""
+
+    def repro(self, *targets: str) -> set[str]:
+        try:
+            told = self.foretold()
+        except PipelineError:  # params.yaml is wrong: dvc repro says so too
+            return super().repro(*targets)
+        ran = super().repro(*targets)
+        assert ran <= told["runs"] | told["follows"], (ran, told)
+        assert targets or told["runs"] <= ran, (ran, told)
+        return ran
+
+    def foretold(self) -> dict[str, set[str]]:
+        """Return the stages by what is said of them: runs, follows, cached."""
+        with contextlib.chdir(self.folder), dvc_project() as dvc:
+            found = reruns(dvc.repo, load_params())
+        return {kind: {each.stage for each in found if each.kind == kind} for kind in ("runs", "follows", "cached")}
 
 
 def finish(process: "subprocess.Popen[str]") -> str:

@@ -50,9 +50,7 @@ def test_list_says_which_outputs_are_here() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     Path("data/rounds/r001/policy").mkdir()
-    cells = [
-        [cell.strip() for cell in line.split("│")[1:-1]] for line in run("list").output.splitlines() if "│" in line
-    ]
+    cells = [line.split("\t") for line in run("list").output.splitlines()]
     rows = {row[0]: row[1:] for row in cells}
     assert rows["r001"] == ["r000", "1", "", "all"]
     assert rows["r002"] == ["r001", "2", "", "rollout, reward, reference, advantage, evaluate"]

@@ -3,8 +3,10 @@
 import datetime
 import json
 import os
+import re
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import tiny_tokenizer
 
+from ppo_pipeline.cli.joined import means
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.tables.advantages import ADVANTAGES
 from ppo_pipeline.tables.evaluation import EVALUATION
@@ -173,16 +176,129 @@ def test_a_sample_reads_token_by_token_from_whichever_table() -> None:
     write_rollouts()
     write_reference()
     tiny_tokenizer().save_pretrained("data/base")
-    names = ["token", "logprob", "kl", "value"]
+    names = ["token", "logprob", "kl", "value", "entropy"]
     for table in ("rollouts", "reference"):
         lines = show(str(FOLDER / f"{table}.parquet"), "--sample", "a").splitlines()
         header = next(line for line in lines if "logprob" in line)
         assert [word for word in header.split() if word.isalpha()] == names
         assert [line for line in lines if "+0.5000" in line and "-1.0000" in line and "+0.1000" in line]
     first = tiny_tokenizer().decode([65])
-    assert any(line.split()[1] == first for line in lines if "+0.5000" in line)
+    assert any(line.split("\t")[0] == first for line in lines if "+0.5000" in line)
     (FOLDER / "rollouts.parquet").unlink()
     assert "-2.2500" in show(str(FOLDER / "reference.parquet"), "--sample", "a")
+
+
+def test_a_table_is_named_by_round_or_by_path() -> None:
+    path = write_rollouts()
+    write_rewards(["a", "b"], rule=[0.5, -0.25])
+    write_prompts("what is 1?", "what is 2?")
+    assert show("r001") == show("r001", "rollouts") == show(path)
+    assert show("r001", "rewards") == show(str(FOLDER / "rewards.parquet")) != show(path)
+    assert show("prompts") == show("data/prompts.parquet")
+    assert "Did you mean 'r001'?" in show("r01", code=1)
+    assert "no table 'reward'. Did you mean 'rewards'?" in show("r001", "reward", code=1)
+    assert "eval.parquet: no such file" in show("r001", "eval", code=1)
+    assert "neither a Parquet file nor a round" in show("..", "rollouts", code=1)
+
+
+def test_every_table_of_samples_comes_with_what_the_others_say() -> None:
+    write_rollouts()
+    write_rewards(["a", "b"], rule=[0.5, -0.25])
+    write_reference()
+    lists = {name: [[2.0, 4.0], [-1.0]] for name in ("token_rewards", "advantages", "returns")}
+    ADVANTAGES.write(pa.table({"sample_id": ["a", "b"], **lists}), FOLDER / "advantages.parquet")
+    wanted = {
+        "sample_id": "a", "response_text": "one", "finish_reason": "stop", "tokens": 2, "score": 0.5, "rule": 0.5,
+        "kl": 0.75, "value": pytest.approx(0.15), "advantage": 3.0,
+    }  # fmt: skip
+    for table in ("rollouts", "rewards", "reference", "advantages"):
+        first = rows_of("r001", table)[0]
+        assert {name: first[name] for name in wanted} == wanted, table
+        assert [row["sample_id"] for row in rows_of("r001", table, "--where", "score < 0 and advantage = -1")] == ["b"]
+
+
+def test_a_mean_of_a_list_column_is_of_each_row() -> None:
+    table = pa.table({"entropy": [[0.5, 1.0], [], [3.0]], "values": pa.array([None] * 3, pa.list_(pa.float32()))})
+    assert {name: column.to_pylist() for name, column in means(table, {"entropy": "e", "values": "v"}).items()} == {
+        "e": [0.75, None, 3.0]
+    }
+
+
+def test_sorting_by_several_columns_and_from_high_to_low() -> None:
+    path = write_rollouts(sample_index=[3, 3])
+    write_rewards(["a", "b"])
+
+    def order(*arguments: str) -> str:
+        return "".join(row["sample_id"] for row in rows_of(path, *arguments))
+
+    assert [order("--sort", s) for s in ("score", "-score", "sample_id", "-sample_id")] == ["ba", "ab", "ab", "ba"]
+    assert order("--sort", "sample_index", "--sort", "-sample_id") == "ba"
+    assert order("--sort", "score", "--descending") == "ab"
+    assert "no column 'scor'. Did you mean 'score'" in show(path, "--sort", "-scor", code=1)
+
+
+def test_columns_and_limit_hold_for_every_way_to_print() -> None:
+    path = write_rollouts()
+    assert show(path, "--columns", "finish_reason, sample_id", "--limit", "1").splitlines()[:2] == [
+        "finish_reason\tsample_id", "stop\ta",
+    ]  # fmt: skip
+    assert rows_of(path, "--columns", "sample_id") == [{"sample_id": "a"}, {"sample_id": "b"}]
+    assert rows_of(path, "--columns", "tokens", "--limit", "1", "--sample", "b") == [{"tokens": 1}]
+    assert "no column 'token'. Did you mean 'tokens'" in show(path, "--columns", "token", code=1)
+
+
+def test_a_sample_as_json_has_its_tokens() -> None:
+    path = write_rollouts()
+    write_reference()
+    tokens = rows_of(path, "--sample", "a")[0]["by_token"]
+    assert [{name: token[name] for name in ("token", "logprob", "kl", "value")} for token in tokens] == [
+        {"token": "65", "logprob": -1.0, "kl": 0.5, "value": pytest.approx(0.1)},
+        {"token": "66", "logprob": -2.0, "kl": 0.25, "value": pytest.approx(0.2)},
+    ]
+    assert "by_token" not in rows_of(path)[0]
+
+
+def test_in_a_pipe_a_row_is_one_line_in_full() -> None:
+    text = "two\nlines\tand " + "long " * 200
+    path = write_rollouts(response_text=[text, "שלום"])
+    lines = show(path, "--columns", "sample_id,response_text").splitlines()
+    assert lines[0] == "sample_id\tresponse_text"
+    assert lines[1] == "a\ttwo\\nlines\\tand " + "long " * 200
+    assert lines[2] == "b\tשלום"
+    assert rows_of(path)[0]["response_text"] == text
+
+
+def test_on_a_terminal_a_table_is_drawn_with_wide_text_in_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    path = write_rollouts(response_text=["赫尔辛基", "plain"])
+    lines = [line for line in show(path, "--columns", "sample_id,response_text").splitlines() if set("│─┃") & set(line)]
+    plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
+    widths = {sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in line) for line in plain}
+    assert len(lines) >= 4 and len(widths) == 1
+
+
+def test_json_lets_no_control_character_stand() -> None:
+    path = write_rollouts(response_text=["\x9b31m\x7f\x1b", "b"])
+    printed = show(path, "--json")
+    assert not set("\x9b\x7f\x1b") & set(printed)
+    assert json.loads(printed.splitlines()[0])["response_text"] == "\x9b31m\x7f\x1b"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no head")
+def test_a_pipe_that_closes_early_is_no_error() -> None:
+    path = write_rollouts(**{
+        name: values * 3000
+        for name, values in {"prompt_id": ["p", "q"], "sample_index": [0, 0], "prompt_text": ["x", "y"]}.items()
+    }, **{
+        "sample_id": [str(n) for n in range(6000)], "response_text": ["one", "two"] * 3000,
+        "prompt_ids": [[1]] * 6000, "response_ids": [[1]] * 6000, "rollout_logprobs": [[-1.0]] * 6000,
+        "kept_mass": [[1.0]] * 6000, "finish_reason": ["stop"] * 6000,
+    })  # fmt: skip
+    command = f"'{sys.executable}' -m ppo_pipeline.cli.main show {path} --json | head -n 1"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True)
+    assert json.loads(done.stdout)["sample_id"] == "0"
+    assert done.stderr == ""
 
 
 def test_nearest_sample_is_suggested() -> None:
@@ -190,7 +306,9 @@ def test_nearest_sample_is_suggested() -> None:
     assert "Did you mean 'r001-sum-41-0'?" in show(path, "--sample", "r001-sum-41", code=1)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["rounds", "--help"], ["show", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["rounds", "--help"], ["show", "--help"], ["diff", "--help"], ["status", "--help"]]
+)
 def test_light_commands_import_no_torch(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom ppo_pipeline.cli.main import main\n"

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from dvc_project import Project
+from dvc_project import ForetoldProject, Project
 
 ROUND_1 = {f"{stage}@r001" for stage in ("rollout", "reward", "reference", "advantage", "update", "evaluate")}
 ROUND_2 = {stage.replace("r001", "r002") for stage in ROUND_1}
@@ -14,8 +14,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    made = Project(tmp_path_factory.mktemp("project"))
+def project(tmp_path_factory: pytest.TempPathFactory) -> ForetoldProject:
+    made = ForetoldProject(tmp_path_factory.mktemp("project"))
     made.first_run = made.repro()
     return made
 
@@ -106,6 +106,60 @@ def test_an_edited_reward_function_reruns_the_reward_and_no_forward(project: Pro
     assert project.repro("advantage@r001") == {"reward@r001"}
     path.write_text(good)
     assert project.repro("advantage@r001") == set()
+
+
+def test_edited_code_reruns_the_stages_that_import_it(project: ForetoldProject) -> None:
+    path = project.folder / "ppo_pipeline/maths/kl.py"
+    good = path.read_text()
+    path.write_text("# a comment\n" + good)
+    assert project.foretold() == {"runs": {"code"}, "follows": set(), "cached": set()}
+    path.write_text(good + "\nEDITED = True\n")
+    told = project.foretold()
+    assert {"code", "advantage@r001", "advantage@r002"} <= told["runs"]
+    assert not {"rollout@r001", "reward@r001"} & (told["runs"] | told["follows"])
+    assert project.repro("advantage@r001") >= {"code", "advantage@r001"}
+    path.write_text(good)
+    assert project.repro() <= {"code", "summary"}
+
+
+def test_deleted_outputs_come_from_the_cache_and_lost_ones_are_run_again(project: ForetoldProject) -> None:
+    table = project.folder / "data/rounds/r001/rollouts.parquet"
+    table.unlink()
+    assert project.foretold() == {"runs": set(), "follows": set(), "cached": {"rollout@r001"}}
+    assert project.repro() == set()
+    digest = project.hashes()["data/rounds/r001/rollouts.parquet"]
+    (project.folder / ".dvc/cache/files/md5" / digest[:2] / digest[2:]).unlink()
+    table.unlink()
+    told = project.foretold()
+    assert told["runs"] == {"rollout@r001"} and "reward@r001" in told["follows"]
+    assert project.repro() == {"rollout@r001"}, "it came out as it was, and so nothing followed"
+
+
+def test_status_says_what_would_run_and_why_and_changes_nothing(project: ForetoldProject) -> None:
+    def contents() -> dict[str, bytes]:
+        files = (path for path in project.folder.rglob("*") if path.is_file() and ".dvc/tmp" not in path.as_posix())
+        return {path.as_posix(): path.read_bytes() for path in files if ".git/" not in path.as_posix()}
+
+    project.change("advantage.kl_coef", 0.25)
+    before = contents()
+    told = json.loads(project.run("ppo-pipeline", "status", "--json"))
+    plain = project.run("ppo-pipeline", "status")
+    assert contents() == before
+    stages = {entry["stage"]: entry for entry in told["reruns"]}
+    assert stages["advantage@r001"]["why"] == ["advantage.kl_coef 0.05 -> 0.25"]
+    assert stages["update@r001"] | {"seconds": 0} == {
+        "stage": "update@r001", "kind": "follows", "why": ["advantage@r001"], "seconds": 0,
+    }  # fmt: skip
+    recorded = [json.loads((project.folder / f"logs/r00{n}/advantage.json").read_text()) for n in (1, 2)]
+    assert told["seconds"] == pytest.approx(sum(record["process_seconds"] for record in recorded), abs=0.11)
+    rounds = {entry["round"]: entry for entry in told["rounds"]}
+    metrics = json.loads((project.folder / "metrics/rounds/r002.json").read_text())
+    assert (rounds["r002"]["kl"], rounds["r002"]["parent"]) == (metrics["objective/kl"], "r001")
+    lock = project.lock_sizes("r002")
+    assert rounds["r002"]["cached_bytes"] == lock and lock > 10_000
+    assert "runs\tadvantage\tr001 r002\t" in plain and "advantage.kl_coef 0.05 -> 0.25" in plain
+    assert not set("\x1b─│┃") & set(plain)
+    project.change("advantage.kl_coef", 0.05)
 
 
 def test_an_override_concerns_its_own_round_and_stage_alone(project: Project) -> None:

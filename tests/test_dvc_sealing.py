@@ -1,5 +1,6 @@
 """Sealed rounds in a real pipeline: nothing reruns, numbers stay, and a clone goes on from them."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -42,12 +43,26 @@ def test_a_sealed_project_goes_on_as_one_that_was_never_sealed(tmp_path: Path) -
     shown = project.run("dvc", "metrics", "show", "--json")
     assert "metrics/rounds/r001.json" in shown
 
+    told = json.loads(project.run("ppo-pipeline", "status", "--json"))
+    assert told["reruns"] == [] and told["trouble"] is None
+    assert [(entry["round"], entry["sealed"]) for entry in told["rounds"]] == [
+        ("r000", False), ("r001", True), ("r002", True),
+    ]  # fmt: skip
+    assert told["rounds"][1]["cached_bytes"] == never.lock_sizes("r001") > 0
+
     for each in (project, never):
         rounds(each, "add", "1")
         assert each.repro() == {"settings", "summary"} | ROUND_3
     wanted = of_round(never, "r003")
     assert len(wanted) == 14 and of_round(project, "r003") == wanted
     assert summaries(project) == summaries(never)
+
+    # Their settings are no longer in data/settings, and params.yaml has others by now: DVC's cache knows.
+    project.change("advantage.kl_coef", 0.5)
+    compared = [json.loads(each.run("ppo-pipeline", "diff", "r001", "r003", "--json")) for each in (project, never)]
+    assert compared[0] == compared[1] and compared[0]["settings"] == {}
+    assert compared[0]["metrics"]["objective/kl"]["a"] == 0.0 and compared[0]["answers"]
+    project.change("advantage.kl_coef", 0.05)
 
     remote, clone = tmp_path / "remote", tmp_path / "clone"
     project.run("dvc", "remote", "add", "--default", "here", str(remote))

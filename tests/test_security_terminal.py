@@ -23,8 +23,8 @@ EVIL = (
 
 
 def harmless(text: str) -> bool:
-    """Tell whether a terminal prints `text` and does nothing else."""
-    controls = {c for c in text if unicodedata.category(c) == "Cc"} - {"\n"}
+    """Tell whether a terminal prints `text` and does nothing else. In a pipe tabs stand between a table's cells."""
+    controls = {c for c in text if unicodedata.category(c) == "Cc"} - {"\n", "\t"}
     return not controls and not {c for c in text if unicodedata.bidirectional(c) in ("RLO", "LRO", "RLI", "LRI")}
 
 

@@ -20,7 +20,9 @@ from ..tables.rewards import REWARDS
 from ..tables.rollouts import ROLLOUTS
 
 CONTRACTS = {c.name: c for c in (PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION)}
-ADDED = ("prompt", "tokens", "kl")
+OF_SAMPLES = ("rollouts", "reference", "advantages", "rewards")  # one row per sample, in <name>.parquet
+OF_ROLLOUTS = ("prompt_id", "response_text", "finish_reason")
+ADDED = ("prompt", "tokens", "kl", "value", "entropy", "advantage")
 
 
 def contract_of(path: Path) -> Contract:
@@ -44,31 +46,52 @@ def data_folder(path: Path) -> Path:
 
 
 def with_neighbours(contract: Contract, table: pa.Table, path: Path) -> pa.Table:
-    """Add to rollouts and evaluation: prompt, tokens, and what the tables in the same folder say of a sample.
+    """Add the prompt, the number of tokens, and what the tables in the same folder say of a sample.
 
-    A reward component that is called like another column is shown as `reward.<name>`.
+    kl is the sum over a response's tokens; value, entropy and advantage are means. A reward component that is called
+    like another column is shown as `reward.<name>`. prompts.parquet has no neighbours.
     """
-    if contract.name not in ("rollouts", "evaluation"):
+    if contract is EVALUATION:
+        table = renamed_components(table, len(contract.schema.names))
+        return with_columns(table, texts(table, path))
+    if contract.name not in OF_SAMPLES:
         return table
-    table = renamed_components(table, len(contract.schema.names))
-    table = table.append_column("prompt", pa.array(last_user_messages(table, path), pa.string()))
-    table = table.append_column("tokens", pc.list_value_length(table.column("response_ids")))
-    if contract.name == "evaluation":
-        return table
-    reference = neighbour(REFERENCE, path.with_name("reference.parquet"), table)
-    if reference is not None:
-        table = table.append_column("kl", pa.array(sequence_kl(reference)))
-    rewards = neighbour(REWARDS, path.with_name("rewards.parquet"), table)
-    if rewards is not None:
+    found = {
+        name: table if name == contract.name else neighbour(CONTRACTS[name], path.with_name(f"{name}.parquet"), table)
+        for name in OF_SAMPLES
+    }
+    table = renamed_components(table, len(REWARDS.schema.names)) if contract is REWARDS else table
+    added: dict[str, Any] = {}
+    if (rollouts := found["rollouts"]) is not None:
+        added |= {name: rollouts.column(name) for name in OF_ROLLOUTS} | texts(rollouts, path)
+    if (reference := found["reference"]) is not None:
+        added["kl"] = sequence_kl(reference)
+        added |= means(reference, {"values": "value", "entropy": "entropy"})
+    if found["advantages"] is not None:
+        added |= means(found["advantages"], {"advantages": "advantage"})
+    if (rewards := found["rewards"]) is not None:
         rewards = renamed_components(rewards, len(REWARDS.schema.names))
-        for name in rewards.column_names[1:]:
-            table = table.append_column(name, rewards.column(name))
+        added |= {name: rewards.column(name) for name in rewards.column_names[1:]}
+    return with_columns(table, added)
+
+
+def with_columns(table: pa.Table, columns: dict[str, Any]) -> pa.Table:
+    """Return `table` with those of `columns` behind its own that it lacks."""
+    for name, column in columns.items():
+        if name not in table.column_names:
+            table = table.append_column(name, column if isinstance(column, pa.ChunkedArray) else pa.array(column))
     return table
+
+
+def texts(table: pa.Table, path: Path) -> dict[str, Any]:
+    """Return for each row what the user said, and the number of response tokens."""
+    prompts = pa.array(last_user_messages(table, path), pa.string())
+    return {"prompt": prompts, "tokens": pc.list_value_length(table.column("response_ids"))}
 
 
 def renamed_components(table: pa.Table, fixed: int) -> pa.Table:
     """Return `table` with those columns after the `fixed` ones renamed that would stand twice after joining."""
-    taken = {*ROLLOUTS.schema.names, *ADDED}
+    taken = {name for of in OF_SAMPLES for name in CONTRACTS[of].schema.names} | {*ADDED}
     extra = [f"reward.{name}" if name in taken else name for name in table.column_names[fixed:]]
     return table.rename_columns([*table.column_names[:fixed], *extra])
 
@@ -103,8 +126,25 @@ def last_user_messages(table: pa.Table, path: Path) -> list[str]:
 def sequence_kl(reference: pa.Table) -> np.ndarray:
     """Return each sample's KL estimate: the sum of policy minus reference logprobs, in nats (N,)."""
     difference = flat(reference, "policy_logprobs").astype(np.float64) - flat(reference, "reference_logprobs")
-    rows = np.repeat(np.arange(reference.num_rows), lengths(reference, "policy_logprobs"))
-    return np.bincount(rows, weights=difference, minlength=reference.num_rows)
+    return _sums(reference, "policy_logprobs", difference)
+
+
+def means(table: pa.Table, names: dict[str, str]) -> dict[str, pa.Array]:
+    """Return the mean of each row's list for those list columns that are there and hold numbers, by their new name.
+
+    The mean of no tokens is null.
+    """
+    found = {}
+    for name, new in names.items():
+        if name in table.column_names and table.column(name).null_count == 0:
+            counts, sums = lengths(table, name), _sums(table, name, flat(table, name).astype(np.float64))
+            found[new] = pa.array(sums / np.maximum(counts, 1), mask=counts == 0)
+    return found
+
+
+def _sums(table: pa.Table, name: str, values: np.ndarray) -> np.ndarray:
+    rows = np.repeat(np.arange(table.num_rows), lengths(table, name))
+    return np.bincount(rows, weights=values, minlength=table.num_rows)
 
 
 def json_ready(value: Any) -> Any:

@@ -9,7 +9,9 @@ from ..stage_command import PlainGroup
 COMMANDS = {
     "preset": ("ppo_pipeline.cli.preset", "preset", "List the settings in params/, or make some of them params.yaml."),
     "rounds": ("ppo_pipeline.cli.rounds", "rounds", "List, append, branch and remove training rounds."),
-    "show": ("ppo_pipeline.cli.show", "show", "Print samples of a table, or one sample in full."),
+    "status": ("ppo_pipeline.cli.status", "status", "Show the rounds, and what `dvc repro` would run, and why."),
+    "show": ("ppo_pipeline.cli.show", "show", "Print rows of a table, or one sample in full."),
+    "diff": ("ppo_pipeline.cli.diff", "diff", "Compare two rounds: settings, metrics, answers side by side."),
     "report": ("ppo_pipeline.cli.report", "report", "Write the run as one HTML file: curves, samples, tokens."),
     "chat": ("ppo_pipeline.cli.chat", "chat", "Answer prompts with a round's policy beside the base model."),
     "export": ("ppo_pipeline.cli.export", "export", "Merge a round's LoRA into a plain transformers model."),

@@ -6,7 +6,6 @@ import click
 
 from ..params import ROOT, Round, load_params
 from ..rounds_file import RoundsFile, parse_overrides
-from .literal import literal
 
 PARAMS = Path("params.yaml")
 MANY = 30  # open rounds; DVC then takes about as long as a small round's work
@@ -28,20 +27,17 @@ def rounds() -> None:
 @rounds.command("list")
 def list_rounds() -> None:
     """Show each round with its parent, its overrides and which of its stages' outputs are here."""
-    from rich.console import Console
-    from rich.table import Table
+    from .printed import print_table
 
     params = load_params(PARAMS)
-    table = Table()
-    for column in ("round", "parent", "depth", "settings of its own", "outputs here"):
-        table.add_column(column)
+    rows = []
     for name, entry in params.all_rounds.items():
         folder = Path("data/rounds") / name
         there = [stage for stage, file in FILES.items() if (folder / file).exists()]
         done = "all" if len(there) == len(FILES) else ", ".join(there) or "none"
         done += "" if name in params.rounds else " (sealed)"
-        table.add_row(name, entry.parent, str(params.depth(name)), literal(describe(entry)), done)
-    Console().print(table)
+        rows.append([name, entry.parent, str(params.depth(name)), describe(entry), done])
+    print_table(["round", "parent", "depth", "settings of its own", "outputs here"], rows)
 
 
 def describe(entry: Round) -> str:

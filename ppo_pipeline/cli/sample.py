@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import click
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -10,37 +11,46 @@ from ..tables.advantages import ADVANTAGES
 from ..tables.reference import REFERENCE
 from .joined import data_folder
 from .literal import literal, token_text
+from .printed import print_table
+
+OF_TOKENS = {
+    "values": "value",
+    "entropy": "entropy",
+    "token_rewards": "token_reward",
+    "advantages": "advantage",
+    "returns": "return",
+}
 
 
 def print_sample(row: pa.Table, path: Path) -> None:
     """Print one row in full, then its tokens with what each table says of them."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console, values = Console(), row.to_pylist()[0]
+    values = row.to_pylist()[0]
     per_token = "sample_id" in values or "response_ids" in values
     for name, value in values.items():
         if name == "messages":
             for message in value:
-                console.print(literal(f"{message['role']}: {message['content']}"))
+                click.echo(literal(f"{message['role']}: {message['content']}").plain)
         elif not (per_token and isinstance(value, list)):
-            console.print(literal(f"{name}: {value}"))
+            click.echo(literal(f"{name}: {value}").plain)
     columns = token_columns(row, path)
-    if not columns:
-        return
-    table = Table()
-    for name in columns:
-        table.add_column(name, justify="left" if name == "token" else "right")
-    for cells in zip(*columns.values(), strict=True):
-        table.add_row(*(literal(c if isinstance(c, str) else f"{c:+.4f}") for c in cells))
-    console.print(table)
+    if columns:
+        tokens = zip(*columns.values(), strict=True)
+        cells = ([token_text(c) if isinstance(c, str) else f"{c:+.4f}" for c in token] for token in tokens)
+        print_table(list(columns), cells, right=set(columns) - {"token"})
+
+
+def by_token(row: pa.Table, path: Path) -> dict[str, Any]:
+    """Return for JSON {"by_token": [{token: ..., kl: ...}, ...]}; nothing for a table that is not of tokens."""
+    columns = token_columns(row, path)
+    tokens = zip(*columns.values(), strict=True)
+    return {"by_token": [dict(zip(columns, token, strict=True)) for token in tokens]} if columns else {}
 
 
 def token_columns(row: pa.Table, path: Path) -> dict[str, list[Any]]:
     """Return the per-token columns of a row.
 
-    Of rollouts: text or id, logprobs, KL, value, advantage, return. Of a table whose rollouts are not there:
-    its own numbers.
+    Of rollouts: text or id, logprobs, KL, value, entropy, token reward, advantage, return, as far as the tables beside
+    it have them. Of a table whose rollouts are not there: its own numbers.
     """
     values = row.to_pylist()[0]
     if "response_ids" not in values:
@@ -49,20 +59,18 @@ def token_columns(row: pa.Table, path: Path) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {"token": token_texts(ids, data_folder(path) / "base")}
     if "rollout_logprobs" in values:
         columns["logprob"] = values["rollout_logprobs"]
-    for contract, file in ((REFERENCE, "reference.parquet"), (ADVANTAGES, "advantages.parquet")):
-        if not path.with_name(file).is_file() or row.column_names[0] != "sample_id":
+    for contract in (REFERENCE, ADVANTAGES):
+        beside = path.with_name(f"{contract.name}.parquet")
+        if not beside.is_file() or row.column_names[0] != "sample_id":
             continue
-        found = contract.read(path.with_name(file))
+        found = contract.read(beside)
         match = found.filter(pc.equal(found.column("sample_id"), key)).to_pylist()
-        if not match or len(next(v for v in match[0].values() if isinstance(v, list))) != len(ids):
-            continue
-        entry = match[0]
-        if contract is REFERENCE:
-            pairs = zip(entry["policy_logprobs"], entry["reference_logprobs"], strict=True)
-            columns |= {"kl": [p - r for p, r in pairs]}
-            columns |= {"value": entry["values"]} if entry["values"] is not None else {}
-        else:
-            columns |= {n[:-1]: entry[n] for n in ("token_rewards", "advantages", "returns") if entry[n] is not None}
+        lists = {n: v for n, v in match[0].items() if isinstance(v, list)} if match else {}
+        if lists and all(len(v) == len(ids) for v in lists.values()):
+            if contract is REFERENCE:
+                pairs = zip(lists["policy_logprobs"], lists["reference_logprobs"], strict=True)
+                columns["kl"] = [policy - reference for policy, reference in pairs]
+            columns |= {OF_TOKENS[name]: lists[name] for name in OF_TOKENS if name in lists}
     return columns
 
 
@@ -73,4 +81,4 @@ def token_texts(ids: list[int], base: Path) -> list[str]:
     from ..models.loading import load_tokenizer
 
     tokenizer = load_tokenizer(base)
-    return [token_text(tokenizer.decode([i])) for i in ids]
+    return [tokenizer.decode([i]) for i in ids]

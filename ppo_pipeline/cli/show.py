@@ -1,6 +1,6 @@
-"""`ppo-pipeline show`: samples of a table in the terminal."""
+"""`ppo-pipeline show`: rows of a table in the terminal, or in a pipe."""
 
-import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,49 +9,87 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import PipelineError, nearest
-from ..terminal import json_spelled_out
-from .joined import contract_of, json_ready, with_neighbours
-from .literal import literal
+from .joined import OF_SAMPLES, contract_of, with_neighbours
+from .printed import json_text, note, print_table
+from .selected import in_order, only_columns
+from .where import matching
 
 COLUMNS = {
     "prompts": ["prompt_id", "split", "messages", "expected"],
     "rollouts": ["sample_id", "prompt", "response_text", "score", "kl", "tokens", "finish_reason"],
+    "rewards": ["sample_id", "prompt", "response_text", "score"],
+    "reference": ["sample_id", "response_text", "tokens", "kl", "value", "entropy", "bootstrap_value"],
+    "advantages": ["sample_id", "response_text", "score", "kl", "token_rewards", "advantages", "returns"],
     "evaluation": ["prompt_id", "prompt", "response_text", "score", "tokens", "finish_reason"],
 }
+DATA = Path("data")
+OF_ROUND = ("rollouts", "rewards", "reference", "advantages", "eval")
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("what", metavar="PATH|ROUND|prompts")
+@click.argument("table", metavar="[TABLE]", required=False)
+@click.option("--where", metavar="CONDITION", help="Only rows as \"score < 0 and finish_reason = 'length'\".")
+@click.option("--sort", multiple=True, metavar="[-]COLUMN", help="Column to sort by; with a minus from high to low.")
+@click.option("--descending", is_flag=True, hidden=True, help="The same as a minus before each --sort.")
 @click.option("--limit", default=10, show_default=True, type=click.IntRange(min=1), help="Rows shown.")
-@click.option("--sort", help="Column to sort by.")
-@click.option("--descending", is_flag=True, help="Sort from high to low.")
-@click.option("--sample", help="Show one row in full, by its id, token by token where its tables lie beside it.")
-@click.option("--json", "as_json", is_flag=True, help="JSON lines, every row unless --limit is given.")
+@click.option("--columns", metavar="A,B,...", help="Columns shown; the line under the table names all there are.")
+@click.option("--sample", metavar="ID", help="One row in full, token by token where its tables lie beside it.")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines: every row and column unless told otherwise.")
 @click.pass_context
 def show(
-    ctx: click.Context, path: Path, limit: int, sort: str | None, descending: bool, sample: str | None, as_json: bool
-) -> None:
-    """Print the Parquet table PATH: rollouts come with the score and KL that lie beside them."""
+    ctx: click.Context, what: str, table: str | None, where: str | None, sort: tuple[str, ...], descending: bool,
+    limit: int, columns: str | None, sample: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Print rows of a table: a Parquet file, `prompts`, or of a ROUND the TABLE rollouts (or rewards, reference,
+    advantages, eval). Beside a table's own columns stand those that other tables have of the same samples."""
+    path = located(what, table)
     contract = contract_of(path)
     rollouts = path.with_name("rollouts.parquet")
-    of_tokens = contract.name in ("rewards", "reference", "advantages")
+    of_tokens = contract.name in OF_SAMPLES and contract.name != "rollouts"
     if sample is not None and not as_json and of_tokens and rollouts.is_file():
         path, contract = rollouts, contract_of(rollouts)  # a sample in full is its text, whichever table was named
-    rows = with_neighbours(contract, contract.read(path), path)
+    own = contract.read(path)
+    rows = with_neighbours(contract, own, path)
     if sample is not None:
         rows = one(rows, sample, path)
-    if sort is not None:
-        rows = in_order(rows, sort, descending, path)
+    if where is not None:
+        rows = matching(rows, where)
+    rows = in_order(rows, sort, str(path), descending)
+    chosen = only_columns(rows, columns, str(path))
     if as_json:
+        from .sample import by_token
+
         given = ctx.get_parameter_source("limit") is not click.core.ParameterSource.DEFAULT
-        for row in (rows.slice(0, limit) if given else rows).to_pylist():
-            click.echo(json_spelled_out(json.dumps(json_ready(row), ensure_ascii=False, allow_nan=False)))
-    elif sample is not None:
+        extra = by_token(rows, path) if sample is not None and columns is None and rows.num_rows else {}
+        for row in (chosen.slice(0, limit) if given else chosen).to_pylist():
+            click.echo(json_text(row | extra))
+    elif sample is not None and columns is None and rows.num_rows:
         from .sample import print_sample
 
         print_sample(rows, path)
     else:
-        print_rows(rows, contract.name, limit)
+        default = [c for c in COLUMNS[contract.name] if c in rows.column_names]
+        if contract.name == "rewards":
+            default += rows.column_names[2 : len(own.column_names)]  # the components
+        print_rows(chosen if columns else rows.select(default), limit)
+        note(f"{min(limit, rows.num_rows)} of {rows.num_rows} rows; columns: {', '.join(rows.column_names)}")
+
+
+def located(what: str, table: str | None) -> Path:
+    """Return the file that is meant: a path, `prompts`, or a round and one of its tables."""
+    if table is None and what == "prompts":
+        return DATA / "prompts.parquet"
+    if table is None and (what.endswith(".parquet") or Path(what).name != what or Path(what).is_file()):
+        return Path(what)
+    folder = DATA / "rounds" / what
+    if re.fullmatch(r"[\w-]+", what) is None or not folder.is_dir():
+        known = ["prompts", *sorted(path.name for path in folder.parent.glob("*"))]
+        raise PipelineError(f"{what}: neither a Parquet file nor a round in {folder.parent}.{nearest(what, known)}")
+    if table is not None and table not in OF_ROUND:
+        raise PipelineError(f"no table '{table}'.{nearest(table, list(OF_ROUND))} They are: {', '.join(OF_ROUND)}.")
+    first = "rollouts" if (folder / "rollouts.parquet").is_file() else "eval"
+    return folder / f"{table or first}.parquet"
 
 
 def one(rows: pa.Table, sample: str, path: Path) -> pa.Table:
@@ -62,34 +100,12 @@ def one(rows: pa.Table, sample: str, path: Path) -> pa.Table:
     return rows.slice(keys.index(sample), 1)
 
 
-def in_order(rows: pa.Table, column: str, descending: bool, path: Path) -> pa.Table:
-    """Return the rows sorted by `column`, which must hold one value in each row."""
-    if column not in rows.column_names:
-        raise PipelineError(f"{path}: no column '{column}'.{nearest(column, rows.column_names)}")
-    if pa.types.is_nested(rows.schema.field(column).type):
-        flat = [field.name for field in rows.schema if not pa.types.is_nested(field.type)]
-        raise PipelineError(
-            f"{path}: column '{column}' holds a list in each row and has no order; sort by one of {', '.join(flat)}."
-        )
-    return rows.sort_by([(column, "descending" if descending else "ascending")])
-
-
-def print_rows(rows: pa.Table, name: str, limit: int) -> None:
+def print_rows(rows: pa.Table, limit: int) -> None:
     """Print the first rows; token lists are shown by their length and mean."""
-    from rich.console import Console
-    from rich.table import Table
-
-    columns = [c for c in COLUMNS.get(name, rows.column_names) if c in rows.column_names]
-    shown = Table(show_lines=name in ("rollouts", "evaluation"))
-    for column in columns:
-        numeric = not pa.types.is_string(rows.schema.field(column).type)
-        shown.add_column(literal(column), justify="right" if numeric and column != "messages" else "left")
-    for row in rows.slice(0, limit).select(columns).to_pylist():
-        shown.add_row(*(literal(cell(column, row[column])) for column in columns))
-    console = Console()
-    console.print(shown)
-    names = ", ".join(rows.column_names)
-    console.print(literal(f"{min(limit, rows.num_rows)} of {rows.num_rows} rows; columns: {names}"))
+    left = [f.name for f in rows.schema if pa.types.is_string(f.type) or f.name == "messages"]
+    cells = ([cell(*item) for item in row.items()] for row in rows.slice(0, limit).to_pylist())
+    right = set(rows.column_names) - set(left)
+    print_table(rows.column_names, cells, right=right, lines="prompt" in rows.column_names)
 
 
 def cell(column: str, value: Any) -> str:

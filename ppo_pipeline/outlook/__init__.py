@@ -1,0 +1,1 @@
+"""What a `dvc repro` would do, told before it runs."""
