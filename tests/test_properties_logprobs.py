@@ -8,7 +8,7 @@ from fuzzing import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppo_pipeline.maths.logprobs import ROWS, token_logprobs
+from ppo_pipeline.maths.logprobs import ROWS, _logit_gradient, _parts, token_logprobs
 
 SEEDS = st.integers(0, 10**6)
 COUNTS = st.integers(1, 5 * ROWS + 3)
@@ -103,3 +103,28 @@ def test_gradients_of_many_chunks_are_added_up_in_fp32() -> None:
     alone = token_logprobs(hidden.bfloat16(), *leaves, targets, 1.0, 1)
     for many, one in zip(found, torch.autograd.grad((alone[0] + alone[1]).sum(), leaves), strict=True):
         torch.testing.assert_close(many.float(), 1500 * one.float(), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize(("device", "sizes"), [("cpu", [ROWS, ROWS, 3]), ("meta", [2 * ROWS + 3])])
+def test_logits_are_worked_on_in_the_same_little_room_or_all_at_once_off_the_cpu(device: str, sizes: list[int]) -> None:
+    """Fresh memory costs as much as the work; on a GPU, here a device without memory, few large steps are quick."""
+    logits = torch.zeros(2 * ROWS + 3, 5, device=device)
+    rooms = set()
+    first = 100
+    for size, (part, rows, one, other) in zip(sizes, _parts(logits, 100, torch.float32), strict=True):
+        assert (rows.start, rows.stop) == (first, first + size)
+        assert part.shape == one.shape == other.shape == (size, 5)
+        assert one.device == other.device == logits.device and one.dtype == torch.float32
+        assert one.untyped_storage().nbytes() == 2 * max(sizes) * 5 * 4
+        rooms.add((one.untyped_storage().data_ptr(), other.untyped_storage().data_ptr()))
+        first += size
+    assert len(rooms) == 1
+    assert not list(_parts(logits[:0], 0, torch.float32))
+
+
+@pytest.mark.parametrize("with_entropy", [True, False])
+def test_the_gradient_of_the_logits_takes_no_memory_of_its_own(with_entropy: bool) -> None:
+    scaled, other = torch.randn(2, 4, 5)
+    ones = torch.ones(4)
+    found = _logit_gradient(scaled, other, torch.arange(4), ones, ones, ones if with_entropy else None)
+    assert found.data_ptr() == (scaled if with_entropy else other).data_ptr()
