@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ACTIVATE := . $(BIN)/activate
 
-.PHONY: repro test lint deps bench install clean
+.PHONY: repro test lint deps bench coverage mutation install clean
 
 install: $(VENV)/installed
 
@@ -28,10 +28,20 @@ lint: install
 deps: install
 	$(ACTIVATE) && python scripts/params_doc.py --write
 
+coverage: install
+	$(ACTIVATE) && coverage erase && coverage run -m pytest
+	$(ACTIVATE) && coverage combine --quiet && coverage report
+
+# Not in constraints.txt: nothing else needs mutmut. A survivor's change: mutmut show NAME.
+mutation: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt 'mutmut>=3.8,<4'
+	rm -rf mutants
+	$(ACTIVATE) && OMP_NUM_THREADS=1 mutmut run && mutmut results
+
 bench: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,trl]'
 	test -d data/base || ($(ACTIVATE) && dvc repro base)
 	$(ACTIVATE) && python -m benchmarks
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage* mutants

@@ -210,7 +210,15 @@ def read_map(path: Path, expected: str) -> dict[str, Any]:
         data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PipelineError(f"{path}: no such file; run from the project's top folder.") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise PipelineError(f"{path}: not readable: {error}") from None
+    except RecursionError:
+        raise PipelineError(f"{path}: not valid YAML: nested too deeply") from None
+    except (
+        YAMLError,
+        ValueError,
+        KeyError,
+    ) as error:  # ValueError and KeyError: a date, a number or !!bool that is none
         raise PipelineError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise PipelineError(f"{path}: expected {expected}, found {type(data).__name__}.")

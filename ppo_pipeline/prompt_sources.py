@@ -14,8 +14,10 @@ from .errors import PipelineError, nearest
 from .sections import Prompts
 from .tables.prompts import MESSAGE, SPLITS
 
+DEEPEST = 20  # of lists and maps in a further column
 ROLES = ("system", "user", "assistant")
 OWN = ("prompt_id", "prompt", "messages", "split")
+NOT_JSON = (ValueError, RecursionError)  # what json.loads raises: bad syntax, thousands of digits or brackets
 
 
 def read_prompts(settings: Prompts) -> pa.Table:
@@ -55,7 +57,7 @@ def read_prompts(settings: Prompts) -> pa.Table:
 def _files(source: Path) -> list[Path]:
     readers = (".jsonl", ".csv", ".parquet")
     if source.is_dir():
-        files = sorted(p for p in source.iterdir() if p.suffix in readers)
+        files = sorted(p for p in source.iterdir() if p.suffix in readers and p.is_file())
         if not files:
             raise PipelineError(f"{source}: no .jsonl, .csv or .parquet file in this folder.")
         return files
@@ -76,7 +78,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
                 raise PipelineError(f"{path}, row {number}: not UTF-8 text ({error}); convert the file.") from None
-            except json.JSONDecodeError as error:
+            except NOT_JSON as error:
                 raise PipelineError(f"{path}, row {number}: not a JSON object: {error}.") from None
             if not isinstance(row, dict):
                 raise PipelineError(f"{path}, row {number}: expected a JSON object, found {type(row).__name__}.")
@@ -87,12 +89,19 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         table = pq.read_table(path) if path.suffix == ".parquet" else _read_csv(path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise PipelineError(f"{path}: not readable: {error}") from None
-    yield from enumerate(table.to_pylist(), 1)
+    try:
+        rows = table.to_pylist()
+    except (ValueError, OverflowError, TypeError) as error:  # a date that Python has none for, text that is not UTF-8
+        raise PipelineError(f"{path}: holds a value that cannot be read: {error}") from None
+    yield from enumerate(rows, 1)
 
 
 def _read_csv(path: Path) -> pa.Table:
     with path.open("rb") as file:
         header = pa.csv.open_csv(file).schema.names
+    for name in header:
+        if header.count(name) > 1:
+            raise PipelineError(f"{path}: column '{name}' stands in it more than once.")
     # As bytes first: pyarrow's own error about text that is not UTF-8 does not say in which row.
     kinds = pa.csv.ConvertOptions(column_types={name: pa.binary() for name in header})
     raw = pa.csv.read_csv(path, parse_options=pa.csv.ParseOptions(newlines_in_values=True), convert_options=kinds)
@@ -126,7 +135,7 @@ def _messages(row: dict[str, Any], system: str | None, place: str) -> list[dict[
     if isinstance(messages, str):
         try:
             messages = json.loads(messages)
-        except json.JSONDecodeError as error:
+        except NOT_JSON as error:
             raise PipelineError(f"{place}: `messages` is text that is not JSON: {error}.") from None
     if not isinstance(messages, list) or not messages:
         raise PipelineError(f"{place}: `messages` must be a list of {{role, content}}.")
@@ -160,7 +169,20 @@ def _table(rows: list[dict[str, Any]], source: str) -> pa.Table:
     for name in names:
         kind = pa.list_(MESSAGE) if name == "messages" else None
         try:
+            name.encode()
             columns.append(pa.array([row.get(name) for row in rows], type=kind))
-        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
-            raise PipelineError(f"{source}: column '{name}' mixes types or holds no valid value: {error}") from None
+            _check_storable(columns[-1].type)
+        except (pa.ArrowException, OverflowError, ValueError) as error:
+            shown = name.encode("utf-8", "backslashreplace").decode()
+            raise PipelineError(f"{source}: column '{shown}' mixes types or holds no valid value: {error}") from None
     return pa.table(columns, names=names)
+
+
+def _check_storable(kind: pa.DataType, depth: int = 0) -> None:
+    """Raise ValueError for a type that Parquet cannot hold: a map without keys, or one nested too deeply."""
+    if depth > DEEPEST:
+        raise ValueError(f"nested more than {DEEPEST} deep")
+    if pa.types.is_struct(kind) and not kind.num_fields:
+        raise ValueError("{} in all rows, which Parquet has no type for")
+    for place in range(kind.num_fields):
+        _check_storable(kind.field(place).type, depth + 1)

@@ -139,9 +139,14 @@ def flow(value: Any) -> str:
     yaml.default_flow_style = True
     yaml.width = 10_000
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    out = StringIO()
-    yaml.dump(value, out)
-    return out.getvalue().strip()
+    for as_it_is in (True, False):  # ruamel reads some characters, such as U+0085, as others unless they are escaped
+        yaml.allow_unicode = as_it_is
+        out = StringIO()
+        yaml.dump(value, out)
+        text = out.getvalue().strip()
+        if yaml.load(text) == value:
+            break
+    return text
 
 
 def parse_value(text: str) -> Any:
@@ -151,7 +156,7 @@ def parse_value(text: str) -> Any:
 
     try:
         return YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
+    except (YAMLError, ValueError, KeyError, RecursionError):
         raise PipelineError(f"'{text}': not a value that YAML can read; put text in quotes.") from None
 
 

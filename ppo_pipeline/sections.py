@@ -75,7 +75,7 @@ class Policy(Section):
         if isinstance(targets, str):
             try:
                 re.compile(targets)
-            except re.error as error:
+            except (re.error, RecursionError, OverflowError) as error:
                 raise ValueError(f"not a regular expression ({error})") from None
         return targets
 

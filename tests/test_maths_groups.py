@@ -70,8 +70,10 @@ def test_equal_rewards_have_no_advantage() -> None:
     np.testing.assert_allclose(group_normalised(rewards, groups), 0, atol=1e-11)
 
 
-@pytest.mark.parametrize("function", [leave_one_out, group_normalised])
-def test_a_group_of_one_is_an_error(function) -> None:
-    with pytest.raises(ValueError, match="two responses or more to each prompt"):
+@pytest.mark.parametrize(
+    ("function", "what"), [(leave_one_out, "leave-one-out"), (group_normalised, "a group's standard deviation")]
+)
+def test_a_group_of_one_is_an_error(function, what: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{what} needs two responses or more to each prompt$"):
         function(np.array([1.0, 2.0, 3.0]), np.array([0, 0, 1]))
     assert function(np.array([]), np.array([], int)).size == 0

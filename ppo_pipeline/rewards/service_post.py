@@ -107,6 +107,8 @@ def _attempt(session: Any, settings: HttpComponent, body: bytes) -> str:
     except (requests.ConnectionError, ProtocolError) as error:
         cause = getattr(error.args[0], "reason", error) if error.args else error  # not "Max retries exceeded"
         raise ServiceError(f"the connection failed: {cause}", down, passing=True) from None
+    except UnicodeError as error:  # requests reads the address of a redirect, which is not followed, all the same
+        raise ServiceError(f"a redirect to no address: {error}", "Look into the service's own log.") from None
     except (requests.RequestException, HTTPError) as error:
         raise ServiceError(f"{type(error).__name__}: {error}", "Mend the url.") from None
     _check_status(response, settings, text)

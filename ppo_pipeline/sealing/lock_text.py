@@ -48,8 +48,12 @@ def of_round(blocks: dict[str, str], name: str) -> dict[str, str]:
 def parsed(blocks: dict[str, str]) -> dict[str, Any]:
     """Return entries as maps."""
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
-    found: dict[str, Any] = YAML(typ="safe", pure=True).load(HEAD + "".join(blocks.values()))["stages"] or {}
+    try:
+        found: dict[str, Any] = YAML(typ="safe", pure=True).load(HEAD + "".join(blocks.values()))["stages"] or {}
+    except (YAMLError, ValueError, KeyError, RecursionError) as error:
+        raise PipelineError(f"{LOCK}: not in the form that DVC writes ({error}); `dvc repro` renews it.") from None
     return found
 
 
@@ -74,7 +78,10 @@ def put_back(blocks: dict[str, str]) -> None:
 
 
 def _bytes_as_text() -> str:
-    return LOCK.read_bytes().decode("utf-8")  # read_text would turn CRLF into LF
+    try:
+        return LOCK.read_bytes().decode("utf-8")  # read_text would turn CRLF into LF
+    except UnicodeDecodeError as error:
+        raise PipelineError(f"{LOCK}: not UTF-8 text ({error}); git has an earlier one.") from None
 
 
 def _write(old: str, blocks: dict[str, str]) -> None:
