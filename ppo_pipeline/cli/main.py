@@ -5,6 +5,7 @@ from importlib import import_module
 import click
 
 COMMANDS = {
+    "init": ("ppo_pipeline.cli.init", "init", "Make a new project folder with prompts and a reward of your own."),
     "preset": ("ppo_pipeline.cli.preset", "preset", "List the settings in params/, or make some of them params.yaml."),
     "rounds": ("ppo_pipeline.cli.rounds", "rounds", "List, append, branch and remove training rounds."),
     "show": ("ppo_pipeline.cli.show", "show", "Print samples of a table, or one sample in full."),
@@ -37,7 +38,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup)
 @click.version_option(package_name="ppo-pipeline")
 def main() -> None:
-    """PPO fine-tuning of language models as a DVC pipeline. Run it in the project's top folder."""
+    """PPO fine-tuning of language models as a DVC pipeline. Run all but init in the project's top folder."""
 
 
 if __name__ == "__main__":
