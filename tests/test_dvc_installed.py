@@ -92,9 +92,8 @@ def test_the_commands_work_there(project: InstalledProject, tmp_path: Path) -> N
     assert (tmp_path / "out/model.safetensors").is_file()
     assert "notebook-full" in said("preset")
     said("rounds", "add", "1")
-    assert project.repro("evaluate@r003", "summary") == {"code", "settings", "summary"} | {
-        stage.replace("r001", "r003") for stage in ROUND_1
-    }
+    said("rounds", "remove", "r003")
+    assert project.repro() <= {"code", "settings", "summary"}
 
 
 def test_rounds_can_be_sealed_though_dvc_calls_the_stage_code_outdated_always(project: InstalledProject) -> None:
