@@ -6,8 +6,11 @@ Comments, docstrings and blank lines do not count: an edit of these reruns nothi
 import ast
 import hashlib
 import io
+import json
 import tokenize
 from pathlib import Path
+
+from .layout import PACKAGE, stages_folder
 
 PACKAGES = ("ppo_pipeline", "stages")
 
@@ -66,7 +69,26 @@ def fingerprint(source: str) -> str:
 
 
 def stage_fingerprints(stage: Path, root: Path) -> dict[str, str]:
-    """Return the fingerprint of each project file that a stage's script imports, itself included, by path."""
-    return {
-        name: fingerprint((root / name).read_text(encoding="utf-8")) for name in sorted(imported_files(stage, root))
+    """Return the fingerprint of each project file that a stage's script imports, itself included, by path.
+
+    The paths are those in the repository: an installed wheel, with its stages inside the package, gives the same.
+    """
+    inside = "ppo_pipeline/stages/"
+    paths = {
+        name.removeprefix("ppo_pipeline/") if name.startswith(inside) else name: root / name
+        for name in imported_files(stage, root)
     }
+    return {name: fingerprint(paths[name].read_text(encoding="utf-8")) for name in sorted(paths)}
+
+
+def all_fingerprints() -> dict[str, dict[str, str]]:
+    """Return the fingerprints of each stage's code, by the stage's name."""
+    scripts = sorted(stages_folder().glob("*.py"))
+    wanted = [path for path in scripts if path.stem not in ("__init__", "__main__", "code")]
+    return {path.stem: stage_fingerprints(path, PACKAGE.parent) for path in wanted}
+
+
+def is_current(folder: Path) -> bool:
+    """Tell whether the stage `code` would write to `folder` what is there."""
+    written = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
+    return written == all_fingerprints()

@@ -1,6 +1,6 @@
 """`python -m stages NAME ...`: run a stage, in a warm child where it needs torch and DVC runs it, else here.
 
-`python -m stages.NAME ...` does the same without a warm start.
+`python -m stages.NAME ...` does the same without a warm start. In a wheel this package is ppo_pipeline.stages.
 """
 
 import os
@@ -15,7 +15,7 @@ def main() -> None:
     """Dispatch to stages/NAME.py; its options are its own."""
     names = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("__"))
     if len(sys.argv) < 2 or sys.argv[1] not in names:
-        sys.exit(f"usage: python -m stages NAME ..., NAME one of {', '.join(names)}")
+        sys.exit(f"usage: python -m {__package__} NAME ..., NAME one of {', '.join(names)}")
     try:
         run(sys.argv[1], sys.argv[2:])
     except KeyboardInterrupt:  # while modules are imported; later the stage's own command sees it first
@@ -29,9 +29,9 @@ def run(name: str, arguments: list[str]) -> None:
     if name in WITH_TORCH and wanted():
         from ppo_pipeline.warm.launcher import run_warm
 
-        run_warm(f"stages.{name}", arguments)  # comes back only where the stage did not start
+        run_warm(f"{__package__}.{name}", arguments)  # comes back only where the stage did not start
     sys.argv = ["", *arguments]
-    runpy.run_module(f"stages.{name}", run_name="__main__", alter_sys=True)
+    runpy.run_module(f"{__package__}.{name}", run_name="__main__", alter_sys=True)
 
 
 def wanted() -> bool:

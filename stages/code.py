@@ -4,11 +4,9 @@ from pathlib import Path
 
 import click
 
-from ppo_pipeline.code_fingerprint import stage_fingerprints
+from ppo_pipeline.code_fingerprint import all_fingerprints
 from ppo_pipeline.files import whole_folder, write_json
 from ppo_pipeline.stage_command import StageCommand
-
-STAGES = Path(__file__).resolve().parent
 
 
 @click.command("code", cls=StageCommand)
@@ -16,9 +14,8 @@ STAGES = Path(__file__).resolve().parent
 def main(folder: Path) -> None:
     """Write data/code/<stage>.json, so that an edit reruns the stages that use what was edited, and only those."""
     with whole_folder(folder) as partial:
-        for path in sorted(STAGES.glob("*.py")):
-            if path.stem not in ("__init__", "__main__", "code"):
-                write_json(partial / f"{path.stem}.json", stage_fingerprints(path, STAGES.parent))
+        for stage, fingerprints in all_fingerprints().items():
+            write_json(partial / f"{stage}.json", fingerprints)
 
 
 if __name__ == "__main__":

@@ -39,14 +39,18 @@ class ProjectCopy:
         self.run("git", "init", "--quiet")
         self.run("dvc", "init", "--quiet")
 
-    def start(self, *command: str) -> "subprocess.Popen[str]":
-        environment = {
+    def environment(self) -> dict[str, str]:
+        return {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
             "PYTHONPATH": str(self.folder),
         }
-        pipe = subprocess.PIPE
+
+    def start(self, *command: str) -> "subprocess.Popen[str]":
+        environment, pipe = self.environment(), subprocess.PIPE
+        # In an environment of the test's own, its commands: Popen looks for them by this process's PATH.
+        command = (shutil.which(command[0], path=environment["PATH"]) or command[0], *command[1:])
         return subprocess.Popen(
             command, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
         )
@@ -87,16 +91,21 @@ class Project(ProjectCopy):
         save_tiny(folder / "model", tied=tied)
         (folder / "data" / "prompts").mkdir(parents=True)
         write_letter_prompts(folder, "abcdefghijklmnop")
-        yaml = YAML()
-        params = yaml.load(folder / "params.yaml")
-        params["base"]["model"] = "model"
-        params["policy"].update(policy)
-        params["compute"].update(device="cpu", dtype="fp32", threads=1)
-        params["rollout"].update(prompts_per_round=4, samples_per_prompt=2, max_new_tokens=6)
-        params["evaluate"]["max_new_tokens"] = 6
-        params["update"].update(epochs=1, minibatches=2)
-        params["rounds"] = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}}
-        yaml.dump(params, folder / "params.yaml")
+        make_small(folder / "params.yaml", **policy)
+
+
+def make_small(path: Path, **policy: Any) -> None:
+    """Set params.yaml to the tiny model in `model`, two rounds and few samples."""
+    yaml = YAML()
+    params = yaml.load(path)
+    params["base"]["model"] = "model"
+    params["policy"].update(policy)
+    params["compute"].update(device="cpu", dtype="fp32", threads=1)
+    params["rollout"].update(prompts_per_round=4, samples_per_prompt=2, max_new_tokens=6)
+    params["evaluate"]["max_new_tokens"] = 6
+    params["update"].update(epochs=1, minibatches=2)
+    params["rounds"] = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}}
+    yaml.dump(params, path)
 
 
 class ForetoldProject(Project):

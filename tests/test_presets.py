@@ -1,5 +1,6 @@
 """params/: every preset loads and says what its notebook did; `ppo-pipeline preset` applies one and loses nothing."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("params").mkdir()
     for name, path in PRESETS.items():
         Path(f"params/{name}.yaml").write_bytes(path.read_bytes())
+    shutil.copytree(ROOT / "data/prompts", "data/prompts")
     Path("params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     return tmp_path
 
@@ -204,6 +206,24 @@ def test_sealed_rounds_of_other_settings_are_not_mixed_in(project: Path) -> None
     before = Path("params.yaml").read_bytes()
     assert "rounds unseal r001" in preset("notebook-full", code=1)
     assert Path("params.yaml").read_bytes() == before
+
+
+def test_a_project_without_params_has_the_package_s_presets_and_is_brought_their_prompts(project: Path) -> None:
+    shutil.rmtree("params")
+    shutil.rmtree("data")
+    Path("dvc.yaml").touch()
+    assert [line.split()[0] for line in preset().splitlines()] == list(PRESETS)
+    before = files()
+    assert "with data/prompts/chinese.jsonl" in preset("notebook-full")
+    brought = {"data/prompts/chinese.jsonl": (ROOT / "data/prompts/chinese.jsonl").read_bytes()}
+    made = {"params.yaml": PRESETS["notebook-full"].read_bytes()}
+    assert files() == {**before, **made, **brought, "params.before-notebook-full.yaml": before["params.yaml"]}
+
+
+def test_a_project_s_own_prompts_of_that_name_stay(project: Path) -> None:
+    Path("data/prompts/chinese.jsonl").write_text("mine")
+    assert "with data" not in preset("notebook-full")
+    assert Path("data/prompts/chinese.jsonl").read_text() == "mine"
 
 
 def test_another_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

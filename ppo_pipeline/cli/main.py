@@ -7,6 +7,7 @@ import click
 from ..stage_command import PlainGroup
 
 COMMANDS = {
+    "init": ("ppo_pipeline.cli.init", "init", "Make a new project folder with prompts and a reward of your own."),
     "preset": ("ppo_pipeline.cli.preset", "preset", "List the settings in params/, or make some of them params.yaml."),
     "rounds": ("ppo_pipeline.cli.rounds", "rounds", "List, append, branch and remove training rounds."),
     "status": ("ppo_pipeline.cli.status", "status", "Show the rounds, and what `dvc repro` would run, and why."),
@@ -42,7 +43,7 @@ class LazyGroup(PlainGroup):
 @click.group(cls=LazyGroup)
 @click.version_option(package_name="ppo-pipeline")
 def main() -> None:
-    """PPO fine-tuning of language models as a DVC pipeline. Run it in the project's top folder."""
+    """PPO fine-tuning of language models as a DVC pipeline. Run all but init in the project's top folder."""
 
 
 if __name__ == "__main__":

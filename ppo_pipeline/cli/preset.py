@@ -1,4 +1,4 @@
-"""`ppo-pipeline preset`: list the committed settings in params/, or make one of them params.yaml."""
+"""`ppo-pipeline preset`: list the presets, this package's and those in params/, or make one of them params.yaml."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import click
 
 from ..errors import PipelineError, nearest
 from ..files import whole_file
+from ..layout import repository_file
 from ..params import SEALED, load_params, read_sealed
 from .literal import token_text
 
@@ -15,9 +16,10 @@ PARAMS, FOLDER = Path("params.yaml"), Path("params")
 @click.command()
 @click.argument("name", required=False)
 def preset(name: str | None) -> None:
-    """List the presets in params/, or check the preset NAME and make it params.yaml.
+    """List the presets, or check the preset NAME and make it params.yaml.
 
-    The former params.yaml is kept as params.before-NAME.yaml, unless a file in params/ holds the same bytes.
+    A file in the project's folder params/ is a preset too, and counts before this package's of the same name. The
+    former params.yaml is kept as params.before-NAME.yaml, unless a preset holds the same bytes.
     """
     found = presets()
     if name is None:
@@ -27,7 +29,7 @@ def preset(name: str | None) -> None:
         return
     if name not in found:
         raise PipelineError(f"no preset '{name}'.{nearest(name, list(found))} There are: {', '.join(found)}.")
-    load_params(found[name])
+    source = Path(load_params(found[name]).prompts.source)
     refuse_sealed(name)
     content = found[name].read_bytes()
     if PARAMS.is_file() and PARAMS.read_bytes() == content:
@@ -37,7 +39,18 @@ def preset(name: str | None) -> None:
     with whole_file(PARAMS) as partial:  # replaces a link by a file: what it pointed to stays as it is
         partial.write_bytes(content)
     former = f", the former one is {kept}" if kept else ""
-    click.echo(f"params.yaml is {name} now{former}; `dvc repro` runs it")
+    brought = f", with {source}" if bring_prompts(source) else ""
+    click.echo(f"params.yaml is {name} now{brought}{former}; `dvc repro` runs it")
+
+
+def bring_prompts(source: Path) -> bool:
+    """Write this package's own prompt set `source` where the project has none; tell whether it was."""
+    packaged = repository_file(source.as_posix())
+    if source.exists() or source.is_absolute() or not packaged.is_file():
+        return False
+    with whole_file(source) as partial:
+        partial.write_bytes(packaged.read_bytes())
+    return True
 
 
 def refuse_sealed(name: str) -> None:
@@ -51,11 +64,11 @@ def refuse_sealed(name: str) -> None:
 
 
 def presets() -> dict[str, Path]:
-    """Return the presets by name; raise PipelineError where there are none."""
-    found = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
-    if not found:
-        raise PipelineError("params/: no preset in this folder; run from the project's top folder.")
-    return found
+    """Return the presets by name; raise PipelineError where this folder is no project."""
+    if not Path("dvc.yaml").is_file() and not FOLDER.is_dir():
+        raise PipelineError("neither dvc.yaml nor params/ in this folder; run from the project's top folder.")
+    paths = [*repository_file("params").glob("*.yaml"), *FOLDER.glob("*.yaml")]
+    return dict(sorted({path.stem: path for path in paths}.items()))
 
 
 def first_comment(path: Path) -> str:

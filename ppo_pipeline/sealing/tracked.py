@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..code_fingerprint import is_current
 from ..errors import PipelineError
 from .index import data_folder
 
@@ -20,13 +21,19 @@ class Tracked:
         self.repo, self.cache = repo, repo.cache.local
 
     def outdated(self) -> dict[str, str]:
-        """Return the outdated stages and what of them has changed, by name as `dvc status` prints them."""
+        """Return the outdated stages and what of them has changed, by name as `dvc status` prints them.
+
+        To DVC the stage `code` of a project with the installed package is outdated always; here by what it would write.
+        """
         from dvc.exceptions import DvcException
 
         try:
-            return {key: _said(changes) for key, changes in self.repo.status().items()}
+            found = {key: _said(changes) for key, changes in self.repo.status().items()}
         except DvcException as error:
             raise PipelineError(f"`dvc status` fails, nothing was sealed: {error}") from None
+        if found.get("code") == "always changed" and is_current(Path("data/code")):
+            del found["code"]
+        return found
 
     def round_listing(self, name: str, outs: list[dict[str, Any]]) -> dict[str, Any]:
         """Put the listing of a round's folder into the cache; return its entry for a .dvc file.

@@ -1,0 +1,59 @@
+"""dvc.yaml and params.yaml of a new project, made of this repository's own, so that the two never drift apart."""
+
+import json
+import re
+
+SOURCE, REWARD = "prompts/example.jsonl", "reward_functions.example:reward"
+
+COMPONENTS = f"""\
+reward:
+  components:
+    - name: example  # a Python function: the file reward_functions/example.py
+      type: python
+      weight: 1.0
+      function: {REWARD}
+      format: text
+      none_as: null
+    - name: found  # a rule: is `expected` in the answer? weight 0: recorded, not rewarded
+      type: rule
+      weight: 0.0
+      match: word
+      pattern: null
+      hit: 1.0
+      miss: 0.0
+      length_penalty: 0.0
+      max_length_penalty: null
+      case_column: null
+
+"""
+
+
+def project_dvc_yaml(text: str) -> str:
+    """Return the repository's dvc.yaml with the stages of the installed package.
+
+    The code lies outside of the project, where its path differs from machine to machine. So the stage `code` looks at
+    it on each `dvc repro`, and what depends on its output runs when that has changed.
+    """
+    deps = r"(?<=\n)    deps:\n      - ppo_pipeline\n      - stages\n(?=    outs:\n)"
+    text = _replaced(deps, "    always_changed: true\n", text, 1)
+    return _replaced(r"python -m stages ", "python -m ppo_pipeline.stages ", text)
+
+
+def project_params(text: str, model: str | None = None) -> str:
+    """Return the repository's params.yaml with the example's prompts and reward; model: `base.model`."""
+    text = _replaced(r"(?<=\n)  source: .*\n", f"  source: {SOURCE}\n", text, 1)
+    text = _replaced(r"(?<=\n)reward:\n(?:(?: .*)?\n)*", COMPONENTS, text, 1)
+    text = _replaced(r"(?<=\n)  prompts_per_round: .*\n", "  prompts_per_round: 16\n", text, 1)
+    text = _replaced(r"(?<=\n)  samples_per_prompt: .*\n", "  samples_per_prompt: 4\n", text, 1)
+    if model is not None:
+        line = f"  model: {json.dumps(model, ensure_ascii=False)}\n"  # YAML reads JSON's strings
+        text = _replaced(r"(?<=\n)  model: .*\n", line, text, 1)
+    return text
+
+
+def _replaced(pattern: str, by: str, text: str, times: int | None = None) -> str:
+    """Return `text` with each match replaced; LookupError where there is none, or not as many as there must be."""
+    new, count = re.subn(pattern, lambda _: by, text)
+    if count == 0 or times not in (None, count):
+        raise LookupError(f"{count} matches of {pattern!r}; derived.py no longer fits the repository's file")
+    return new

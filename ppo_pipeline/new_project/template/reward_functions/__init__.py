@@ -1,0 +1,1 @@
+"""Reward functions; an edit in this folder reruns `reward` and `evaluate`, and nothing before them."""

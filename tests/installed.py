@@ -1,0 +1,74 @@
+"""This package as a wheel in an environment of its own, and a project that `ppo-pipeline init` made with it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+from conftest import save_tiny
+from dvc_project import REPOSITORY, ProjectCopy, make_small
+
+BUILT_OF = (
+    "ppo_pipeline", "stages", "params", "data/prompts", ".dvc/config", ".dvc/.gitignore", ".dvcignore", "dvc.yaml",
+    "params.yaml", "pyproject.toml", "setup.py", "README.md", "LICENSE",
+)  # fmt: skip
+
+
+class Installed:
+    """A virtual environment with the wheel, which sees the libraries of the tests' own environment.
+
+    Of that one only the packages' folder is put on the path: no .pth file in it counts, an editable install's neither.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "environment"
+        source = folder / "source"
+        for name in BUILT_OF:
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            if (REPOSITORY / name).is_dir():
+                shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(REPOSITORY / name, source / name)
+        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source))
+        venv.create(self.folder, symlinks=os.name != "nt")
+        (self.wheel,) = folder.glob("*.whl")
+        run(*pip, "--python", str(self.python), "install", "--no-deps", "--no-index", str(self.wheel))
+        (self.packages / "libraries.pth").write_text(sysconfig.get_paths()["purelib"])
+        shutil.rmtree(source)
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin/python"
+
+    @property
+    def packages(self) -> Path:
+        (found,) = self.folder.glob("lib/python*/site-packages")
+        return found
+
+
+class InstalledProject(ProjectCopy):
+    """A new project of the tiny model, whose commands run in that environment, with nothing of the repository."""
+
+    def __init__(self, installed: Installed, folder: Path) -> None:
+        self.installed, self.folder = installed, folder.parent
+        self.said = self.run("ppo-pipeline", "init", folder.name)
+        self.folder = folder
+        save_tiny(folder / "model")
+        make_small(folder / "params.yaml")
+
+    def environment(self) -> dict[str, str]:
+        there = (str(self.installed.python.parent), str(Path(sys.executable).parent), os.environ["PATH"])
+        return {**without_pythonpath(), "PATH": os.pathsep.join(there), "DVC_NO_ANALYTICS": "1"}
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, env=without_pythonpath(), capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def without_pythonpath() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
