@@ -91,6 +91,10 @@ def test_the_commands_work_there(project: InstalledProject, tmp_path: Path) -> N
     said("export", "--round", "r002", str(tmp_path / "out"))
     assert (tmp_path / "out/model.safetensors").is_file()
     assert "notebook-full" in said("preset")
+    assert json.loads(said("status", "--json"))["reruns"] == []
+    assert "eval/scores" in said("diff", "r001", "r002")
+    said("report", "--output", str(tmp_path / "report.html"))
+    assert (tmp_path / "report.html").is_file()
     said("rounds", "add", "1")
     said("rounds", "remove", "r003")
     assert project.repro() <= {"code", "settings", "summary"}

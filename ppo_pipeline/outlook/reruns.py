@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..code_fingerprint import is_current
 from ..errors import PipelineError
 from ..params import Params
-from .would_be import code_files, md5, settings_files, what_changed
+from .would_be import CODE, code_files, md5, settings_files, what_changed
 
 WRITERS = ("code", "settings")  # what these write is known beforehand
 
@@ -40,6 +41,10 @@ def reruns(repo: Any, params: Params) -> list[Rerun]:
 
     try:
         status = repo.status()
+        if status.get("code") == ["always changed"] and is_current(
+            CODE
+        ):  # with the installed package DVC says so always
+            del status["code"]
         outlook = _Outlook(repo, params, status)
         stages = [stage for stage in networkx.dfs_postorder_nodes(repo.index.graph) if stage.cmd]
         return [found for stage in stages if (found := outlook.of(stage)) is not None]

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..code_fingerprint import stage_fingerprints
+from ..code_fingerprint import all_fingerprints, stage_fingerprints
 from ..params import Params
 from ..settings_files import differences, flattened, settings_texts, told
 
@@ -18,14 +18,15 @@ NO_FINGERPRINT = ("__init__", "__main__", "code")
 NOT_SET = ("round", "depth")  # what a stage is told beside its settings
 
 
-def code_files(stages: Path = Path("stages")) -> dict[str, str]:
-    """Return path and text of each file that the stage `code` would write."""
-    root = stages.resolve().parent
-    return {
-        (CODE / f"{script.stem}.json").as_posix(): _json(stage_fingerprints(script, root))
-        for script in sorted(stages.resolve().glob("*.py"))
-        if script.stem not in NO_FINGERPRINT
-    }
+def code_files() -> dict[str, str]:
+    """Return path and text of each file that the stage `code` would write: of the stages here, or as installed."""
+    stages = Path("stages").resolve()
+    if (stages / "code.py").is_file():
+        scripts = [script for script in stages.glob("*.py") if script.stem not in NO_FINGERPRINT]
+        found = {script.stem: stage_fingerprints(script, stages.parent) for script in scripts}
+    else:
+        found = all_fingerprints()
+    return {(CODE / f"{stage}.json").as_posix(): _json(found[stage]) for stage in sorted(found)}
 
 
 def settings_files(params: Params) -> dict[str, str]:
