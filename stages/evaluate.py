@@ -84,7 +84,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
         numbers["eval/finished"] = float(np.mean([c.finish_reason == "stop" for c in completions]))
     write_json(metrics, numbers)
     score = f"mean score {numbers['eval/scores']:+.3f}" if numbers else "no held-out prompt"
-    result(f"evaluate {settings.round}", f"{len(prompt_ids)} answers in {counter.seconds:.1f} s, {score}")
+    result(f"evaluate {settings.round}", f"{len(prompt_ids)} answers in {counter.seconds:.1f} s, {score}", numbers)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,7 @@ def main(
         f"reference {settings.round}",
         f"{counter.tokens:,} response tokens in {counter.seconds:.1f} s, sampler's logprobs differ by "
         f"{numbers['val/rollout_logprob_difference']:.4f} on average",
+        numbers,
     )
 
 

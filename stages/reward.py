@@ -47,7 +47,9 @@ def main(settings_path: Path, prompts_path: Path, rollouts_path: Path, target: P
         if name != "score":
             numbers[f"reward/{name}"] = float(np.mean(scores[name]))
     write_json(metrics, numbers)
-    result(f"reward {settings.round}", f"{len(samples)} samples, mean score {numbers['objective/scores']:+.3f}")
+    result(
+        f"reward {settings.round}", f"{len(samples)} samples, mean score {numbers['objective/scores']:+.3f}", numbers
+    )
 
 
 if __name__ == "__main__":

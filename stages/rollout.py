@@ -78,11 +78,13 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
         }
     )
     ROLLOUTS.write(table, target)
-    write_json(metrics, rollout_metrics(completions))
+    numbers = rollout_metrics(completions)
+    write_json(metrics, numbers)
     result(
         f"rollout {settings.round}",
         f"{len(requests)} samples, {counter.tokens:,} tokens in {counter.seconds:.1f} s "
         f"({counter.tokens / counter.seconds:,.0f} tokens/s)",
+        numbers,
     )
 
 
