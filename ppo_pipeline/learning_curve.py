@@ -11,6 +11,7 @@ from typing import Any
 from .errors import PipelineError
 from .files import whole_file
 from .params import ROOT, Params
+from .stage_settings import ROUND_STAGES
 
 TRAINING = {
     "objective/scores": "train_score",
@@ -44,6 +45,21 @@ def round_metrics(folder: Path, name: str) -> dict[str, Any]:
         except json.JSONDecodeError as error:
             raise PipelineError(f"{path}: not valid JSON: {error}; delete it and rerun.") from None
     return merged(stages)
+
+
+def refuse_missing(folder: Path, name: str) -> None:
+    """Raise PipelineError where a stage's metrics of a round are not there, as after `dvc repro --allow-missing`.
+
+    DVC knows each file of `folder`, and not that the curve needs all of them.
+    """
+    for stage in ("evaluate",) if name == ROOT else ROUND_STAGES:
+        path = (folder / name / f"{stage}.json").as_posix()
+        if not Path(path).is_file():
+            target = "baseline" if name == ROOT else f"{stage}@{name}"
+            raise PipelineError(
+                f"{path}: no such file, and the learning curve would lose {name}. `dvc pull {path}` fetches it from a "
+                f"remote, `dvc repro {target}` makes it; docs/experiments.md has a line for all."
+            )
 
 
 def merged(stages: dict[str, dict[str, Any]]) -> dict[str, Any]:

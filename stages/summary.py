@@ -12,6 +12,7 @@ from ppo_pipeline.learning_curve import (
     curve_rows,
     end_of_curve,
     merged,
+    refuse_missing,
     round_metrics,
     sealed_metrics,
     write_curve,
@@ -35,7 +36,9 @@ def main(
 ) -> None:  # fmt: skip
     """Merge the stages' metrics of each round, and line the rounds up."""
     params = load_params(params_path)
-    opened = {ROOT, *params.rounds}
+    opened = [ROOT, *params.rounds]
+    for name in opened:
+        refuse_missing(stages_folder, name)
     metrics = {
         name: round_metrics(stages_folder, name) if name in opened else merged(sealed_metrics(sealed, name))
         for name in [ROOT, *params.all_rounds]

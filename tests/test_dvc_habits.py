@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,9 @@ def test_a_clone_pulls_and_goes_on_without_computing_what_is_there(project: Proj
     commit(project, "a remote")
     project.run("dvc", "push", "--quiet")
     project.run("git", "clone", "--quiet", str(project.folder), str(clone))
-    other = object.__new__(Project)
-    other.folder = clone
+    project.run("git", "clone", "--quiet", str(project.folder), str(tmp_path / "least"))
+    other, least = object.__new__(Project), object.__new__(Project)
+    other.folder, least.folder = clone, tmp_path / "least"
 
     other.run("dvc", "pull", "--quiet", "data/rounds/r002/rollouts.parquet")
     assert [p.relative_to(clone).as_posix() for p in clone.glob("data/rounds/*/*")] == [
@@ -105,3 +107,15 @@ def test_a_clone_pulls_and_goes_on_without_computing_what_is_there(project: Proj
     assert len(wanted) == 42 and of_rounds(other, "r001", "r002", "r003") == wanted
     for name in ("training.csv", "heldout.csv", "critic.csv", "summary.json"):
         assert (project.folder / "metrics" / name).read_bytes() == (clone / "metrics" / name).read_bytes()
+
+    least.run("ppo-pipeline", "rounds", "add", "1")
+    with pytest.raises(AssertionError, match=r"evaluate\.json: no such file, and the learning curve would lose r000"):
+        least.repro("--pull", "--allow-missing")
+    assert {p.name for p in least.folder.glob("data/rounds/*/*") if "r003" not in p.parts} == {"policy", "trainer"}
+    least.run("git", "checkout", "--quiet", ".")
+    small = re.findall(r"path: (metrics/stages/\S+json)", (least.folder / "dvc.lock").read_text())
+    least.run("dvc", "pull", "--quiet", *small)
+    least.run("ppo-pipeline", "rounds", "add", "1")
+    assert "update@r002" not in least.repro("--pull", "--allow-missing")
+    assert of_rounds(least, "r001", "r002", "r003") == wanted
+    assert (least.folder / "metrics/training.csv").read_bytes() == (clone / "metrics/training.csv").read_bytes()

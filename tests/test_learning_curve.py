@@ -13,10 +13,12 @@ from ppo_pipeline.learning_curve import (
     TRAINING,
     curve_rows,
     end_of_curve,
+    refuse_missing,
     round_metrics,
     write_curve,
 )
 from ppo_pipeline.params import load_params
+from ppo_pipeline.stage_settings import ROUND_STAGES
 
 COMMITTED = Path(__file__).resolve().parent.parent / "params.yaml"
 
@@ -89,6 +91,20 @@ def test_the_csv_is_written_byte_for_byte_or_not_at_all(tmp_path: Path) -> None:
     assert path.read_bytes().endswith(b"r001,r000,1,0.5\r\n")
     write_curve(path, [], {"eval/scores": "score"})
     assert path.read_bytes() == b"round,parent,depth,score\r\n"
+
+
+def test_a_stage_s_metrics_that_were_not_fetched_stop_the_summary(tmp_path: Path) -> None:
+    for name, stages in (("r000", ["evaluate"]), ("r001", ROUND_STAGES)):
+        (tmp_path / name).mkdir()
+        for stage in stages:
+            (tmp_path / name / f"{stage}.json").write_text("{}")
+        refuse_missing(tmp_path, name)
+    (tmp_path / "r001/reward.json").unlink()
+    with pytest.raises(PipelineError, match=r"r001/reward\.json: no such file.*dvc repro reward@r001"):
+        refuse_missing(tmp_path, "r001")
+    (tmp_path / "r000/evaluate.json").unlink()
+    with pytest.raises(PipelineError, match="dvc repro baseline"):
+        refuse_missing(tmp_path, "r000")
 
 
 def test_a_round_without_a_critic_is_on_the_curve_all_the_same(tmp_path: Path) -> None:
