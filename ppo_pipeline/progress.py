@@ -1,62 +1,147 @@
-"""Progress of a long stage: a bar in a terminal, nothing in CI or a pipe, one line of result at the end."""
+"""Progress of a long stage: a bar in a terminal, a line now and then elsewhere, one line of result at the end.
 
+With PPO_PIPELINE_LIVE set to a folder, TensorBoard's files are written there too (live.py).
+"""
+
+import importlib
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 import click
 
 from .terminal import spelled_out
 
+LINE_SECONDS = 30.0
+
+
+class Watcher(Protocol):
+    """Is told what a Counter counts."""
+
+    def advanced(self, counter: "Counter", done: int) -> None:
+        """Take note that `done` further items are finished."""
+
+    def stepped(self, step: int, numbers: dict[str, float]) -> None:
+        """Take note of the numbers of an optimizer step; `step` counts on over the rounds."""
+
+    def close(self) -> None:
+        """Leave nothing behind: the stage's work ended, or failed."""
+
 
 class Counter:
-    """What a stage has done so far; `advance` moves the bar."""
+    """What a stage has done so far of `total` items; `watchers` are told."""
 
-    def __init__(self) -> None:
-        self.done = 0
+    def __init__(self, total: int = 0, label: str = "") -> None:
+        self.total, self.label = total, label
+        self.done = self.skipped = 0
         self.tokens = 0
-        self.started = time.perf_counter()
+        self.started = self.latest = time.perf_counter()
+        self.watchers: list[Watcher] = []
 
     @property
     def seconds(self) -> float:
         """Seconds since the start."""
         return time.perf_counter() - self.started
 
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens by second since the start."""
+        return self.tokens / max(self.seconds, 1e-9)
+
     def advance(self, done: int = 0, tokens: int = 0) -> None:
         """Count `done` finished items and `tokens` processed tokens."""
         self.done += done
         self.tokens += tokens
+        if done:
+            self.latest = time.perf_counter()
+        for watcher in self.watchers:
+            watcher.advanced(self, done)
+
+    def skip(self, done: int) -> None:
+        """Count items that an earlier attempt finished: they say nothing about the speed of this one."""
+        self.skipped += done
+        self.advance(done)
+
+    def step(self, step: int, numbers: dict[str, float]) -> None:
+        """Tell the numbers of an optimizer step."""
+        for watcher in self.watchers:
+            watcher.stepped(step, numbers)
+
+    def seconds_left(self) -> float | None:
+        """Return the time left if the items to come take as long as those done; None as long as none is."""
+        done = self.done - self.skipped
+        if done <= 0:
+            return None
+        left = (self.latest - self.started) * (self.total - self.done) / done
+        return max(0.0, left - (time.perf_counter() - self.latest))
+
+
+class Lines:
+    """A line every LINE_SECONDS, for logs: `update r003: 40 % of 128, 2.5 min left`."""
+
+    def __init__(self) -> None:
+        self.said = time.perf_counter()
+
+    def advanced(self, counter: Counter, done: int) -> None:
+        """Print a line where the last one is long ago."""
+        if time.perf_counter() - self.said < LINE_SECONDS or counter.done >= counter.total:
+            return
+        self.said = time.perf_counter()
+        text = f"{100 * counter.done / counter.total:.0f} % of {counter.total}"
+        if counter.tokens:
+            text += f", {counter.tokens_per_second:,.0f} tokens/s"
+        left = counter.seconds_left()
+        click.echo(f"{counter.label}: {text}{'' if left is None else f', {spoken(left)} left'}", err=True)
+
+    def stepped(self, step: int, numbers: dict[str, float]) -> None:
+        """Say nothing: the result's line has them."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+def spoken(seconds: float) -> str:
+    """Return a time as people say it: 40 s, 2.5 min, 1.3 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager
 def progress(total: int, label: str) -> Iterator[Counter]:
-    """Yield a Counter over `total` items, drawn as a bar with tokens/s and time left in a terminal."""
-    counter = Counter()
-    if not sys.stderr.isatty() or os.environ.get("CI"):
+    """Yield a Counter over `total` items; label: the stage and its round, `update r003`."""
+    counter = Counter(total, label)
+    if sys.stderr.isatty() and not os.environ.get("CI"):
+        from .progress_bar import Bar
+
+        counter.watchers.append(Bar(counter))
+    else:
+        counter.watchers.append(Lines())
+    live = _live().watcher(live_folder(), label) if live_folder() else None
+    if live is not None:
+        counter.watchers.append(live)
+    try:
         yield counter
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total, speed="")
-        count = counter.advance
-
-        def advance(done: int = 0, tokens: int = 0) -> None:
-            count(done, tokens)
-            speed = f"{counter.tokens / max(counter.seconds, 1e-9):,.0f} tokens/s" if counter.tokens else ""
-            bar.update(task, advance=done, speed=speed)
-
-        counter.advance = advance  # type: ignore[method-assign]
-        yield counter
+    finally:
+        for watcher in counter.watchers:
+            watcher.close()
 
 
-def result(stage: str, text: str) -> None:
-    """Print the stage's one line of result."""
+def result(stage: str, text: str, numbers: dict[str, Any] | None = None) -> None:
+    """Print the stage's one line of result. numbers: its metrics, for those who watch the round live."""
     click.echo(spelled_out(f"{stage}: {text}"))
+    if numbers and live_folder():
+        _live().write_round(live_folder(), stage, numbers)
+
+
+def live_folder() -> str:
+    """Return where TensorBoard's files go; empty where none are wanted."""
+    return os.environ.get("PPO_PIPELINE_LIVE", "")
+
+
+def _live() -> Any:
+    """Import live.py by name, so that it is no part of a stage's code: nothing that a stage writes depends on it."""
+    return importlib.import_module("ppo_pipeline.live")

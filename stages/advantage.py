@@ -98,6 +98,7 @@ def main(
     result(
         f"advantage {settings.round}",
         f"{len(counts)} samples, KL {numbers['objective/kl']:.4f} nats a sample",
+        numbers,
     )
 
 

@@ -61,7 +61,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
         with progress(len(prompt_ids), f"evaluate {settings.round}") as counter:
             completions = decoder.decode(
                 [Request(ids, None) for _, ids in rendered],
-                lambda tokens, done: counter.advance(done, tokens),
+                lambda tokens, done: counter.advance(done, tokens) if tokens else counter.skip(done),
                 scratch.part("answers"),
             )
         record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
@@ -91,7 +91,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
     write_json(metrics, numbers)
     scratch.finish()
     score = f"mean score {numbers['eval/scores']:+.3f}" if numbers else "no held-out prompt"
-    result(f"evaluate {settings.round}", f"{len(prompt_ids)} answers in {counter.seconds:.1f} s, {score}")
+    result(f"evaluate {settings.round}", f"{len(prompt_ids)} answers in {counter.seconds:.1f} s, {score}", numbers)
 
 
 if __name__ == "__main__":

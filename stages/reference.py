@@ -63,6 +63,7 @@ def main(
         padding = Padding()
         has_values, t = policy.value_head is not None, settings.temperature
         with kept, progress(2 * len(response_lengths), f"reference {settings.round}") as counter:
+            counter.skip(sum(len(batch) for done in kept.done.values() for batch in batches[:done]))
             for batch, where in kept.remaining("policy"):
                 sequences = data.sequences(batch, 0, device)
                 padding.add(sequences)
@@ -103,6 +104,7 @@ def main(
         f"reference {settings.round}",
         f"{counter.tokens:,} response tokens in {counter.seconds:.1f} s, sampler's logprobs differ by "
         f"{numbers['val/rollout_logprob_difference']:.4f} on average",
+        numbers,
     )
 
 

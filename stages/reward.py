@@ -51,7 +51,9 @@ def main(settings_path: Path, prompts_path: Path, rollouts_path: Path, target: P
             numbers[f"reward/{name}"] = float(np.mean(scores[name]))
     write_json(metrics, numbers)
     scratch.finish()
-    result(f"reward {settings.round}", f"{len(samples)} samples, mean score {numbers['objective/scores']:+.3f}")
+    result(
+        f"reward {settings.round}", f"{len(samples)} samples, mean score {numbers['objective/scores']:+.3f}", numbers
+    )
 
 
 if __name__ == "__main__":

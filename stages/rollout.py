@@ -70,7 +70,9 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
         decoder = Decoder(model, stop_ids, s.max_new_tokens, s.temperature, s.batch_size, truncation)
         with progress(len(requests), f"rollout {settings.round}") as counter:
             completions = decoder.decode(
-                requests, lambda tokens, done: counter.advance(done, tokens), scratch.part("responses")
+                requests,
+                lambda tokens, done: counter.advance(done, tokens) if tokens else counter.skip(done),
+                scratch.part("responses"),
             )
         record["tokens"] = counter.tokens
         record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
@@ -89,12 +91,14 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
         }
     )
     ROLLOUTS.write(table, target)
-    write_json(metrics, rollout_metrics(completions))
+    numbers = rollout_metrics(completions)
+    write_json(metrics, numbers)
     scratch.finish()
     result(
         f"rollout {settings.round}",
         f"{len(requests)} samples, {counter.tokens:,} tokens in {counter.seconds:.1f} s "
         f"({counter.tokens / counter.seconds:,.0f} tokens/s)",
+        numbers,
     )
 
 

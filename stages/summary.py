@@ -1,4 +1,4 @@
-"""Stage `summary`: one metrics file per round, and the learning curve that `dvc plots` draws."""
+"""Stage `summary`: one metrics file per round, the learning curve that `dvc plots` draws, and where it ends."""
 
 from pathlib import Path
 
@@ -6,10 +6,13 @@ import click
 
 from ppo_pipeline.files import whole_folder, write_json
 from ppo_pipeline.learning_curve import (
+    CRITIC,
     HELDOUT,
     TRAINING,
     curve_rows,
+    end_of_curve,
     merged,
+    refuse_missing,
     round_metrics,
     sealed_metrics,
     write_curve,
@@ -27,12 +30,17 @@ from ppo_pipeline.stage_command import StageCommand
 @click.option("--rounds", "rounds_folder", type=click.Path(path_type=Path), required=True)
 @click.option("--training", type=click.Path(path_type=Path), required=True)
 @click.option("--heldout", type=click.Path(path_type=Path), required=True)
+@click.option("--critic", type=click.Path(path_type=Path), required=True)
+@click.option("--summary", type=click.Path(path_type=Path), required=True)
 def main(
-    params_path: Path, stages_folder: Path, sealed: Path, rounds_folder: Path, training: Path, heldout: Path
-) -> None:
+    params_path: Path, stages_folder: Path, sealed: Path, rounds_folder: Path, training: Path, heldout: Path,
+    critic: Path, summary: Path,
+) -> None:  # fmt: skip
     """Merge the stages' metrics of each round, and line the rounds up."""
     params = load_params(params_path)
-    opened = {ROOT, *params.rounds}
+    opened = [ROOT, *params.rounds]
+    for name in opened:
+        refuse_missing(stages_folder, name)
     metrics = {
         name: round_metrics(stages_folder, name) if name in opened else merged(sealed_metrics(sealed, name))
         for name in [ROOT, *params.all_rounds]
@@ -40,9 +48,12 @@ def main(
     with whole_folder(rounds_folder) as partial:
         for name, numbers in metrics.items():
             write_json(partial / f"{name}.json", numbers)
-    write_curve(training, curve_rows(params, metrics, TRAINING, with_root=False), TRAINING)
+    trained = curve_rows(params, metrics, TRAINING, with_root=False)
+    write_curve(training, trained, TRAINING)
     rows = curve_rows(params, metrics, HELDOUT, with_root=True)
     write_curve(heldout, rows, HELDOUT)
+    write_curve(critic, curve_rows(params, metrics, CRITIC, with_root=False), CRITIC)
+    write_json(summary, end_of_curve(trained, rows))
     remove_done()  # DVC has taken over what the stages before this one wrote
     scores = [row["heldout_score"] for row in rows]
     text = f", held-out score {scores[0]:+.3f} -> {scores[-1]:+.3f}" if scores else ""

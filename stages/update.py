@@ -71,7 +71,12 @@ def main(
             policy.save_memory()
         data = sampled(rollouts, can_lay_end_to_end(policy.model), settings.share_prefix)
         with progress(s.epochs * rollouts.num_rows, f"update {settings.round}") as counter:
-            ppo.run(data, targets, (settings.seed, settings.round), counter.advance, scratch.part("steps"))
+            ppo.on_metrics = lambda means: counter.step(state.optimizer_step + ppo.steps, means | {"lr": s.lr * factor})
+            ppo.run(
+                data, targets, (settings.seed, settings.round),
+                lambda samples, tokens: counter.advance(samples, tokens) if tokens else counter.skip(samples),
+                scratch.part("steps"),
+            )  # fmt: skip
         record["padding_share"] = ppo.padding.share
         record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
         after = TrainerState(
@@ -92,7 +97,7 @@ def main(
             texts.append(f"{text} {numbers[name]:.4f}")
     if ppo.stopped:
         texts.append("ended by target_kl")
-    result(f"update {settings.round}", ", ".join(texts))
+    result(f"update {settings.round}", ", ".join(texts), numbers)
 
 
 def targets_of(rollouts: pa.Table, reference: pa.Table, advantages: pa.Table, s: Update) -> Targets:

@@ -35,8 +35,9 @@ def test_every_artifact_is_there_and_metrics_show_reads_them(project: Project) -
         metrics = json.loads((project.folder / f"metrics/rounds/{round_name}.json").read_text())
         wanted = {"objective/kl", "objective/scores", "policy/approxkl", "policy/clipfrac", "loss/policy", "loss/value"}
         assert wanted <= set(metrics)
-    shown = json.loads(project.run("dvc", "metrics", "show", "--json"))
+    shown = json.loads(project.run("dvc", "metrics", "show", "--json", "metrics/rounds"))
     assert "metrics/rounds/r002.json" in shown[""]["data"]
+    assert list(json.loads(project.run("dvc", "metrics", "show", "--json"))[""]["data"]) == ["metrics/summary.json"]
 
 
 def test_round_1_starts_at_zero_kl_and_ratio_one(project: Project) -> None:

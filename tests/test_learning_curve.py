@@ -7,8 +7,18 @@ from pathlib import Path
 import pytest
 
 from ppo_pipeline.errors import PipelineError
-from ppo_pipeline.learning_curve import HELDOUT, TRAINING, curve_rows, round_metrics, write_curve
+from ppo_pipeline.learning_curve import (
+    CRITIC,
+    HELDOUT,
+    TRAINING,
+    curve_rows,
+    end_of_curve,
+    refuse_missing,
+    round_metrics,
+    write_curve,
+)
 from ppo_pipeline.params import load_params
+from ppo_pipeline.stage_settings import ROUND_STAGES
 
 COMMITTED = Path(__file__).resolve().parent.parent / "params.yaml"
 
@@ -83,6 +93,20 @@ def test_the_csv_is_written_byte_for_byte_or_not_at_all(tmp_path: Path) -> None:
     assert path.read_bytes() == b"round,parent,depth,score\r\n"
 
 
+def test_a_stage_s_metrics_that_were_not_fetched_stop_the_summary(tmp_path: Path) -> None:
+    for name, stages in (("r000", ["evaluate"]), ("r001", ROUND_STAGES)):
+        (tmp_path / name).mkdir()
+        for stage in stages:
+            (tmp_path / name / f"{stage}.json").write_text("{}")
+        refuse_missing(tmp_path, name)
+    (tmp_path / "r001/reward.json").unlink()
+    with pytest.raises(PipelineError, match=r"r001/reward\.json: no such file.*dvc repro reward@r001"):
+        refuse_missing(tmp_path, "r001")
+    (tmp_path / "r000/evaluate.json").unlink()
+    with pytest.raises(PipelineError, match="dvc repro baseline"):
+        refuse_missing(tmp_path, "r000")
+
+
 def test_a_round_without_a_critic_is_on_the_curve_all_the_same(tmp_path: Path) -> None:
     params = params_with(tmp_path, "{r001: {parent: r000}, r002: {parent: r001}}")
     metrics = {name: dict.fromkeys(TRAINING, 0.5) for name in params.rounds}
@@ -90,3 +114,22 @@ def test_a_round_without_a_critic_is_on_the_curve_all_the_same(tmp_path: Path) -
         del metrics["r002"][name]
     rows = curve_rows(params, metrics, TRAINING, with_root=False)
     assert [(r["round"], r["train_score"], r["value_loss"]) for r in rows] == [("r001", 0.5, 0.5), ("r002", 0.5, "")]
+    critic = curve_rows(params, metrics, CRITIC, with_root=False)  # from which the value loss is drawn
+    assert [(r["round"], r["value_loss"], r["explained_variance"]) for r in critic] == [("r001", 0.5, 0.5)]
+
+
+def test_the_end_of_the_curve_is_the_last_round_with_the_best_and_the_first_score(tmp_path: Path) -> None:
+    params = params_with(tmp_path, "{r001: {parent: r000}, r002: {parent: r001}}")
+    metrics = {name: dict.fromkeys([*TRAINING, *HELDOUT], float(i)) for i, name in enumerate(["r000", *params.rounds])}
+    metrics["r001"]["eval/scores"] = 5.0
+    del metrics["r002"]["loss/value"]
+    training = curve_rows(params, metrics, TRAINING, with_root=False)
+    heldout = curve_rows(params, metrics, HELDOUT, with_root=True)
+    assert end_of_curve(training, heldout) == {
+        "rounds": 2, "heldout_score": 2.0, "heldout_best": 5.0, "heldout_untrained": 0.0, "train_score": 2.0, "kl": 2.0,
+        "entropy": 2.0, "response_length": 2.0, "clip_fraction": 2.0,
+    }  # fmt: skip
+    assert end_of_curve([], []) == {"rounds": 0}
+    assert end_of_curve([], heldout[:1]) == {
+        "rounds": 0, "heldout_score": 0.0, "heldout_best": 0.0, "heldout_untrained": 0.0,
+    }  # fmt: skip

@@ -52,6 +52,7 @@ class PPO:
         self.first_ratio: dict[str, float] = {}
         self.position = Position()
         self.snapshots: Snapshots | None = None
+        self.on_metrics: Callable[[dict[str, float]], None] = lambda means: None  # gets those of each step
 
     def run(
         self,
@@ -125,6 +126,7 @@ class PPO:
         for name, value in sums.items():
             self.sums[name] += value
         self.tokens += tokens
+        self.on_metrics({n: v / tokens for n, v in sums.items()} | {"policy/grad_norm": (self.grad_norms or [0.0])[-1]})
         if len(self.grad_norms) + self.skipped == 1:
             ratio = torch.cat(ratios)
             self.first_ratio = {

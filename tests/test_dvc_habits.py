@@ -1,0 +1,121 @@
+"""What people do with DVC around the pipeline: experiments, comparisons, and a remote from which a clone goes on."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dvc_project import Project, stages_run
+
+pytestmark = pytest.mark.slow
+ROUND_3 = {f"{stage}@r003" for stage in ("rollout", "reward", "reference", "advantage", "update", "evaluate")}
+SHORT = ("--only-changed", "--drop", ".*/.*|Created|State|Executor")
+
+
+def commit(project: Project, message: str) -> None:
+    project.run("git", "add", "--all")
+    project.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", message)
+
+
+def of_rounds(project: Project, *names: str) -> dict[str, str]:
+    return {path: digest for path, digest in project.hashes().items() if any(f"/{n}/" in path for n in names)}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    made = Project(tmp_path_factory.mktemp("project"))
+    made.run("git", "config", "user.name", "a")
+    made.run("git", "config", "user.email", "a@b")
+    made.repro()
+    commit(made, "two rounds")
+    return made
+
+
+@pytest.fixture(scope="module")
+def experiment(project: Project) -> str:
+    """An experiment in a folder of its own; the working folder stays as it is."""
+    before = project.run("git", "status", "--porcelain")
+    said = project.run("dvc", "exp", "run", "--temp", "--name", "more", "--set-param", "advantage.kl_coef=0.1")
+    assert project.run("git", "status", "--porcelain") == before == ""
+    return said
+
+
+def test_an_experiment_runs_what_its_setting_touches(experiment: str) -> None:
+    # r001's KL is 0, so its advantages come out the same and everything behind them stands.
+    wanted = {"settings", "advantage@r001", "advantage@r002", "update@r002", "evaluate@r002", "summary"}
+    assert stages_run(experiment) == wanted
+
+
+def test_exp_show_is_a_short_table_of_what_differs(project: Project, experiment: str) -> None:
+    table = list(csv.DictReader(io.StringIO(project.run("dvc", "exp", "show", "--csv", *SHORT))))
+    assert {row["Experiment"] or row["rev"]: row["advantage.kl_coef"] for row in table} == {
+        "workspace": "0.05", "master": "0.05", "more": "0.1",
+    }  # fmt: skip
+    numbers = set(table[0]) - {"Experiment", "rev", "typ", "parent", "advantage.kl_coef"}
+    assert "value_loss" in numbers
+    assert numbers <= set(json.loads((project.folder / "metrics/summary.json").read_text()))
+
+
+def test_metrics_and_params_diff_say_it_in_a_few_lines(project: Project, experiment: str) -> None:
+    def rows(*command: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(project.run("dvc", *command, "diff", "master", "more", "--json"))
+        return found
+
+    assert rows("params") == {"params.yaml": {"advantage.kl_coef": {"old": 0.05, "new": 0.1, "diff": 0.05}}}
+    ((path, changes),) = rows("metrics").items()
+    assert path == "metrics/summary.json"
+    assert 0 < len(changes) < 12 and changes["value_loss"]["diff"] != 0
+
+
+def test_every_plot_has_a_title_labelled_axes_and_both_revisions(project: Project, experiment: str) -> None:
+    plots = json.loads(project.run("dvc", "plots", "diff", "master", "more", "--json"))["data"]
+    assert set(plots) == {"reward", "kl", "response_length", "entropy", "value_loss", "clip_fraction"}
+    for (plot,) in plots.values():
+        assert plot["revisions"] == ["master", "more"]
+        assert plot["content"]["title"]["text"][0].isupper()
+        text = json.dumps(plot["content"]["encoding"] if "encoding" in plot["content"] else plot["content"]["layer"])
+        assert '"title": "round"' in text
+        assert '"title": "depth"' not in text
+
+
+def test_a_clone_pulls_and_goes_on_without_computing_what_is_there(project: Project, tmp_path: Path) -> None:
+    remote, clone = tmp_path / "remote", tmp_path / "clone"
+    project.run("dvc", "remote", "add", "--force", "--default", "here", str(remote))
+    commit(project, "a remote")
+    project.run("dvc", "push", "--quiet")
+    project.run("git", "clone", "--quiet", str(project.folder), str(clone))
+    project.run("git", "clone", "--quiet", str(project.folder), str(tmp_path / "least"))
+    other, least = object.__new__(Project), object.__new__(Project)
+    other.folder, least.folder = clone, tmp_path / "least"
+
+    other.run("dvc", "pull", "--quiet", "data/rounds/r002/rollouts.parquet")
+    assert [p.relative_to(clone).as_posix() for p in clone.glob("data/rounds/*/*")] == [
+        "data/rounds/r002/rollouts.parquet"
+    ]
+    other.run("dvc", "pull", "--quiet", "rollout@r001", "update@r001")
+    assert {p.name for p in clone.glob("data/rounds/r001/*")} == {"rollouts.parquet", "policy", "trainer"}
+
+    other.run("dvc", "pull", "--quiet")
+    assert other.repro() == set()
+    for each in (project, other):
+        each.run("ppo-pipeline", "rounds", "add", "1")
+        assert each.repro() == {"settings", "summary"} | ROUND_3
+    wanted = of_rounds(project, "r001", "r002", "r003")
+    assert len(wanted) == 42 and of_rounds(other, "r001", "r002", "r003") == wanted
+    for name in ("training.csv", "heldout.csv", "critic.csv", "summary.json"):
+        assert (project.folder / "metrics" / name).read_bytes() == (clone / "metrics" / name).read_bytes()
+
+    least.run("ppo-pipeline", "rounds", "add", "1")
+    with pytest.raises(AssertionError, match=r"evaluate\.json: no such file, and the learning curve would lose r000"):
+        least.repro("--pull", "--allow-missing")
+    assert {p.name for p in least.folder.glob("data/rounds/*/*") if "r003" not in p.parts} == {"policy", "trainer"}
+    least.run("git", "checkout", "--quiet", ".")
+    small = re.findall(r"path: (metrics/stages/\S+json)", (least.folder / "dvc.lock").read_text())
+    least.run("dvc", "pull", "--quiet", *small)
+    least.run("ppo-pipeline", "rounds", "add", "1")
+    assert "update@r002" not in least.repro("--pull", "--allow-missing")
+    assert of_rounds(least, "r001", "r002", "r003") == wanted
+    assert (least.folder / "metrics/training.csv").read_bytes() == (clone / "metrics/training.csv").read_bytes()
