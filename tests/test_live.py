@@ -21,7 +21,8 @@ def scalars(folder: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
     reader.Reload()
     return {
         run: {
-            tag: [(event.step, make_ndarray(event.tensor_proto).item()) for event in reader.Tensors(run, tag)]
+            # Sorted: files of the same second are read in the order of their names, and only here rounds are so quick.
+            tag: sorted((event.step, make_ndarray(event.tensor_proto).item()) for event in reader.Tensors(run, tag))
             for tag in tags["tensors"]
         }
         for run, tags in reader.Runs().items()

@@ -38,7 +38,7 @@ def test_files_of_settings_and_code_are_those_that_the_stages_write() -> None:
     assert done.exit_code == 0, done.output
     assert settings_files(load_params()) == files_of(Path("data/settings"))
     assert CliRunner().invoke(code, ["--code", "data/code"]).exit_code == 0
-    assert code_files(REPOSITORY / "stages") == files_of(Path("data/code"))
+    assert code_files() == files_of(Path("data/code"))
 
 
 def test_what_changed_is_told_setting_by_setting() -> None:

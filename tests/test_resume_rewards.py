@@ -77,8 +77,9 @@ def test_a_function_is_called_once_until_it_changes(tmp_path: Path, monkeypatch:
 
     def score(value: float) -> list[float]:
         module.write_text(text.replace("VALUE", str(value)))
-        sys.modules.pop("reward_functions.slow_one", None)
-        sys.modules.pop("reward_functions", None)
+        for name in ("reward_functions", "reward_functions.slow_one"):  # and put back at the end
+            monkeypatch.setitem(sys.modules, name, None)
+            monkeypatch.delitem(sys.modules, name)
         importlib.invalidate_caches()
         settings = Reward(components=[python_component("reward_functions.slow_one")])
         return score_samples(settings, samples(3), scratch())["score"]
