@@ -39,6 +39,9 @@ def test_the_chunk_changes_neither_results_nor_gradients(seed, count, chunk, tem
     whole = with_gradients(*inputs, temperature, count)
     for found, expected in zip(with_gradients(*inputs, temperature, chunk), whole, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    alone, nothing = token_logprobs(*inputs, temperature, chunk, with_entropy=False)
+    torch.testing.assert_close(alone, whole[0].detach(), rtol=1e-10, atol=1e-10)
+    assert nothing.isnan().all()
 
 
 @examples(30)

@@ -236,6 +236,13 @@ def test_rounds_are_added_and_removed_and_no_other_line_changes(tmp_path_factory
     assert path.read_bytes() == write(texts)
     leaves = sorted(set(parents) - set(parents.values()))
     name = data.draw(st.sampled_from(leaves))
+    edited = RoundsFile(path)  # both at a time
+    edited.remove(name)
+    edited.add("new-round", "r000", {"seed": 7})
+    edited.save()
+    kept, later = ([text for owner, text in part if owner != name] for part in (lines[: last + 1], lines[last + 1 :]))
+    assert path.read_bytes() == write([*kept, f"{indent}new-round: {{parent: r000, seed: 7}}", *later])
+    path.write_bytes(write(texts))
     if len(parents) > 1:
         edited = RoundsFile(path)
         edited.remove(name)
