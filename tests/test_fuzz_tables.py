@@ -21,7 +21,6 @@ def read(contract: Contract, path: Path, content: bytes) -> None:
         assert found.to_pydict().keys() == set(found.column_names)
 
 
-@pytest.mark.xfail(reason="a column's name that is not UTF-8 gives UnicodeDecodeError", strict=False)
 @each
 @examples(40)
 @given(edits=EDITS)
