@@ -23,11 +23,18 @@ def explain(error: ValidationError, cls: type[BaseModel], source: str) -> str:
             text = f"{item['msg'][0].lower()}{item['msg'][1:]}".removeprefix("value error, ")
             # Where settings disagree there is no place, and of a section or list no value to show.
             shown = item["loc"] and item["loc"][-1] not in UNSHOWN and not isinstance(value, (dict, list))
-            text += f", found {value!r}." if shown else "."
+            text += f", found {_shown(value)}." if shown else "."
             if shown and isinstance(value, str) and _is_number(value):
                 text += f" It is text to YAML; write it without quotes and with a decimal point: {float(value)!r}."
         lines.append(f"{source}: {path}: {text}" if path else f"{source}: {text}")
     return "\n".join(lines)
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def _is_type(loc: tuple[int | str, ...], i: int) -> bool:

@@ -72,6 +72,8 @@ ODD_YAML = [
     "rounds: {r001: {parent: !!binary cjAwMA==}}",
     "rounds: {!!binary cjAwMQ==: {parent: r000}}",
     "a: 12:30:45.9999999999999999999",
+    f"seed: 0x{'f' * 4000}",
+    f"a: 0x{'f' * 4000}",
 ]
 
 
