@@ -120,7 +120,9 @@ def start(path: Path, refusal: Path, libraries: list[str]) -> socket.socket:
             )
             server.returncode = 0  # nobody waits for it: it outlives this process
     connection = dial(path)
-    if connection is None:
+    if connection is None:  # it ended before this line: not tried again either
+        if not refusal.exists():
+            refusal.write_text("the server ended at once\n", encoding="utf-8")
         raise NoWarmStart("the server ended at once")
     return connection
 
