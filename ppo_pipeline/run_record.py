@@ -37,7 +37,7 @@ def run_record(stage: str, round_name: str | None = None) -> Iterator[dict[str, 
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
     }
-    record["versions"] = {name: _version(name) for name in PACKAGES}
+    record["versions"] = {name: version_of(name) for name in PACKAGES}
     torch = sys.modules.get("torch")
     if torch is not None:
         record["machine"]["threads"] = torch.get_num_threads()
@@ -68,7 +68,8 @@ def _peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """Return an installed package's version; None where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

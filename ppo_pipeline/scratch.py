@@ -10,9 +10,10 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from .files import sha256_of
+from .run_record import version_of
 from .snapshots import Snapshots
 
 FOLDER = Path("data/scratch")
@@ -64,8 +65,8 @@ def key_of(inputs: Iterable[Path], more: Iterable[object]) -> str:
     code = sorted({Path(file) for m in modules if (file := getattr(m, "__file__", None))})
     parts = [
         [str(thing) for thing in more],
-        [(name, _version(name)) for name in PACKAGES],
-        [hashlib.sha256(path.read_bytes()).hexdigest() for path in code],
+        [(name, version_of(name)) for name in PACKAGES],
+        [sha256_of(path) for path in code],
         [(path.as_posix(), _content(path)) for path in inputs],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -79,11 +80,4 @@ def _content(path: Path) -> object:
     found = path.stat()
     if found.st_size > READ_WHOLE:
         return [found.st_size, found.st_mtime_ns]
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+    return sha256_of(path)
