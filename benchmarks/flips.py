@@ -10,8 +10,8 @@ import torch
 
 from ppo_pipeline.chat import render
 from ppo_pipeline.machine import set_up
+from ppo_pipeline.models.acceleration import accelerate_model
 from ppo_pipeline.models.loading import load_model, load_tokenizer, stop_ids_of
-from ppo_pipeline.models.packing import pack_linears
 from ppo_pipeline.sampling.completion import Completion
 from ppo_pipeline.sampling.decoder import Decoder, Request
 from ppo_pipeline.sampling.streams import uniforms
@@ -30,7 +30,7 @@ def run(base: Path) -> list[dict[str, Any]]:
     for name in ("fp32", "bf16"):
         device, dtype = set_up(Compute(device="auto", dtype=name, threads=0))
         model = load_model(base, device, dtype)
-        pack_linears(model)
+        accelerate_model(model)
         stop_ids = stop_ids_of(model, tokenizer)
         requests = [Request(p, uniforms(0, str(i), LENGTH)) for i, p in enumerate(ids)]
         with torch.inference_mode():

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 from ppo_pipeline.chat import render_all
 from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import machine_numbers, set_up
+from ppo_pipeline.models.acceleration import accelerate_model
 from ppo_pipeline.models.checkpoint import load_merged
 from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
-from ppo_pipeline.models.packing import pack_linears
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.rewards.scoring import join_prompts, score_samples
 from ppo_pipeline.run_record import run_record
@@ -52,7 +52,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
         device, dtype = set_up(settings.compute)
         record |= {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
         model = load_merged(base, policy, device, dtype)
-        pack_linears(model)
+        accelerate_model(model)
         machine = (device, dtype, *machine_numbers(), settings.model_dump_json(exclude={"reward"}))
         scratch = Scratch("evaluate", settings.round, (base, policy, prompts_path), *machine)
         decoder = Decoder(

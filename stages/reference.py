@@ -11,10 +11,10 @@ import torch
 from ppo_pipeline.files import write_json
 from ppo_pipeline.kept_batches import KeptBatches
 from ppo_pipeline.machine import machine_numbers, set_up
+from ppo_pipeline.models.acceleration import accelerate_policy
 from ppo_pipeline.models.checkpoint import load_checkpoint
 from ppo_pipeline.models.end_to_end import can_lay_end_to_end
 from ppo_pipeline.models.loading import load_model
-from ppo_pipeline.models.packing import pack_policy
 from ppo_pipeline.models.policy import model_logprobs
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
@@ -50,7 +50,7 @@ def main(
         device, dtype = set_up(settings.compute)
         record |= {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
         policy, _ = load_checkpoint(base, policy_folder, trainer_folder, device, dtype)
-        pack_policy(policy)
+        accelerate_policy(policy)
         data = sampled(rollouts, can_lay_end_to_end(policy.model), settings.reference.share_prefix)
         batches = data.batches(np.arange(len(response_lengths)), settings.reference.batch_tokens)
         places = [np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in batch]) for batch in batches]

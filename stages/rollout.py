@@ -11,9 +11,9 @@ from ppo_pipeline.chat import check_prompts, render_all
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import machine_numbers, set_up
+from ppo_pipeline.models.acceleration import accelerate_model
 from ppo_pipeline.models.checkpoint import load_merged
 from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
-from ppo_pipeline.models.packing import pack_linears
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.sampling.completion import Completion
@@ -62,7 +62,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
         device, dtype = set_up(settings.compute)
         record |= {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
         model = load_merged(base, policy, device, dtype)
-        pack_linears(model)
+        accelerate_model(model)
         inputs = (settings_path, base, policy, prompts_path)
         scratch = Scratch("rollout", settings.round, inputs, device, dtype, *machine_numbers())
         stop_ids = stop_ids_of(model, tokenizer, s.stop_tokens)

@@ -9,9 +9,9 @@ from ppo_pipeline.controllers import Controllers
 from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import machine_numbers, set_up
 from ppo_pipeline.maths.schedule import learning_rate_factor
+from ppo_pipeline.models.acceleration import accelerate_policy
 from ppo_pipeline.models.checkpoint import TrainerState, load_checkpoint, save_checkpoint
 from ppo_pipeline.models.end_to_end import can_lay_end_to_end
-from ppo_pipeline.models.packing import pack_policy
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.scratch import Scratch
@@ -60,7 +60,7 @@ def main(
         device, dtype = set_up(settings.compute)
         record |= {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
         policy, state = load_checkpoint(base, parent_policy, parent_trainer, device, dtype)
-        pack_policy(policy)
+        accelerate_policy(policy)
         inputs = (settings_path, base, parent_policy, parent_trainer, rollouts_path, reference_path, advantages_path,
                   controllers_path)  # fmt: skip
         scratch = Scratch("update", settings.round, inputs, device, dtype, *machine_numbers())

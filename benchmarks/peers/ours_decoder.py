@@ -10,8 +10,8 @@ import torch
 from benchmarks.prompts import prompts
 from ppo_pipeline.chat import render
 from ppo_pipeline.machine import set_up
+from ppo_pipeline.models.acceleration import accelerate_model
 from ppo_pipeline.models.loading import load_model, load_tokenizer, stop_ids_of
-from ppo_pipeline.models.packing import pack_linears
 from ppo_pipeline.sampling.decoder import Decoder, Request
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sections import Compute
@@ -21,7 +21,7 @@ def main(base: str, count: int, new_tokens: int, passes: int) -> None:
     """Print useful tokens and the rate of the fastest pass."""
     device, _ = set_up(Compute(device="auto", dtype="bf16", threads=0))
     tokenizer, model = load_tokenizer(Path(base)), load_model(Path(base), device, torch.bfloat16)
-    pack_linears(model)
+    accelerate_model(model)
     ids = [render(tokenizer, [{"role": "user", "content": text}], "auto")[1] for text in prompts(count)]
     decoder = Decoder(model, stop_ids_of(model, tokenizer), new_tokens, 1.0, count)
     best, useful = float("inf"), 0

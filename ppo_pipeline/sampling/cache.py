@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from ..native.operations import attend_step
+
 
 class SlotCache(Cache):
     """Keys and values of `slots` sequences of up to `capacity` tokens, each sequence from position 0.
@@ -42,6 +44,18 @@ class SlotCache(Cache):
         self._rows = torch.arange(len(positions), device=positions.device)
         self._positions = positions
         self._width = int(positions.max()) + 1
+
+    @property
+    def stepping(self) -> bool:
+        """Tell whether the next forward is that of one token for each slot."""
+        return self._positions is not None and not self._is_prefix
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, cosine: Tensor, sine: Tensor, scale: float) -> Tensor:
+        """Store a step's keys and values (n, 1, kv_heads, d) and return its attention (n, 1, heads, d)."""
+        assert self._positions is not None
+        keys, values = self.keys[layer], self.values[layer]
+        out = attend_step(q[:, 0], k[:, 0], v[:, 0], cosine, sine, self._positions, keys, values, scale)
+        return out[:, None]
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
         """Store keys and values (n, heads, t, d) of a layer; return those that its attention reads."""

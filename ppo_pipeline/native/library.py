@@ -1,0 +1,100 @@
+"""Compile kernels.c once for each machine and load it, where there is a C compiler; torch does the same without."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("kernels.c")
+# No -ffast-math: it would let infinities and NaN pass for numbers. OpenMP's functions are those that torch has
+# loaded, so that both use the same threads; hence no -fopenmp when linking.
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
+VARIANTS = {"bf16": ("-DHALF",), "fp32": ()}
+COMPILE_SECONDS = 120.0
+
+_enabled = True
+
+
+def allow(native: bool) -> None:
+    """Say whether this process may use the kernels; from compute.kernels."""
+    global _enabled
+    _enabled = native
+
+
+def kernels() -> ctypes.CDLL | None:
+    """Return the library, None where it is switched off or cannot be made: then torch's operations serve."""
+    return _library() if _enabled else None
+
+
+def in_use() -> str:
+    """Return what logs/ say: native, or torch."""
+    return "native" if kernels() else "torch"
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    compiler = _compiler()
+    if compiler is None or not sys.platform.startswith("linux"):
+        return None
+    try:
+        path = _folder() / f"kernels-{_key(compiler)}.so"
+        if not path.is_file():
+            _compile(compiler, path)
+        return ctypes.CDLL(str(path), mode=os.RTLD_NOW)
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _compiler() -> list[str] | None:
+    """Return the C compiler's command: $CC, else cc, gcc or clang."""
+    for name in filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")):
+        command = shlex.split(name)
+        if shutil.which(command[0]):
+            return command
+    return None
+
+
+def _folder() -> Path:
+    """Return this user's folder for the library; nobody else may write there, since it is code."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppo_pipeline"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PermissionError(f"{folder} can be written by others")
+    return folder
+
+
+def _key(compiler: list[str]) -> str:
+    """Return a hash of all that the library depends on: source, flags, compiler and processor."""
+    told = subprocess.run([*compiler, "--version"], capture_output=True, timeout=COMPILE_SECONDS, check=True).stdout
+    return hashlib.sha256(b"\0".join([SOURCE.read_bytes(), repr(FLAGS).encode(), told, _processor()])).hexdigest()[:24]
+
+
+def _processor() -> bytes:
+    """Return the processor's name and instructions: a home folder may serve several machines."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    kinds = ("model name", "flags", "Features", "CPU part")
+    first = {line.split(":")[0].strip(): line for line in reversed(lines) if ":" in line}
+    return "\n".join([platform.machine(), *(first[k] for k in kinds if k in first)]).encode()
+
+
+def _compile(compiler: list[str], target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        objects = []
+        for name, defines in VARIANTS.items():
+            objects.append(str(Path(folder, f"{name}.o")))
+            _run([*compiler, *FLAGS, *defines, "-c", str(SOURCE), "-o", objects[-1]])
+        made = Path(folder, "kernels.so")
+        _run([*compiler, "-shared", *objects, "-o", str(made), "-lm"])
+        made.replace(target)
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, capture_output=True, timeout=COMPILE_SECONDS, check=True)

@@ -1,0 +1,146 @@
+"""kernels.c for tensors: each function is one operation with its gradient.
+
+x and what else has as many numbers must be on the CPU, in bf16 or fp32; `serves` tells. Results are new tensors.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .library import kernels
+
+SUFFIXES = {torch.bfloat16: "_bf16", torch.float32: "_fp32"}
+LANES = 16  # heads of a multiple of it, as in kernels.c
+
+
+def serves(device: torch.device, dtype: torch.dtype) -> bool:
+    """Tell whether the kernels are there for tensors of this kind."""
+    return device.type == "cpu" and dtype in SUFFIXES and kernels() is not None
+
+
+def _call(name: str, like: Tensor, *arguments: Tensor | int | float) -> None:
+    from ctypes import c_float, c_int64, c_void_p
+
+    converted = [
+        c_void_p(a.data_ptr()) if isinstance(a, Tensor) else c_float(a) if isinstance(a, float) else c_int64(a)
+        for a in arguments
+    ]
+    getattr(kernels(), name + SUFFIXES[like.dtype])(*converted, torch.get_num_threads())
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Return w x / sqrt(mean(x^2) + eps) over the last dimension (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return _RmsNorm.apply(x, weight, eps)  # type: ignore[no-any-return]
+    return _rms_norm(x.contiguous(), weight, eps)
+
+
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    y = torch.empty_like(x)
+    _call("rms_norm", x, x, weight, y, x.numel() // x.shape[-1], x.shape[-1], eps)
+    return y
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        x = x.contiguous()
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        return _rms_norm(x, weight, eps)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        grad, dx, dw = grad.contiguous(), torch.empty_like(x), None
+        _call("rms_norm_backward", x, x, weight, grad, dx, x.numel() // x.shape[-1], x.shape[-1], ctx.eps)
+        if ctx.needs_input_grad[1]:
+            wide = x.float()
+            scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + ctx.eps)
+            dw = (grad.float() * scaled).flatten(0, -2).sum(0).to(weight.dtype)
+        return dx, dw, None
+
+
+def silu_times(gate: Tensor, up: Tensor) -> Tensor:
+    """Return silu(gate) up, the inner product of a gated MLP (SwiGLU; Shazeer 2020, arXiv:2002.05202)."""
+    if torch.is_grad_enabled() and (gate.requires_grad or up.requires_grad):
+        return _SiluTimes.apply(gate, up)  # type: ignore[no-any-return]
+    return _silu_times(gate.contiguous(), up.contiguous())
+
+
+def _silu_times(gate: Tensor, up: Tensor) -> Tensor:
+    y = torch.empty_like(gate)
+    _call("silu_times", gate, gate, up, y, gate.numel())
+    return y
+
+
+class _SiluTimes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        gate, up = gate.contiguous(), up.contiguous()
+        ctx.save_for_backward(gate, up)
+        return _silu_times(gate, up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        gate, up = ctx.saved_tensors
+        dgate, dup = torch.empty_like(gate), torch.empty_like(up)
+        _call("silu_times_backward", gate, gate, up, grad.contiguous(), dgate, dup, gate.numel())
+        return dgate, dup
+
+
+def rotary(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Return x (..., heads, d) rotated by its tokens' cosine and sine (..., d) (Su et al. 2021, arXiv:2104.09864).
+
+    Halves (a, b) of each head become (a cos - b sin, b cos + a sin), as in transformers' Llama.
+    """
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Rotary.apply(x, cosine, sine)  # type: ignore[no-any-return]
+    return _rotary(x.contiguous(), cosine, sine, 1.0)
+
+
+def _rotary(x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:
+    y = torch.empty_like(x)
+    heads, size = x.shape[-2:]
+    _call("rotary", x, x, cosine, sine, y, x.numel() // (heads * size), heads, size, sign)
+    return y
+
+
+class _Rotary(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        ctx.save_for_backward(cosine, sine)
+        return _rotary(x.contiguous(), cosine, sine, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        cosine, sine = ctx.saved_tensors
+        return _rotary(grad.contiguous(), cosine, sine, -1.0), None, None
+
+
+def attend_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cosine: Tensor,
+    sine: Tensor,
+    positions: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    scale: float,
+) -> Tensor:
+    """Return the attention of one new token in each row, from its query, key and value before the rotary embedding.
+
+    q: (n, heads, d). k, v: (n, kv_heads, d), written to keys and values (slots, kv_heads, capacity, d) at positions
+    (n,) of the first n slots. cosine, sine: (n, d). The result, (n, heads, d), is softmax(scale q k) v over each row's
+    keys up to its position.
+    """
+    out = torch.empty_like(q)
+    rows, heads, size = q.shape
+    kv_heads, capacity = keys.shape[1:3]
+    _call(
+        "attend_step", q, q.contiguous(), k.contiguous(), v.contiguous(), cosine, sine, positions, keys, values, out,
+        rows, kv_heads, heads // kv_heads, size, capacity, scale,
+    )  # fmt: skip
+    return out
