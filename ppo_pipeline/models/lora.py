@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PipelineError, nearest
+from ..native import low_rank
+from ..native.operations import serves
 
 
 class _AddLowRank(torch.autograd.Function):
@@ -34,6 +36,32 @@ class _AddLowRank(torch.autograd.Function):
         grad_low = (flat @ b).mul_(ctx.scaling)
         grad_x = (grad_low @ a).view(*grad.shape[:-1], -1) if ctx.needs_input_grad[1] else None
         return grad, grad_x, (grad_low.T @ rows).float(), (flat.T @ low).float().mul_(ctx.scaling), None
+
+
+class _WithLowRank(torch.autograd.Function):
+    """A frozen base layer and its update at once, by kernels of our own; A and B stay in fp32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, base: Any, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+        rows, b_transposed = x.flatten(0, -2).contiguous(), b.T.contiguous()
+        y: Tensor = base(rows)
+        low = low_rank.down(rows, a)
+        low_rank.add_up(y, low, b_transposed, scaling)
+        ctx.save_for_backward(rows, a, b_transposed, low)
+        ctx.base, ctx.scaling = base, scaling
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        rows, a, b_transposed, low = ctx.saved_tensors
+        flat = grad.flatten(0, -2).contiguous()
+        grad_low = low_rank.down(flat, b_transposed, ctx.scaling)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = ctx.base.back(flat) if hasattr(ctx.base, "back") else flat @ ctx.base.weight
+            low_rank.add_up(grad_x, grad_low, a, 1.0)
+            grad_x = grad_x.view(*grad.shape[:-1], -1)
+        return grad_x, None, low_rank.gradient(grad_low, rows), low_rank.gradient(low, flat, ctx.scaling).T, None
 
 
 class LoraLinear(nn.Module):
@@ -57,11 +85,19 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the base's output, plus the scaled update where LoRA is on."""
-        out = self.base(x)
         if not self.enabled:
-            return out
+            return self.base(x)
+        if self._served(x):
+            return _WithLowRank.apply(x, self.base, self.lora_A, self.lora_B, self.scaling)  # type: ignore[no-any-return]
+        out = self.base(x)
         added: Tensor = _AddLowRank.apply(out, self.dropout(x), self.lora_A, self.lora_B, self.scaling)
         return added
+
+    def _served(self, x: Tensor) -> bool:
+        """Tell whether kernels of our own do the whole layer."""
+        fits = low_rank.fits(self.lora_A.shape[1], len(self.lora_B)) and not is_conv1d(self.base)
+        drops = self.dropout.p > 0 and self.dropout.training
+        return fits and not drops and serves(x.device, x.dtype) and next(self.base.parameters(), x).dtype == x.dtype
 
     def delta(self) -> Tensor:
         """Return the update of the weight, s B A, in fp32 and in the base weight's own layout."""

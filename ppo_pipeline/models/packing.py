@@ -24,7 +24,7 @@ class _FrozenProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return _product(grad, ctx.layer.transposed()), None
+        return ctx.layer.back(grad), None
 
 
 def _product(x: Tensor, packed: Tensor) -> Tensor:
@@ -48,12 +48,12 @@ class PackedLinear(nn.Module):
         out: Tensor = _FrozenProduct.apply(x, self) if needs_gradient else _product(x, self.packed)
         return out if self.bias is None else out + self.bias
 
-    def transposed(self) -> Tensor:
-        """Return the transposed weight's packed form, made at the first backward pass."""
+    def back(self, grad: Tensor) -> Tensor:
+        """Return grad W, the gradient for x; the transposed weight is packed at the first backward pass."""
         if self._transposed is None:
             plain = self.packed.to_dense().t().contiguous()
             self._transposed = torch.ops.mkldnn._reorder_linear_weight(plain, ROWS_HINT)
-        return self._transposed
+        return _product(grad, self._transposed)
 
 
 def can_pack(model: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Compile kernels.c once for each machine and load it, where there is a C compiler; torch does the same without."""
+"""Compile the C kernels once for each machine and load it, where there is a C compiler; torch does the same without."""
 
 import ctypes
 import functools
@@ -12,12 +12,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("kernels.c")
+FOLDER = Path(__file__).parent
+SOURCES = ("attention.c", "layers.c", "lora.c")
+HEADER = "numbers.h"
 # No -ffast-math: it would let infinities and NaN pass for numbers. OpenMP's functions are those that torch has
 # loaded, so that both use the same threads; hence no -fopenmp when linking.
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 VARIANTS = {"bf16": ("-DHALF",), "fp32": ()}
 COMPILE_SECONDS = 120.0
+
 
 _enabled = True
 
@@ -74,7 +77,8 @@ def _folder() -> Path:
 def _key(compiler: list[str]) -> str:
     """Return a hash of all that the library depends on: source, flags, compiler and processor."""
     told = subprocess.run([*compiler, "--version"], capture_output=True, timeout=COMPILE_SECONDS, check=True).stdout
-    return hashlib.sha256(b"\0".join([SOURCE.read_bytes(), repr(FLAGS).encode(), told, _processor()])).hexdigest()[:24]
+    sources = [(FOLDER / name).read_bytes() for name in (*SOURCES, HEADER)]
+    return hashlib.sha256(b"\0".join([*sources, repr(FLAGS).encode(), told, _processor()])).hexdigest()[:24]
 
 
 def _processor() -> bytes:
@@ -89,8 +93,9 @@ def _compile(compiler: list[str], target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         objects = []
         for name, defines in VARIANTS.items():
-            objects.append(str(Path(folder, f"{name}.o")))
-            _run([*compiler, *FLAGS, *defines, "-c", str(SOURCE), "-o", objects[-1]])
+            for source in SOURCES:
+                objects.append(str(Path(folder, f"{source}.{name}.o")))
+                _run([*compiler, *FLAGS, *defines, "-c", str(FOLDER / source), "-o", objects[-1]])
         made = Path(folder, "kernels.so")
         _run([*compiler, "-shared", *objects, "-o", str(made), "-lm"])
         made.replace(target)

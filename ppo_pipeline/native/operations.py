@@ -1,4 +1,4 @@
-"""kernels.c for tensors: each function is one operation with its gradient.
+"""The C kernels of layers.c and attention.c for tensors: each function is one operation with its gradient.
 
 x and what else has as many numbers must be on the CPU, in bf16 or fp32; `serves` tells. Results are new tensors.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 from .library import kernels
 
 SUFFIXES = {torch.bfloat16: "_bf16", torch.float32: "_fp32"}
-LANES = 16  # heads of a multiple of it, as in kernels.c
+LANES = 16  # sizes of heads are a multiple of it, as in numbers.h
 
 
 def serves(device: torch.device, dtype: torch.dtype) -> bool:
@@ -19,7 +19,8 @@ def serves(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cpu" and dtype in SUFFIXES and kernels() is not None
 
 
-def _call(name: str, like: Tensor, *arguments: Tensor | int | float) -> None:
+def call(name: str, like: Tensor, *arguments: Tensor | int | float) -> None:
+    """Call a kernel in the variant for the number format of `like`, with its arguments and the number of threads."""
     from ctypes import c_float, c_int64, c_void_p
 
     converted = [
@@ -38,7 +39,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     y = torch.empty_like(x)
-    _call("rms_norm", x, x, weight, y, x.numel() // x.shape[-1], x.shape[-1], eps)
+    call("rms_norm", x, x, weight, y, x.numel() // x.shape[-1], x.shape[-1], eps)
     return y
 
 
@@ -54,7 +55,7 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         grad, dx, dw = grad.contiguous(), torch.empty_like(x), None
-        _call("rms_norm_backward", x, x, weight, grad, dx, x.numel() // x.shape[-1], x.shape[-1], ctx.eps)
+        call("rms_norm_backward", x, x, weight, grad, dx, x.numel() // x.shape[-1], x.shape[-1], ctx.eps)
         if ctx.needs_input_grad[1]:
             wide = x.float()
             scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + ctx.eps)
@@ -71,7 +72,7 @@ def silu_times(gate: Tensor, up: Tensor) -> Tensor:
 
 def _silu_times(gate: Tensor, up: Tensor) -> Tensor:
     y = torch.empty_like(gate)
-    _call("silu_times", gate, gate, up, y, gate.numel())
+    call("silu_times", gate, gate, up, y, gate.numel())
     return y
 
 
@@ -86,7 +87,7 @@ class _SiluTimes(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         gate, up = ctx.saved_tensors
         dgate, dup = torch.empty_like(gate), torch.empty_like(up)
-        _call("silu_times_backward", gate, gate, up, grad.contiguous(), dgate, dup, gate.numel())
+        call("silu_times_backward", gate, gate, up, grad.contiguous(), dgate, dup, gate.numel())
         return dgate, dup
 
 
@@ -103,7 +104,7 @@ def rotary(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 def _rotary(x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:
     y = torch.empty_like(x)
     heads, size = x.shape[-2:]
-    _call("rotary", x, x, cosine, sine, y, x.numel() // (heads * size), heads, size, sign)
+    call("rotary", x, x, cosine, sine, y, x.numel() // (heads * size), heads, size, sign)
     return y
 
 
@@ -139,7 +140,7 @@ def attend_step(
     out = torch.empty_like(q)
     rows, heads, size = q.shape
     kv_heads, capacity = keys.shape[1:3]
-    _call(
+    call(
         "attend_step", q, q.contiguous(), k.contiguous(), v.contiguous(), cosine, sine, positions, keys, values, out,
         rows, kv_heads, heads // kv_heads, size, capacity, scale,
     )  # fmt: skip
