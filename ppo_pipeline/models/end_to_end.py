@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from ..native.attention import attend_end_to_end, attends
 from .loading import sliding_window, trunk_of
 from .prefix import causal_mask
 
@@ -34,13 +35,14 @@ class Layout:
 
     positions: (1, N) within each sequence. padded: (B, T) index, counted behind the prefix, of each sequence's
     tokens, 0 for padding. flat: (n,) index of the row's tokens behind the prefix in the flattened (B T,).
-    calls: how often attention was asked to follow it.
+    starts: (B + 2,) where prefix, sequences and padding begin. calls: how often attention was asked to follow it.
     """
 
     prefix: int
     positions: Tensor
     padded: Tensor
     flat: Tensor
+    starts: Tensor
     calls: int = 0
 
 
@@ -57,7 +59,8 @@ def lay_end_to_end(lengths: Tensor, prefix: int, total: int, width: int, device:
     own = steps.expand_as(inside)[inside] + prefix
     tail = torch.zeros(total - prefix - len(own), dtype=own.dtype)
     positions = torch.cat([torch.arange(prefix), own, tail])
-    return Layout(prefix, positions[None].to(device), padded.to(device), flat.to(device))
+    bounds = torch.cat([torch.tensor([0, prefix]), prefix + lengths.cumsum(0)])
+    return Layout(prefix, positions[None].to(device), padded.to(device), flat.to(device), bounds.to(device))
 
 
 def hidden_end_to_end(model: Any, ids: Tensor, layout: Layout) -> Tensor:
@@ -127,6 +130,8 @@ def attention(
     scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
     # (1, heads, N, d) to (N, heads, d): how the projections left them in memory
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    if attends(q):
+        return attend_end_to_end(q, k, v, sequence_layout.starts, scale)[None], None
     before = sequence_layout.prefix
     groups = q.shape[1] // k.shape[1]
     parts = []

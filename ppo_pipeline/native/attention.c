@@ -2,6 +2,15 @@
 
 #include "numbers.h"
 
+/* Sizes that the compiler knows can stay in registers. */
+#define BY_SIZE(FUNCTION)                                      \
+    if (size == 64 && groups == 1) FUNCTION(1, 64);            \
+    else if (size == 64 && groups == 3) FUNCTION(3, 64);       \
+    else if (size == 64 && groups == 7) FUNCTION(7, 64);       \
+    else if (size == 128 && groups == 2) FUNCTION(2, 128);     \
+    else if (size == 128 && groups == 4) FUNCTION(4, 128);     \
+    else FUNCTION(groups, size)
+
 /* One key head with the `groups` query heads that share it; `size` is a multiple of LANES. */
 INLINE void attend_one(const real *q, const real *k, const real *v, const real *cosine, const real *sine, real *keys,
                        real *values, real *out, float *scores, int64_t groups, int64_t size, int64_t position,
@@ -61,16 +70,180 @@ void NAME(attend_step)(const real *q, const real *k, const real *v, const real *
     for (int64_t i = 0; i < rows * kv_heads; i++) {
         int64_t row = i / kv_heads, at = i * size, cached = i * capacity * size;
         float *scores = malloc(sizeof(float) * groups * (positions[row] + 1));
-#define ATTEND(shared, width) \
+#define STEP(shared_by, width_of)                                                                                   \
     attend_one(q + at * groups, k + at, v + at, cosine + row * size, sine + row * size, keys + cached, values + cached, \
-               out + at * groups, scores, shared, width, positions[row], scale)
-        /* sizes that the compiler knows can stay in registers */
-        if (size == 64 && groups == 1) ATTEND(1, 64);
-        else if (size == 64 && groups == 3) ATTEND(3, 64);
-        else if (size == 64 && groups == 7) ATTEND(7, 64);
-        else if (size == 128 && groups == 2) ATTEND(2, 128);
-        else if (size == 128 && groups == 4) ATTEND(4, 128);
-        else ATTEND(groups, size);
+               out + at * groups, scores, shared_by, width_of, positions[row], scale)
+        BY_SIZE(STEP);
         free(scores);
     }
+}
+
+/* Sequences laid end to end: [prefix | sequence 1 | sequence 2 | ...], q and out (tokens, kv_heads groups, size), k and v
+   (tokens, kv_heads, size). Sequence s has tokens starts[s] to starts[s + 1]; each of its tokens attends to the prefix and
+   to its own sequence up to itself. The prefix is sequence 0 of the count, without one before it: starts[0] is 0, and
+   starts[1] its length, 0 where there is none. */
+
+/* Copy a head's keys or values, the prefix's and a sequence's own, to fp32 rows one behind the other. */
+INLINE void gather(const real *x, float *rows, int64_t prefix, int64_t from, int64_t to, int64_t stride, int64_t size) {
+    for (int64_t t = 0; t < prefix + to - from; t++) {
+        const real *in = x + (t < prefix ? t : from + t - prefix) * stride;
+        for (int64_t p = 0; p < size; p += LANES) put_wide(rows + t * size + p, get_lanes(in + p));
+    }
+}
+
+/* scores[g][t] = query g . row t, for `count` rows of fp32. */
+INLINE void products(const lanes *query, const float *rows, float *scores, int64_t count, int64_t room, int64_t groups,
+                     int64_t parts) {
+    for (int64_t t = 0; t < count; t++) {
+        lanes dot[groups];
+        for (int64_t g = 0; g < groups; g++) dot[g] = (lanes){0};
+        for (int64_t p = 0; p < parts; p++) {
+            lanes row = get_wide(rows + (t * parts + p) * LANES);
+            for (int64_t g = 0; g < groups; g++) dot[g] += query[g * parts + p] * row;
+        }
+        for (int64_t g = 0; g < groups; g++) scores[g * room + t] = sum_of(dot[g]);
+    }
+}
+
+INLINE void attend_forward(const real *q, const real *k, const real *v, real *out, float *log_sums, float *room,
+                           int64_t prefix, int64_t from, int64_t to, int64_t kv_heads, int64_t groups, int64_t size,
+                           float scale) {
+    int64_t parts = size / LANES, width = prefix + to - from;
+    float *keys = room, *values = keys + width * size, *scores = values + width * size;
+    gather(k, keys, prefix, from, to, kv_heads * size, size);
+    gather(v, values, prefix, from, to, kv_heads * size, size);
+    for (int64_t t = from; t < to; t++) {
+        int64_t count = prefix + t - from + 1, at = t * kv_heads * groups * size;
+        lanes query[groups * parts], mixed[groups * parts];
+        float sums[groups];
+        for (int64_t i = 0; i < groups * parts; i++) {
+            query[i] = get_lanes(q + at + i * LANES) * scale;
+            mixed[i] = (lanes){0};
+        }
+        products(query, keys, scores, count, width, groups, parts);
+        for (int64_t g = 0; g < groups; g++) {
+            float *row = scores + g * width, top = row[0], sum = 0;
+#pragma omp simd reduction(max : top)
+            for (int64_t s = 0; s < count; s++) top = row[s] > top ? row[s] : top;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t s = 0; s < count; s++) sum += row[s] = fast_exp(row[s] - top);
+            sums[g] = sum;
+            log_sums[t * kv_heads * groups + g] = top + logf(sum);
+        }
+        for (int64_t s = 0; s < count; s++)
+            for (int64_t p = 0; p < parts; p++) {
+                lanes value = get_wide(values + s * size + p * LANES);
+                for (int64_t g = 0; g < groups; g++) mixed[g * parts + p] += scores[g * width + s] * value;
+            }
+        for (int64_t g = 0; g < groups; g++)
+            for (int64_t p = 0; p < parts; p++)
+                put_lanes(out + at + g * size + p * LANES, mixed[g * parts + p] / sums[g]);
+    }
+}
+
+/* P = exp(s q k - log_sum), dV = P^T dO, dP = dO V^T, dS = P (dP - rowsum(P dP)), dQ = s dS K, dK = s dS^T Q
+   (Dao et al. 2022, arXiv:2205.14135, appendix B.2). dk and dv of the sequence's own tokens are written to the tables;
+   those of the prefix to `shared`, (2, prefix, size), for each sequence by itself, and added up at the end. */
+INLINE void attend_backward(const real *q, const real *k, const real *v, const real *grad, const float *log_sums, real *dq,
+                            real *dk, real *dv, float *shared, float *room, int64_t prefix, int64_t from, int64_t to,
+                            int64_t kv_heads, int64_t groups, int64_t size, float scale) {
+    int64_t parts = size / LANES, width = prefix + to - from, stride = kv_heads * size;
+    float *keys = room, *values = keys + width * size, *dkeys = values + width * size, *dvalues = dkeys + width * size;
+    float *weights = dvalues + width * size, *slopes = weights + groups * width;
+    gather(k, keys, prefix, from, to, stride, size);
+    gather(v, values, prefix, from, to, stride, size);
+    for (int64_t i = 0; i < 2 * width * size; i++) dkeys[i] = 0;
+    for (int64_t t = from; t < to; t++) {
+        int64_t count = prefix + t - from + 1, at = t * kv_heads * groups * size;
+        lanes query[groups * parts], above[groups * parts], dquery[groups * parts];
+        for (int64_t i = 0; i < groups * parts; i++) {
+            query[i] = get_lanes(q + at + i * LANES) * scale;
+            above[i] = get_lanes(grad + at + i * LANES);
+            dquery[i] = (lanes){0};
+        }
+        products(query, keys, weights, count, width, groups, parts);
+        products(above, values, slopes, count, width, groups, parts);
+        for (int64_t g = 0; g < groups; g++) {
+            float *weight = weights + g * width, *slope = slopes + g * width;
+            float log_sum = log_sums[t * kv_heads * groups + g], mean = 0;
+#pragma omp simd reduction(+ : mean)
+            for (int64_t s = 0; s < count; s++) {
+                weight[s] = fast_exp(weight[s] - log_sum);
+                mean += weight[s] * slope[s];
+            }
+#pragma omp simd
+            for (int64_t s = 0; s < count; s++) slope[s] = weight[s] * (slope[s] - mean);
+        }
+        for (int64_t s = 0; s < count; s++)
+            for (int64_t p = 0; p < parts; p++) {
+                int64_t place = s * size + p * LANES;
+                lanes key = get_wide(keys + place), dkey = get_wide(dkeys + place), dvalue = get_wide(dvalues + place);
+                for (int64_t g = 0; g < groups; g++) {
+                    dquery[g * parts + p] += slopes[g * width + s] * key;
+                    dkey += slopes[g * width + s] * query[g * parts + p];
+                    dvalue += weights[g * width + s] * above[g * parts + p];
+                }
+                put_wide(dkeys + place, dkey);
+                put_wide(dvalues + place, dvalue);
+            }
+        for (int64_t i = 0; i < groups * parts; i++) put_lanes(dq + at + i * LANES, dquery[i] * scale);
+    }
+    for (int64_t i = 0; i < prefix * size; i++) {
+        shared[i] = dkeys[i];
+        shared[prefix * size + i] = dvalues[i];
+    }
+    for (int64_t t = prefix; t < width; t++)
+        for (int64_t p = 0; p < size; p += LANES) {
+            put_lanes(dk + (from + t - prefix) * stride + p, get_wide(dkeys + t * size + p));
+            put_lanes(dv + (from + t - prefix) * stride + p, get_wide(dvalues + t * size + p));
+        }
+}
+
+/* log_sums: (tokens, kv_heads groups), for the way back. Tokens behind the last sequence are left as they are. */
+void NAME(attend)(const real *q, const real *k, const real *v, const int64_t *starts, real *out, float *log_sums,
+                  int64_t sequences, int64_t kv_heads, int64_t groups, int64_t size, float scale, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t i = 0; i < sequences * kv_heads; i++) {
+        int64_t s = i / kv_heads, h = i % kv_heads, from = starts[s], to = starts[s + 1], prefix = s ? starts[1] : 0;
+        int64_t width = prefix + to - from;
+        float *room = malloc(sizeof(float) * width * (2 * size + groups));
+#define FORWARD(shared_by, width_of)                                                                            \
+    attend_forward(q + h * groups * size, k + h * size, v + h * size, out + h * groups * size, log_sums + h * groups, \
+                   room, prefix, from, to, kv_heads, shared_by, width_of, scale)
+        BY_SIZE(FORWARD);
+        free(room);
+    }
+}
+
+/* dq like q; dk and dv like k; shared: (sequences, kv_heads, 2, prefix, size), what each sequence adds to the prefix. */
+void NAME(attend_backward)(const real *q, const real *k, const real *v, const real *grad, const float *log_sums,
+                           const int64_t *starts, real *dq, real *dk, real *dv, float *shared, int64_t sequences,
+                           int64_t kv_heads, int64_t groups, int64_t size, float scale, int threads) {
+    int64_t before = starts[1], room_of_prefix = 2 * before * size;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t i = 0; i < sequences * kv_heads; i++) {
+        int64_t s = i / kv_heads, h = i % kv_heads, from = starts[s], to = starts[s + 1], prefix = s ? before : 0;
+        int64_t width = prefix + to - from;
+        float *room = malloc(sizeof(float) * width * (4 * size + 2 * groups));
+#define BACKWARD(shared_by, width_of)                                                                                 \
+    attend_backward(q + h * groups * size, k + h * size, v + h * size, grad + h * groups * size, log_sums + h * groups, \
+                    dq + h * groups * size, dk + h * size, dv + h * size, shared + i * room_of_prefix, room, prefix,    \
+                    from, to, kv_heads, shared_by, width_of, scale)
+        BY_SIZE(BACKWARD);
+        free(room);
+    }
+#pragma omp parallel for num_threads(threads)
+    for (int64_t t = 0; t < before; t++)
+        for (int64_t h = 0; h < kv_heads; h++)
+            for (int64_t p = 0; p < size; p += LANES) {
+                int64_t at = (t * kv_heads + h) * size + p;
+                lanes dkey = get_lanes(dk + at), dvalue = get_lanes(dv + at);
+                for (int64_t s = 1; s < sequences; s++) {
+                    const float *mine = shared + (s * kv_heads + h) * room_of_prefix + t * size + p;
+                    dkey += get_wide(mine);
+                    dvalue += get_wide(mine + before * size);
+                }
+                put_lanes(dk + at, dkey);
+                put_lanes(dv + at, dvalue);
+            }
 }
