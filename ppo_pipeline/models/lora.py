@@ -213,6 +213,7 @@ def merge_lora(model: Any, layers: dict[str, LoraLinear]) -> None:
     with torch.no_grad():
         for name, layer in layers.items():
             weight = layer.base.weight
-            weight.copy_(weight.float() + layer.delta())  # type: ignore[arg-type, operator]
+            # Not in place: the weight is a private map of its file, where writing costs a page fault and a copy.
+            weight.data = layer.delta().add_(weight).to(weight.dtype).contiguous()  # type: ignore[arg-type]
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, layer.base)

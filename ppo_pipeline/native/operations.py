@@ -145,3 +145,13 @@ def attend_step(
         rows, kv_heads, heads // kv_heads, size, capacity, scale,
     )  # fmt: skip
     return out
+
+
+def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return tokens (n,) drawn from softmax(logits / temperature), and their logprobs (n,) in fp32.
+
+    logits: (n, V). uniforms: (n,) float64 in [0, 1); sampling/draw.py says what they are for.
+    """
+    tokens, logprobs = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
+    call("draw", logits, logits.contiguous(), uniforms, tokens, logprobs, *logits.shape, float(temperature))
+    return tokens, logprobs

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..native.operations import draw_tokens, serves
 from .truncation import Truncation
 
 BLOCK = 256
@@ -26,6 +27,9 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float, truncation: Trunc
     exceeds its uniform. The search goes by blocks of the vocabulary: the sums of blocks first, then within one
     block, so that the cumulative sum never runs over the whole vocabulary.
     """
+    if not truncation and serves(logits.device, logits.dtype):
+        tokens, logprobs = draw_tokens(logits, uniforms, temperature)
+        return Drawn(tokens, logprobs, torch.ones_like(logprobs))
     n, vocabulary = logits.shape
     scaled = logits.float()
     if temperature != 1.0:
