@@ -11,6 +11,9 @@
     else if (size == 128 && groups == 4) FUNCTION(4, 128);     \
     else FUNCTION(groups, size)
 
+#define LINE (64 / (int64_t)sizeof(real)) /* numbers in a line of the processor's cache */
+#define AHEAD 12                          /* keys */
+
 /* One key head with the `groups` query heads that share it; `size` is a multiple of LANES. */
 INLINE void attend_one(const real *q, const real *k, const real *v, const real *cosine, const real *sine, real *keys,
                        real *values, real *out, float *scores, int64_t groups, int64_t size, int64_t position,
@@ -32,6 +35,10 @@ INLINE void attend_one(const real *q, const real *k, const real *v, const real *
     }
     for (int64_t t = 0; t < count; t++) {
         lanes dot[groups];
+        for (int64_t p = 0; p < size; p += LINE) { /* the cache is far larger than the processor's */
+            __builtin_prefetch(keys + (t + AHEAD) * size + p);
+            __builtin_prefetch(values + t * size + p);
+        }
         for (int64_t g = 0; g < groups; g++) dot[g] = (lanes){0};
         for (int64_t p = 0; p < parts; p++) {
             lanes key = get_lanes(keys + t * size + p * LANES);
