@@ -51,7 +51,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
     with run_record("evaluate", settings.round) as record:
         device, dtype = set_up(settings.compute)
         record |= {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
-        model = load_merged(base, policy, device, dtype)
+        model = load_merged(base, policy, device, dtype, packed=True)
         accelerate_model(model)
         machine = (device, dtype, *machine_numbers(), settings.model_dump_json(exclude={"reward"}))
         scratch = Scratch("evaluate", settings.round, (base, policy, prompts_path), *machine)

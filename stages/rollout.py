@@ -61,7 +61,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
     with run_record("rollout", settings.round) as record:
         device, dtype = set_up(settings.compute)
         record |= {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
-        model = load_merged(base, policy, device, dtype)
+        model = load_merged(base, policy, device, dtype, packed=True)
         accelerate_model(model)
         inputs = (settings_path, base, policy, prompts_path)
         scratch = Scratch("rollout", settings.round, inputs, device, dtype, *machine_numbers())

@@ -3,10 +3,12 @@
 It loads in PEFT, transformers and vLLM as it is.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import PipelineError
 from ..files import read_json, whole_folder, write_json
@@ -95,6 +97,6 @@ def attach_policy(model: Any, folder: Path) -> dict[str, LoraLinear]:
     return layers
 
 
-def attach_merged(model: Any, folder: Path) -> None:
-    """Merge the adapter at `folder` into the base `model`, which then is the policy itself."""
-    merge_lora(model, attach_policy(model, folder))
+def attach_merged(model: Any, folder: Path, convert: Callable[[nn.Module], nn.Module] = lambda layer: layer) -> None:
+    """Merge the adapter at `folder` into the base `model`, which is then the policy; convert: as in merge_lora."""
+    merge_lora(model, attach_policy(model, folder), convert)

@@ -19,6 +19,7 @@ from ..files import read_json, whole_folder, write_json
 from .adapter import attach_merged, attach_policy, lora_arguments, read_adapter_config, save_policy
 from .loading import load_model, trunk_of
 from .lora import add_lora, copy_with_same_weights
+from .packing import can_pack, pack
 from .policy import Policy, SeparateCritic
 from .tensors import read_tensors, write_tensors
 from .value_head import ValueHead
@@ -43,13 +44,13 @@ class TrainerState:
     moments: dict[str, Tensor] = field(default_factory=dict)
 
 
-def load_merged(base: Path, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    """Return a round's policy as one plain model."""
+def load_merged(base: Path, folder: Path, device: torch.device, dtype: torch.dtype, packed: bool = False) -> Any:
+    """Return a round's policy as one plain model; `packed` if it is to be decoded with, for acceleration.py."""
     if (folder / "config.json").is_file():
         return load_model(folder, device, dtype)
     read_adapter_config(folder)  # a wrong folder is told before the base is loaded
     model = load_model(base, device, dtype)
-    attach_merged(model, folder)
+    attach_merged(model, folder, *([pack] if packed and can_pack(model) else []))
     return model
 
 

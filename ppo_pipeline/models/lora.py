@@ -6,7 +6,7 @@ Rank-stabilised LoRA (Kalajdzievski 2023, arXiv:2312.03732) has s = alpha / sqrt
 import copy
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -208,12 +208,19 @@ def lora_off(layers: dict[str, LoraLinear]) -> Iterator[None]:
             layer.enabled = True
 
 
-def merge_lora(model: Any, layers: dict[str, LoraLinear]) -> None:
-    """Add each update to its base weight (rounded to that weight's dtype) and take the LoRA layers out."""
+def merge_lora(
+    model: Any, layers: dict[str, LoraLinear], convert: Callable[[nn.Module], nn.Module] = lambda layer: layer
+) -> None:
+    """Add each update to its base weight (rounded to that weight's dtype) and take the LoRA layers out.
+
+    convert: what to put in the place of each merged layer, one at a time, so that the memory of a merged weight
+    serves the next.
+    """
     with torch.no_grad():
         for name, layer in layers.items():
             weight = layer.base.weight
             # Not in place: the weight is a private map of its file, where writing costs a page fault and a copy.
             weight.data = layer.delta().add_(weight).to(weight.dtype).contiguous()  # type: ignore[arg-type]
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, layer.base)
+            setattr(model.get_submodule(parent), child, convert(layer.base))
+            layer.base = nn.Identity()

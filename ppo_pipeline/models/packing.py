@@ -51,9 +51,13 @@ class PackedLinear(nn.Module):
     def back(self, grad: Tensor) -> Tensor:
         """Return grad W, the gradient for x; the transposed weight is packed at the first backward pass."""
         if self._transposed is None:
-            plain = self.packed.to_dense().t().contiguous()
-            self._transposed = torch.ops.mkldnn._reorder_linear_weight(plain, ROWS_HINT)
+            self._transposed = torch.ops.mkldnn._reorder_linear_weight(self.packed.to_dense().t(), ROWS_HINT)
         return _product(grad, self._transposed)
+
+
+def pack(layer: nn.Module) -> nn.Module:
+    """Return a plain linear layer packed, any other as it is."""
+    return PackedLinear(layer) if type(layer) is nn.Linear else layer
 
 
 def can_pack(model: Any) -> bool:
