@@ -15,6 +15,7 @@ from ppo_pipeline.models.acceleration import accelerate_policy
 from ppo_pipeline.models.checkpoint import load_checkpoint
 from ppo_pipeline.models.end_to_end import can_lay_end_to_end
 from ppo_pipeline.models.loading import load_model
+from ppo_pipeline.models.native_layers import use_native_layers
 from ppo_pipeline.models.policy import model_logprobs
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
@@ -78,7 +79,9 @@ def main(
                 reference = policy.reference_logprobs
             else:  # two whole models need not be in memory at a time
                 del policy
-                reference = partial(model_logprobs, load_model(base, device, dtype))
+                model = load_model(base, device, dtype)
+                use_native_layers(model)  # as in the policy: the same bits where they have the same weights
+                reference = partial(model_logprobs, model)
             for batch, where in kept.remaining("reference"):
                 columns["reference"][where] = to_numpy(reference(data.sequences(batch, 0, device), t))
                 counter.advance(len(batch), 0)
