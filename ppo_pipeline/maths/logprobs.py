@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..native import operations as native
+
 CHUNK_TOKENS = 256  # rows of one product with the head
 ROWS = 16  # rows of fp32 numbers at a time: they stay in the CPU's cache
 
@@ -29,6 +31,12 @@ class _TokenLogprobs(torch.autograd.Function):
         entropy = torch.full_like(logprobs, torch.nan)
         for start in range(0, len(targets), chunk):
             logits = torch.nn.functional.linear(hidden[start : start + chunk], weight, bias)
+            if native.serves(logits.device, logits.dtype):
+                rows = slice(start, start + chunk)
+                logprobs[rows], found = native.token_logprobs(logits, targets[rows], temperature)
+                if with_entropy:
+                    entropy[rows] = found
+                continue
             for part, rows, scaled, every in _parts(logits, start, wide):
                 torch.log_softmax(scaled.copy_(part).div_(temperature), -1, out=every)
                 logprobs[rows] = every.gather(1, targets[rows, None]).squeeze(1)
@@ -56,10 +64,8 @@ class _TokenLogprobs(torch.autograd.Function):
         for start in range(0, len(targets), ctx.chunk):
             chunk = slice(start, start + ctx.chunk)
             grad = torch.nn.functional.linear(hidden[chunk], weight, bias)  # the logits, then their gradient
-            for part, rows, scaled, other in _parts(grad, start, entropy.dtype):
-                scaled.copy_(part).div_(ctx.temperature)
-                by_token = [None if g is None else g[rows] / ctx.temperature for g in grads]
-                part.copy_(_logit_gradient(scaled, other, targets[rows], entropy[rows], *by_token))
+            by_token = [None if g is None else g[chunk] for g in grads]
+            _write_gradient(grad, targets[chunk], entropy[chunk], by_token, ctx.temperature)
             if grad_hidden is not None:
                 grad_hidden[chunk] = grad @ weight
             if grad_weight is not None:
@@ -74,6 +80,22 @@ class _TokenLogprobs(torch.autograd.Function):
             None if grad_bias is None else grad_bias.to(bias.dtype),
             None, None, None, None,
         )  # fmt: skip
+
+
+def _write_gradient(
+    logits: Tensor, targets: Tensor, entropy: Tensor, grads: list[Tensor | None], temperature: float
+) -> None:
+    """Write over logits (n, V) the gradient by them; grads: by the n logprobs and by the n entropies, None for 0."""
+    if native.serves(logits.device, logits.dtype):
+        zeros = torch.zeros_like(entropy)
+        by_logprob, by_entropy = (zeros if g is None else g for g in grads)
+        entropy = zeros if grads[1] is None else entropy
+        native.write_logit_gradient(logits, targets, entropy, by_logprob, by_entropy, temperature)
+        return
+    for part, rows, scaled, other in _parts(logits, 0, entropy.dtype):
+        scaled.copy_(part).div_(temperature)
+        by_token = [None if g is None else g[rows] / temperature for g in grads]
+        part.copy_(_logit_gradient(scaled, other, targets[rows], entropy[rows], *by_token))
 
 
 def _parts(logits: Tensor, start: int, wide: torch.dtype) -> Iterator[tuple[Tensor, slice, Tensor, Tensor]]:

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SOURCES = ("attention.c", "draw.c", "layers.c", "lora.c")
+SOURCES = ("attention.c", "draw.c", "layers.c", "logprobs.c", "lora.c")
 HEADER = "numbers.h"
 # No -ffast-math: it would let infinities and NaN pass for numbers. OpenMP's functions are those that torch has
 # loaded, so that both use the same threads; hence no -fopenmp when linking.

@@ -155,3 +155,18 @@ def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[T
     tokens, logprobs = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
     call("draw", logits, logits.contiguous(), uniforms, tokens, logprobs, *logits.shape, float(temperature))
     return tokens, logprobs
+
+
+def token_logprobs(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return log softmax(logits / temperature)[target] and that softmax's entropy, (n,) in fp32; logits: (n, V)."""
+    logprobs, entropy = torch.empty(len(logits)), torch.empty(len(logits))
+    call("logprobs", logits, logits, targets.contiguous(), logprobs, entropy, *logits.shape, float(temperature))
+    return logprobs, entropy
+
+
+def write_logit_gradient(
+    logits: Tensor, targets: Tensor, entropy: Tensor, by_logprob: Tensor, by_entropy: Tensor, temperature: float
+) -> None:
+    """Write over logits (n, V) the gradient by them; by_logprob, by_entropy (n,): by token_logprobs' results."""
+    vectors = [x.float().contiguous() for x in (entropy, by_logprob / temperature, by_entropy / temperature)]
+    call("logprobs_backward", logits, logits, targets.contiguous(), *vectors, *logits.shape, float(temperature))
