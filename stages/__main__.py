@@ -8,6 +8,7 @@ import runpy
 import sys
 from pathlib import Path
 
+BASE = "data/base"  # as in dvc.yaml
 WITH_TORCH = ("init", "rollout", "reference", "update", "evaluate")
 
 
@@ -30,6 +31,10 @@ def run(name: str, arguments: list[str]) -> None:
         from ppo_pipeline.warm.launcher import run_warm
 
         run_warm(f"{__package__}.{name}", arguments)  # comes back only where the stage did not start
+    if name == "settings" and Path(BASE).is_dir() and wanted():  # a round begins: a stage with a model is next
+        from ppo_pipeline.warm.launcher import start_ahead
+
+        start_ahead(["--base", BASE])
     sys.argv = ["", *arguments]
     runpy.run_module(f"{__package__}.{name}", run_name="__main__", alter_sys=True)
 

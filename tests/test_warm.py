@@ -56,6 +56,27 @@ def test_one_server_serves_equals_and_no_other(project: WarmProject) -> None:
     assert other["warm"]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_the_stage_settings_starts_the_server_ahead(project: WarmProject, there: bool) -> None:
+    """It does not wait for it, and the next stage with a model finds it; without a base model nothing is started."""
+    if there:
+        (project.folder / "data/base").mkdir(parents=True)
+    replace(project.folder / "ppo_pipeline/warm/libraries.py", "LIBRARIES = ('json',)", "LIBRARIES = ('slow',)")
+    (project.folder / "slow.py").write_text("import time\ntime.sleep(1.5)\n")
+    (project.folder / "stages/settings.py").write_text("print('settings')\n")
+    started = time.monotonic()
+    told = subprocess.run(
+        [sys.executable, "-m", "stages", "settings"],
+        cwd=project.folder, env=project.environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout == "settings\n"
+    assert time.monotonic() - started < 1.5
+    names = project.socket_files()
+    assert bool(names) == there
+    assert project.run()[1]["warm"]
+    assert not there or project.socket_files() == names, "another server"
+
+
 def test_an_edit_counts_at_the_next_start(project: WarmProject) -> None:
     before = project.run()[1]
     # Of another length: Python takes a .pyc for current where size and second of the source are the same.

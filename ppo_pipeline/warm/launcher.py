@@ -47,12 +47,25 @@ def run_warm(module: str, arguments: list[str]) -> None:
         follow(connection, module)
 
 
-def connected(arguments: list[str]) -> socket.socket:
-    """Return a connection to a server that is ready; start one where there is none."""
+def start_ahead(arguments: list[str]) -> None:
+    """Start the server that a stage with these arguments will ask for, and do not wait: it imports meanwhile."""
+    with contextlib.suppress(NoWarmStart, OSError, ValueError, struct.error):
+        path, refusal, libraries = place_of(arguments)
+        if not refusal.exists():
+            (dial(path) or start(path, refusal, libraries)).close()
+
+
+def place_of(arguments: list[str]) -> tuple[Path, Path, list[str]]:
+    """Return the socket of the server for a stage with these arguments, its refusal's file, and what it imports."""
     folder = private_folder()
     libraries = [*LIBRARIES, *modelling(arguments)]
     name = identity(SERVER, [*THREADED, *libraries])
-    path, refusal = folder / f"{name}.socket", folder / f"{name}.refused"
+    return folder / f"{name}.socket", folder / f"{name}.refused", libraries
+
+
+def connected(arguments: list[str]) -> socket.socket:
+    """Return a connection to a server that is ready; start one where there is none."""
+    path, refusal, libraries = place_of(arguments)
     if refusal.exists():
         if time.time() - refusal.stat().st_mtime < REFUSED_SECONDS:
             raise NoWarmStart(refusal.read_text(encoding="utf-8"))
