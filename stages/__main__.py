@@ -10,6 +10,7 @@ from pathlib import Path
 
 BASE = "data/base"  # as in dvc.yaml
 WITH_TORCH = ("init", "rollout", "reference", "update", "evaluate")
+OF_A_ROUND = ("settings", "reward", "advantage", "summary")  # without torch, but for rewards by a model
 
 
 def main() -> None:
@@ -31,10 +32,14 @@ def run(name: str, arguments: list[str]) -> None:
         from ppo_pipeline.warm.launcher import run_warm
 
         run_warm(f"{__package__}.{name}", arguments)  # comes back only where the stage did not start
-    if name == "settings" and Path(BASE).is_dir() and wanted():  # a round begins: a stage with a model is next
-        from ppo_pipeline.warm.launcher import start_ahead
+    elif name in OF_A_ROUND and wanted() and Path(BASE).is_dir():
+        from ppo_pipeline.warm.launcher import run_if_warm, start_ahead
 
-        start_ahead(["--base", BASE])
+        like = ["--base", BASE]
+        if name == "settings":  # a round begins: a stage with a model is next
+            start_ahead(like)
+        else:
+            run_if_warm(f"{__package__}.{name}", arguments, like)
     sys.argv = ["", *arguments]
     runpy.run_module(f"{__package__}.{name}", run_name="__main__", alter_sys=True)
 

@@ -20,6 +20,7 @@ from .libraries import LIBRARIES, THREADED, modelling
 
 SERVER = Path(__file__).with_name("server.py")
 IDLE_SECONDS = 20.0
+READY_SECONDS = 0.1  # a stage that needs no torch starts as fast by itself
 START_SECONDS = 120.0  # imports from a slow disk
 REFUSED_SECONDS = 600.0  # after a failure nobody tries again for so long
 MESSAGE = 1 << 16
@@ -30,14 +31,36 @@ class NoWarmStart(Exception):
     """Why the stage has to run in its own process."""
 
 
+TROUBLE = (NoWarmStart, OSError, ValueError, struct.error)
+
+
 def run_warm(module: str, arguments: list[str]) -> None:
     """Run `module` as a program in a child of the server, and end this process as the child ended.
 
     Returns, and nothing has run, where there is any trouble with the server. Linux alone.
     """
-    try:
+    connection = None
+    with contextlib.suppress(*TROUBLE):
         connection = connected(arguments)
-    except (NoWarmStart, OSError, ValueError, struct.error):
+    _run(connection, module, arguments)
+
+
+def run_if_warm(module: str, arguments: list[str], like: list[str]) -> None:
+    """Do the same with the server of stages with the arguments `like`, where one is there and has done its imports."""
+    connection = None
+    with contextlib.suppress(*TROUBLE):
+        connection = dial(place_of(like)[0])
+        if connection is not None:
+            connection.settimeout(READY_SECONDS)
+            if "ready" not in read(connection):
+                raise NoWarmStart("the server has ended")
+            connection.settimeout(None)
+    if connection is not None and connection.gettimeout() is None:
+        _run(connection, module, arguments)
+
+
+def _run(connection: socket.socket | None, module: str, arguments: list[str]) -> None:
+    if connection is None:
         return
     with connection:
         try:
@@ -49,7 +72,7 @@ def run_warm(module: str, arguments: list[str]) -> None:
 
 def start_ahead(arguments: list[str]) -> None:
     """Start the server that a stage with these arguments will ask for, and do not wait: it imports meanwhile."""
-    with contextlib.suppress(NoWarmStart, OSError, ValueError, struct.error):
+    with contextlib.suppress(*TROUBLE):
         path, refusal, libraries = place_of(arguments)
         if not refusal.exists():
             (dial(path) or start(path, refusal, libraries)).close()
