@@ -1,5 +1,6 @@
 """Stage `reference`: policy and reference logprobs and values of the sampled tokens, by the training forward."""
 
+import gc
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ppo_pipeline.models.acceleration import accelerate_policy
 from ppo_pipeline.models.checkpoint import load_checkpoint
 from ppo_pipeline.models.end_to_end import can_lay_end_to_end
 from ppo_pipeline.models.loading import load_model
+from ppo_pipeline.models.native_layers import use_native_layers
 from ppo_pipeline.models.policy import model_logprobs
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
@@ -78,7 +80,10 @@ def main(
                 reference = policy.reference_logprobs
             else:  # two whole models need not be in memory at a time
                 del policy
-                reference = partial(model_logprobs, load_model(base, device, dtype))
+                gc.collect()  # its layers and their kernels refer to each other
+                model = load_model(base, device, dtype)
+                use_native_layers(model)  # as the policy has them: the KL to itself is exactly 0
+                reference = partial(model_logprobs, model)
             for batch, where in kept.remaining("reference"):
                 columns["reference"][where] = to_numpy(reference(data.sequences(batch, 0, device), t))
                 counter.advance(len(batch), 0)
