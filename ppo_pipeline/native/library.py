@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 SOURCES = sorted(Path(__file__).parent.glob("*.c"))
@@ -101,11 +102,13 @@ def _processor() -> bytes:
 def _compile(compiler: list[str], target: Path) -> None:
     """Make the library; it appears whole, under its name, and ends with its own hash, which a loader ignores."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        objects = []
+        commands, objects = [], []
         for name, defines in VARIANTS.items():
             for source in SOURCES:
                 objects.append(str(Path(folder, f"{source.stem}-{name}.o")))
-                _run([*compiler, *FLAGS, *defines, "-c", str(source), "-o", objects[-1]])
+                commands.append([*compiler, *FLAGS, *defines, "-c", str(source), "-o", objects[-1]])
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_run, commands))
         made = Path(folder, "kernels.so")
         _run([*compiler, "-shared", *objects, "-o", str(made), "-lm"])
         code = made.read_bytes()
