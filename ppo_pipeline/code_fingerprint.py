@@ -7,19 +7,21 @@ import ast
 import hashlib
 import io
 import json
+import re
 import tokenize
 from pathlib import Path
 
 from .layout import PACKAGE, stages_folder
 
 PACKAGES = ("ppo_pipeline", "stages")
+C_COMMENT = re.compile(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|/\*.*?\*/|//(?:\\\n|[^\n])*""", re.DOTALL)
 
 
 def imported_files(path: Path, root: Path) -> set[str]:
     """Return the project files that `path` imports, itself included, directly or through others.
 
-    Paths are relative to `root`. Imports inside functions count too. Package __init__ files are left out: they
-    hold no code.
+    Paths are relative to `root`. Imports inside functions count too. A file in a folder with C code brings that along,
+    since it is compiled when it runs. Package __init__ files are left out: they hold no code.
     """
     seen: set[str] = set()
     waiting = [path]
@@ -28,7 +30,8 @@ def imported_files(path: Path, root: Path) -> set[str]:
         name = file.relative_to(root).as_posix()
         if name not in seen:
             seen.add(name)
-            waiting += _direct_imports(file, root)
+            waiting += _direct_imports(file, root) if file.suffix == ".py" else []
+            waiting += file.parent.glob("*.[ch]")
     return {name for name in seen if not name.endswith("__init__.py")}
 
 
@@ -68,6 +71,18 @@ def fingerprint(source: str) -> str:
     return hashlib.sha256("\n".join(line for line in kept if line).encode()).hexdigest()
 
 
+def fingerprint_of_c(source: str) -> str:
+    """Return the SHA-256 of C source without its comments, blank lines and trailing spaces."""
+    code = C_COMMENT.sub(lambda found: found[1] or " ", source)
+    kept = (line.rstrip() for line in code.splitlines())
+    return hashlib.sha256("\n".join(line for line in kept if line).encode()).hexdigest()
+
+
+def _fingerprint_of(path: Path) -> str:
+    source = path.read_text(encoding="utf-8")
+    return fingerprint(source) if path.suffix == ".py" else fingerprint_of_c(source)
+
+
 def stage_fingerprints(stage: Path, root: Path) -> dict[str, str]:
     """Return the fingerprint of each project file that a stage's script imports, itself included, by path.
 
@@ -78,7 +93,7 @@ def stage_fingerprints(stage: Path, root: Path) -> dict[str, str]:
         name.removeprefix("ppo_pipeline/") if name.startswith(inside) else name: root / name
         for name in imported_files(stage, root)
     }
-    return {name: fingerprint(paths[name].read_text(encoding="utf-8")) for name in sorted(paths)}
+    return {name: _fingerprint_of(paths[name]) for name in sorted(paths)}
 
 
 def all_fingerprints() -> dict[str, dict[str, str]]:

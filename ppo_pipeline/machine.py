@@ -1,69 +1,25 @@
-"""What the machine has: device, number format, threads."""
-
-import ctypes
-import os
-import sys
+"""The machine as `compute` says: device, number format, threads, kernels."""
 
 import torch
 
-from .errors import PipelineError
+from .device import device_and_format
+from .native import library
 from .sections import Compute
 
 
-def set_up(compute: Compute, setting: str = "compute") -> tuple[torch.device, torch.dtype]:
-    """Fix threads and determinism for this process; return the device and the number format to use.
+def set_up(compute: Compute) -> tuple[torch.device, torch.dtype]:
+    """Fix threads, kernels and determinism for this process; return the device and the number format to use.
 
-    setting: where in params.yaml the device stands. Raises PipelineError for a device that is not there.
+    Raises PipelineError for a device that is not there.
     """
-    _keep_memory()
     if compute.threads:
         torch.set_num_threads(compute.threads)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with this
-    # use_deterministic_algorithms(True, warn_only=True) does the same, but imports torch's compiler: a second a stage
-    torch.set_deterministic_debug_mode("warn")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
-    device = torch.device(_device(compute.device, setting))
-    return device, _dtype(compute.dtype, device)
+    device, dtype = device_and_format(compute.device, compute.dtype, "compute")
+    library.allow(compute.kernels == "auto" and device.type == "cpu")
+    return device, dtype
 
 
 def machine_numbers() -> list[object]:
-    """Return what else of the machine decides how its numbers are rounded: threads, the CPU's instructions, the GPU."""
+    """Return what else of the machine decides how its numbers are rounded: threads, instructions, kernels, the GPU."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return [torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), gpu]
-
-
-def _keep_memory() -> None:
-    """Tell glibc's allocator to keep large blocks: giving each tensor's pages back costs a fifth of a CPU update."""
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # not in musl
-        trim_threshold, mmap_threshold = -1, -3
-        libc.mallopt(mmap_threshold, 1 << 30)
-        libc.mallopt(trim_threshold, (1 << 31) - 1)
-
-
-def _device(name: str, setting: str) -> str:
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return next(n for n, there in available.items() if there)
-    if not available[name]:
-        there = ", ".join(n for n, ok in available.items() if ok)
-        raise PipelineError(f"params.yaml: {setting}.device: '{name}' is not available here; this machine has {there}.")
-    return name
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if has_fast_bf16(device) else torch.float32
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Tell whether the device multiplies bf16 matrices in hardware (CPU: AMX or AVX512-BF16)."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-        return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
-    return False
+    return [torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), library.identity(), gpu]

@@ -22,7 +22,8 @@ def run_record(stage: str, round_name: str | None = None) -> Iterator[dict[str, 
 
     seconds: wall time of the stage's work. process_seconds: since the command began, imports included, or the start
     from a warm server. warm: whether it was one (ppo_pipeline/warm/). Stages with a model add its device and number
-    format: with the versions and threads they are what the same bits depend on.
+    format; machine says then whose kernels ran, too. With versions, threads and instructions these are what the same
+    bits depend on.
     """
     started = time.perf_counter()
     record: dict[str, Any] = {"stage": stage, "round": round_name}
@@ -42,6 +43,9 @@ def run_record(stage: str, round_name: str | None = None) -> Iterator[dict[str, 
     if torch is not None:
         record["machine"]["threads"] = torch.get_num_threads()
         record["machine"]["instructions"] = torch.backends.cpu.get_cpu_capability()
+        library = sys.modules.get("ppo_pipeline.native.library")  # no import: light stages do without
+        if "device" in record and library is not None:
+            record["machine"]["kernels"] = library.in_use()
         if torch.cuda.is_available():
             record["machine"]["gpu"] = torch.cuda.get_device_name()
             record["peak_gpu_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)

@@ -89,6 +89,11 @@ class Compute(Section):
         "fp16 scales the update's loss; for GPUs without bf16"
     )
     threads: int = Field(description="CPU threads; 0 leaves torch's choice. Another number can change rounding", ge=0)
+    kernels: Literal["auto", "torch"] = Field(
+        description="What CPUs compute between matrix products: auto takes the project's own kernels, compiled at "
+        "their first use, where there is a C compiler, and torch's operations elsewhere; torch takes these always. The "
+        "two round differently"
+    )
 
 
 class Rollout(Section):

@@ -1,5 +1,6 @@
 """Stage `reference`: policy and reference logprobs and values of the sampled tokens, by the training forward."""
 
+import gc
 from functools import partial
 from pathlib import Path
 
@@ -79,8 +80,9 @@ def main(
                 reference = policy.reference_logprobs
             else:  # two whole models need not be in memory at a time
                 del policy
+                gc.collect()  # its layers and their kernels refer to each other
                 model = load_model(base, device, dtype)
-                use_native_layers(model)  # as in the policy: the same bits where they have the same weights
+                use_native_layers(model)  # as the policy has them: the KL to itself is exactly 0
                 reference = partial(model_logprobs, model)
             for batch, where in kept.remaining("reference"):
                 columns["reference"][where] = to_numpy(reference(data.sequences(batch, 0, device), t))

@@ -1,6 +1,7 @@
 """dvc.yaml's deps and params are complete, and an edit of the code reruns what it must."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from ppo_pipeline.code_fingerprint import fingerprint, imported_files
+from ppo_pipeline.code_fingerprint import fingerprint, fingerprint_of_c, imported_files, stage_fingerprints
 from stages.code import main as code
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,6 +96,55 @@ def test_only_what_runs_counts(before: str, after: str, same: bool) -> None:
     if before == "    return":
         changed = SOURCE.replace("    return x", "    if x:\n        return x", 1)
     assert (fingerprint(changed) == fingerprint(SOURCE)) is same
+
+
+C_SOURCE = """/* What it is. */
+#define TWICE(x) ((x) + (x))  // why
+float one(float x) {
+    /* a remark, of
+       two lines */
+    const char *text = "/* no comment */ // neither \\" /* still none";
+
+    return TWICE(x);
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ("What it is.", "What it was.", True),
+        ("  // why", "", True),
+        ("a remark, of\n", "a remark, again of\n\n", True),
+        ("\n\n    return", "\n    return", True),
+        ("no comment", "none", False),
+        ("// neither", "", False),
+        ("still none", "none", False),
+        ("(x) + (x)", "(x) - (x)", False),
+    ],
+)
+def test_comments_of_c_do_not_count_and_all_else_does(before: str, after: str, same: bool) -> None:
+    assert before in C_SOURCE
+    assert (fingerprint_of_c(C_SOURCE.replace(before, after)) == fingerprint_of_c(C_SOURCE)) is same
+
+
+def test_a_change_of_c_code_reruns_the_stages_with_kernels_and_only_those(tmp_path: Path) -> None:
+    """In a copy of the code; light stages and rewards, which may cost money, do not use it."""
+    for name in ("ppo_pipeline", "stages"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (kernel, *_) = sorted((tmp_path / "ppo_pipeline/native").glob("*.c"))
+    scripts = [path for path in (tmp_path / "stages").glob("*.py") if not path.stem.startswith("_")]
+
+    def fingerprints() -> dict[str, dict[str, str]]:
+        return {path.stem: stage_fingerprints(path, tmp_path) for path in scripts}
+
+    before = fingerprints()
+    kernel.write_text("/* another remark */\n" + kernel.read_text())
+    assert fingerprints() == before
+    kernel.write_text("static int added;\n" + kernel.read_text())
+    changed = {stage for stage, found in fingerprints().items() if found != before[stage]}
+    assert {"rollout", "reference", "update", "evaluate"} <= changed
+    assert not changed & {"reward", "advantage", "settings", "prompts", "base", "summary", "code"}
 
 
 @given(st.sampled_from(sorted(ROOT.glob("ppo_pipeline/**/*.py"))), st.integers(0, 10**6))

@@ -10,6 +10,8 @@ from dvc_project import REPOSITORY, Project
 from installed import Installed, InstalledProject
 from test_dvc_pipeline import ROUND_1, ROUND_2
 
+from ppo_pipeline.native import library
+
 pytestmark = pytest.mark.slow
 
 
@@ -26,6 +28,9 @@ def test_the_code_is_the_wheel_s_and_there_is_no_other(project: InstalledProject
     file, *path = printed.split()
     assert Path(file).is_relative_to(project.installed.packages)
     assert not [entry for entry in path if (Path(entry) / "stages").exists() or Path(entry) == REPOSITORY]
+    native = "ppo_pipeline/native"
+    c_files = {path.name for path in (REPOSITORY / native).glob("*.[ch]")}
+    assert c_files and {path.name for path in (project.installed.packages / native).glob("*.[ch]")} == c_files
     # What lies in site-packages is named after this project.
     assert not {"stages", "tests", "reward_functions"} & {path.name for path in project.installed.packages.iterdir()}
 
@@ -35,7 +40,9 @@ def test_a_first_run_computes_every_stage_and_a_second_one_looks_at_the_code_alo
     assert project.first_run == ROUND_1 | ROUND_2 | shared
     assert project.repro() == {"code"}
     if sys.platform == "linux":
-        assert json.loads((project.folder / "logs/r001/update.json").read_text())["warm"] is True
+        record = json.loads((project.folder / "logs/r001/update.json").read_text())
+        assert record["warm"] is True
+        assert record["machine"]["kernels"] == library.in_use()
 
 
 def test_the_hashes_are_those_of_the_repository_with_the_same_settings(

@@ -22,7 +22,9 @@ KEYWORDS = {
 }  # fmt: skip
 ALLOWED = {
     ("ppo_pipeline/cli/main.py", "import_module"),  # of its own table of commands
-    ("ppo_pipeline/machine.py", "ctypes"),  # mallopt
+    ("ppo_pipeline/device.py", "ctypes"),  # mallopt
+    ("ppo_pipeline/native/library.py", "ctypes"),  # the library compiled of the package's own C files
+    ("ppo_pipeline/native/operations.py", "ctypes"),  # its arguments
     ("ppo_pipeline/rewards/function.py", "importlib.import_module"),  # the function that params.yaml names
     ("ppo_pipeline/progress.py", "importlib.import_module"),  # live.py
     ("ppo_pipeline/warm/child.py", "runpy.run_module"),  # the stage that this user's launcher names

@@ -40,8 +40,8 @@ INLINE float rounded(float x) { return get(put(x)); }
 /* exp by 2^n times a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2]: 2 units in the last place, and the compiler can
    compute 16 at a time, which it cannot do with a call of libm. */
 INLINE float fast_exp(float exponent) {
-    float x = exponent; /* below the range the result is 0, above it stays at e^88 */
-    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    float x = exponent; /* below the range the result is 0, above it infinity */
+    x = x < -87.0f ? -87.0f : x > 89.0f ? 89.0f : x;
     float n = rintf(x * 1.44269504f);
     float r = x - n * 0.693359375f + n * 2.12194440e-4f;
     float p = 1.0f + r * (1.0f + r * (0.5f + r * (0.166666672f + r * (4.16664e-2f + r * (8.3345e-3f + r * 1.3915e-3f)))));

@@ -6,7 +6,6 @@ from ..errors import PipelineError, nearest
 from ..kept_batches import KeptBatches
 from ..progress import progress, result
 from ..reward_sections import ModelComponent
-from ..sections import Compute
 from ..snapshots import Snapshots
 from .samples import Samples
 
@@ -22,14 +21,14 @@ def model_rewards(settings: ModelComponent, samples: Samples, snapshots: Snapsho
     import numpy as np
     import torch
 
-    from ..machine import set_up
+    from ..device import device_and_format
     from ..training.batches import by_token_budget
     from .model_files import load_classifier
     from .model_inputs import tokenise
 
     if not len(samples):
         return []
-    device, dtype = set_up(Compute(device=settings.device, dtype=settings.dtype, threads=0), settings.name)
+    device, dtype = device_and_format(settings.device, settings.dtype, settings.name)
     model, tokenizer = load_classifier(settings, device, dtype)
     label = _label_index(settings, model.config)
     inputs, cut = tokenise(settings, tokenizer, samples)
