@@ -128,3 +128,15 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield start
     for server in started:
         server.close()
+
+
+@pytest.fixture(params=["native", "torch"])
+def either_kernels(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run a test twice: with the CPU kernels of this project, and without."""
+    from ppo_pipeline.native import library
+
+    library.allow(request.param == "native")
+    if request.param == "native" and library.kernels() is None:
+        pytest.skip("no C compiler here")
+    yield
+    library.allow(True)

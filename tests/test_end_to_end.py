@@ -13,6 +13,8 @@ from ppo_pipeline.models.prefix import common_prefix
 from ppo_pipeline.training.data import Sampled
 from ppo_pipeline.training.optimizer import trained_parameters
 
+pytestmark = pytest.mark.usefixtures("either_kernels")
+
 CPU = torch.device("cpu")
 
 

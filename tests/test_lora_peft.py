@@ -16,6 +16,8 @@ from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.models.value_head import ValueHead
 from ppo_pipeline.sections import Policy as PolicySettings
 
+pytestmark = pytest.mark.usefixtures("either_kernels")
+
 IDS = torch.arange(24).view(2, 12) * 9 % 256
 
 

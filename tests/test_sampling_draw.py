@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from ppo_pipeline.sampling.draw import draw, pick_greedy
 from ppo_pipeline.sampling.streams import uniforms
 
+pytestmark = pytest.mark.usefixtures("either_kernels")
+
 
 def slow_draw(logits: torch.Tensor, uniform: float, temperature: float) -> int:
     probabilities = torch.softmax(logits.double() / temperature, -1).tolist()

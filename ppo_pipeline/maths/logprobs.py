@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..native import operations as native
 
+LEAST = -1e4  # a log probability whose probability is 0 in every format; finite when multiplied, unlike -inf
 CHUNK_TOKENS = 256  # rows of one product with the head
 ROWS = 16  # rows of fp32 numbers at a time: they stay in the CPU's cache
 
@@ -43,7 +44,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 if not with_entropy:
                     continue
                 # -sum p log p; a logit of -inf gives 0 * -inf, which counts as 0
-                entropy[rows] = -torch.exp(every, out=scaled).mul_(every.clamp_(min=torch.finfo(wide).min)).sum(-1)
+                entropy[rows] = -torch.exp(every, out=scaled).mul_(every.clamp_(min=LEAST)).sum(-1)
         ctx.save_for_backward(hidden, weight, bias, targets, entropy)
         ctx.temperature, ctx.chunk = temperature, chunk
         ctx.set_materialize_grads(False)
@@ -128,7 +129,7 @@ def _logit_gradient(
     else:
         torch.log_softmax(scaled, -1, out=other)
         grad = torch.exp(other, out=scaled)
-        factor = other.clamp_(min=torch.finfo(other.dtype).min).add_(entropy[:, None]).mul_(-by_entropy[:, None])
+        factor = other.clamp_(min=LEAST).add_(entropy[:, None]).mul_(-by_entropy[:, None])
         if by_logprob is not None:
             factor.sub_(by_logprob[:, None])
         grad.mul_(factor)
