@@ -178,6 +178,13 @@ def test_a_model_of_other_layers_and_one_in_fp16_stay_as_they_are() -> None:
         assert replaced(model) == {}
 
 
+def test_a_part_in_another_number_format_stays() -> None:
+    model = model_of("llama").to(torch.bfloat16)
+    model.base_model.norm.float()
+    use_native_layers(model)
+    assert replaced(model) == {"Norm": 2 * LAYERS, "MLP": LAYERS, "Attention": LAYERS}
+
+
 def test_switched_off_nothing_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_enabled", False)
     assert replaced(pair("llama")[1]) == {}

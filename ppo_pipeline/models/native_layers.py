@@ -83,6 +83,8 @@ def use_native_layers(model: Any) -> None:
     forward: _Norm | _GatedMlp | _Attention
     for module in trunk.modules():
         kind, names = type(module).__name__, {name for name, _ in module.named_children()}
+        if any(p.dtype != model.dtype for p in module.parameters(recurse=False)):
+            continue  # the kernels read every number in the model's format
         if kind.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             width = module.weight.shape[-1]
             forward, inputs = _Norm(module), {"hidden_states": _random(model, width, generator)}
