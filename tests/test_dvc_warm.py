@@ -25,7 +25,9 @@ def test_warm_and_cold_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.Mo
         project.change("compute.threads", 2)  # OpenMP's threads start in the child
         project.repro()
         hashes.append(project.hashes())
-        heavy = dict.fromkeys(("rollout", "reference", "update", "evaluate"), setting == "1")
-        assert ran_warm(project, "r001") == heavy | {"reward": False, "advantage": False}
+        warm = ran_warm(project, "r001")
+        light = [warm.pop(name) for name in ("reward", "advantage")]  # warm where the server answers at once
+        assert warm == dict.fromkeys(("rollout", "reference", "update", "evaluate"), setting == "1")
+        assert setting == "1" or not any(light)
     assert hashes[0] == hashes[1]
     assert len(hashes[0]) > 15

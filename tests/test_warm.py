@@ -62,7 +62,7 @@ def test_the_stage_settings_starts_the_server_ahead(project: WarmProject, there:
     if there:
         (project.folder / "data/base").mkdir(parents=True)
     replace(project.folder / "ppo_pipeline/warm/libraries.py", "LIBRARIES = ('json',)", "LIBRARIES = ('slow',)")
-    (project.folder / "slow.py").write_text("import time\ntime.sleep(1.5)\n")
+    (project.folder / "slow.py").write_text("import time\ntime.sleep(4)\n")
     (project.folder / "stages/settings.py").write_text("print('settings')\n")
     started = time.monotonic()
     told = subprocess.run(
@@ -70,11 +70,28 @@ def test_the_stage_settings_starts_the_server_ahead(project: WarmProject, there:
         cwd=project.folder, env=project.environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert told.stdout == "settings\n"
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 4
     names = project.socket_files()
     assert bool(names) == there
     assert project.run()[1]["warm"]
     assert not there or project.socket_files() == names, "another server"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_light_stage_is_warm_where_a_server_is_there_and_starts_none(project: WarmProject, there: bool) -> None:
+    (project.folder / "data/base").mkdir(parents=True)
+    (project.folder / "stages/reward.py").write_text((project.folder / "stages/update.py").read_text())
+    replace(project.folder / "ppo_pipeline/warm/launcher.py", "READY_SECONDS = 0.1", "READY_SECONDS = 10.0")
+    server = project.run()[1]["parent"] if there else None
+    told = subprocess.run(
+        [sys.executable, "-m", "stages", "reward", "leave", "there"],
+        cwd=project.folder, env=project.environment, capture_output=True, text=True, input="",
+    )  # fmt: skip
+    about = json.loads(told.stdout)
+    assert told.returncode == 3
+    assert about["warm"] == there
+    assert not there or about["parent"] == server
+    assert bool(project.socket_files()) == there
 
 
 def test_an_edit_counts_at_the_next_start(project: WarmProject) -> None:
