@@ -39,29 +39,29 @@ def run_warm(module: str, arguments: list[str]) -> None:
 
     Returns, and nothing has run, where there is any trouble with the server. Linux alone.
     """
-    connection = None
-    with contextlib.suppress(*TROUBLE):
+    try:
         connection = connected(arguments)
+    except TROUBLE:
+        return
     _run(connection, module, arguments)
 
 
 def run_if_warm(module: str, arguments: list[str], like: list[str]) -> None:
     """Do the same with the server of stages with the arguments `like`, where one is there and has done its imports."""
-    connection = None
-    with contextlib.suppress(*TROUBLE):
+    try:
         connection = dial(place_of(like)[0])
-        if connection is not None:
-            connection.settimeout(READY_SECONDS)
-            if "ready" not in read(connection):
-                raise NoWarmStart("the server has ended")
-            connection.settimeout(None)
-    if connection is not None and connection.gettimeout() is None:
-        _run(connection, module, arguments)
-
-
-def _run(connection: socket.socket | None, module: str, arguments: list[str]) -> None:
-    if connection is None:
+        if connection is None:
+            return
+        connection.settimeout(READY_SECONDS)
+        if "ready" not in read(connection):
+            return
+        connection.settimeout(None)
+    except TROUBLE:
         return
+    _run(connection, module, arguments)
+
+
+def _run(connection: socket.socket, module: str, arguments: list[str]) -> None:
     with connection:
         try:
             submit(connection, module, arguments)
