@@ -31,7 +31,6 @@ INLINE void attend_one(const real *q, const real *k, const real *v, const real *
             mixed[g * parts + p] = (lanes){0};
         }
         top[g] = -INFINITY;
-        sum[g] = 0;
     }
     for (int64_t t = 0; t < count; t++) {
         lanes dot[groups];

@@ -3,6 +3,7 @@
 x and what else has as many numbers must be on the CPU, in bf16 or fp32; `serves` tells. Results are new tensors.
 """
 
+from ctypes import c_float, c_int64, c_void_p
 from typing import Any
 
 import torch
@@ -21,8 +22,6 @@ def serves(device: torch.device, dtype: torch.dtype) -> bool:
 
 def call(name: str, like: Tensor, *arguments: Tensor | int | float) -> None:
     """Call a kernel in the variant for the number format of `like`, with its arguments and the number of threads."""
-    from ctypes import c_float, c_int64, c_void_p
-
     converted = [
         c_void_p(a.data_ptr()) if isinstance(a, Tensor) else c_float(a) if isinstance(a, float) else c_int64(a)
         for a in arguments
