@@ -18,6 +18,16 @@ from ..native import low_rank
 from ..native.operations import serves
 
 
+def no_view(x: Tensor, *shape: int) -> Tensor:
+    """Return a new, contiguous x, in another shape if one is given, that autograd takes for no view of anything.
+
+    Nothing may change in place what a function of ours returns as a view; Falcon's rotary embedding and OLMo's
+    clipping do.
+    """
+    shaped: Tensor = torch.ops.aten._unsafe_view(x, shape or x.shape)
+    return shaped
+
+
 class _AddLowRank(torch.autograd.Function):
     """y + s (x A^T) B^T, A and B rounded to the dtype of x; one node of the graph in place of ten."""
 
@@ -27,7 +37,7 @@ class _AddLowRank(torch.autograd.Function):
         low = rows @ low_a.T
         ctx.save_for_backward(rows, low_a, low_b, low)
         ctx.scaling = scaling
-        return torch.addmm(y.flatten(0, -2), low, low_b.T, alpha=scaling).view_as(y)
+        return no_view(torch.addmm(y.flatten(0, -2), low, low_b.T, alpha=scaling), *y.shape)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -49,7 +59,7 @@ class _WithLowRank(torch.autograd.Function):
         low_rank.add_up(y, low, b_transposed, scaling)
         ctx.save_for_backward(rows, a, b_transposed, low)
         ctx.base, ctx.scaling = base, scaling
-        return y.view(*x.shape[:-1], -1)
+        return no_view(y, *x.shape[:-1], y.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -51,21 +52,22 @@ class _Attention:
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
-        past_key_values: Any = None,
         **more: Any,
     ) -> tuple[Tensor, Tensor | None]:
         m = self.module
+        # By its type: its name is `past_key_values`, since transformers 5.24 `cache`.
+        cache: Any = next((more.pop(name) for name in list(more) if isinstance(more[name], Cache)), None)
         shape = (*hidden_states.shape[:-1], -1, m.head_dim)
         q, k, v = (project(hidden_states).view(shape) for project in (m.q_proj, m.k_proj, m.v_proj))
         if hasattr(m, "q_norm"):
             q, k = m.q_norm(q), m.k_norm(k)
         cosine, sine = (x.expand(len(q), -1, -1).contiguous() for x in position_embeddings)
-        if getattr(past_key_values, "stepping", False):
-            out = past_key_values.attend(m.layer_idx, q, k, v, cosine, sine, m.scaling)
+        if getattr(cache, "stepping", False):
+            out = cache.attend(m.layer_idx, q, k, v, cosine, sine, m.scaling)
         else:
             q, k, v = (x.transpose(1, 2) for x in (rotary(q, cosine, sine), rotary(k, cosine, sine), v))
-            if past_key_values is not None:
-                k, v = past_key_values.update(k, v, m.layer_idx)
+            if cache is not None:
+                k, v = cache.update(k, v, m.layer_idx)
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(m.config._attn_implementation, sdpa_attention_forward)
             dropout = m.attention_dropout if m.training else 0.0
             out, _ = attend(m, q, k, v, attention_mask, dropout=dropout, scaling=m.scaling, **more)

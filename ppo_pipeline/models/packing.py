@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .lora import no_view
 from .policy import Policy
 
 ROWS_HINT = 128  # the layout is chosen for this many rows; measured, it is good for 1 to 512
@@ -20,7 +21,7 @@ class _FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: "PackedLinear") -> Tensor:
         ctx.layer = layer
-        return _product(x, layer.packed)
+        return no_view(_product(x, layer.packed))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]

@@ -1,5 +1,6 @@
 """The decoder's key-value cache: one row per slot, written in place, never concatenated."""
 
+import inspect
 import math
 from typing import Any
 
@@ -100,6 +101,11 @@ class SlotCache(Cache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return 0: positions are always given to the model, never counted by the cache."""
         return 0
+
+
+def cache_name(trunk: Any) -> str:
+    """Return what a model's forward calls its cache: `past_key_values`, since transformers 5.24 `cache`."""
+    return "cache" if "cache" in inspect.signature(trunk.forward).parameters else "past_key_values"
 
 
 def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from ..errors import PipelineError
 from ..models.loading import sliding_window, trunk_of
 from ..models.prefix import LEAST_PREFIX, behind_prefix, common_prefix
 from ..snapshots import Snapshots
-from .cache import SlotCache
+from .cache import SlotCache, cache_name
 from .completion import Completion
 from .decoder_state import load_state, save_state
 from .draw import draw, pick_greedy
@@ -60,6 +60,7 @@ class Decoder:
     ) -> None:
         self.model = model
         self.trunk = trunk_of(model)
+        self.cache_name = cache_name(self.trunk)
         self.head = model.get_output_embeddings()
         self.stop_ids = frozenset(stop_ids)
         self.max_new_tokens = max_new_tokens
@@ -139,7 +140,7 @@ class Decoder:
         same = common_prefix(prompts)
         if len(prompts) > 1 and same >= LEAST_PREFIX:
             cache.prefill_prefix(same)
-            self._run(input_ids=torch.tensor([prompts[0][:same]], device=self.device), past_key_values=cache)
+            self._run(cache, input_ids=torch.tensor([prompts[0][:same]], device=self.device))
 
     def _prefill(self, cache: SlotCache, started: list[_Active], first_slot: int) -> Tensor:
         """Run the prompts of `started` into the slots from `first_slot` on; return their last logits."""
@@ -159,7 +160,7 @@ class Decoder:
             inputs: dict[str, Tensor] = {"input_ids": ids.to(self.device)}
             if start:
                 inputs |= behind_prefix(start, ids.shape[1], self.device)
-            hidden = self._run(**inputs, past_key_values=cache)
+            hidden = self._run(cache, **inputs)
             last = hidden[torch.arange(len(batch), device=self.device), lengths - 1]
             logits = self.head(last)
             for prompt, row in zip(batch, logits, strict=True):
@@ -179,15 +180,20 @@ class Decoder:
         cache.step(positions)
         mask = torch.arange(max(lengths) + 1, device=self.device) <= positions[:, None]
         hidden = self._run(
+            cache,
             input_ids=ids,
-            past_key_values=cache,
             position_ids=positions[:, None],
             attention_mask=mask[:, None, None],
         )
         return self.head(hidden[:, -1])
 
-    def _run(self, **inputs: Any) -> Tensor:
-        hidden: Tensor = self.trunk(use_cache=True, **inputs).last_hidden_state
+    def _run(self, cache: SlotCache, **inputs: Any) -> Tensor:
+        hidden: Tensor = self.trunk(use_cache=True, **{self.cache_name: cache}, **inputs).last_hidden_state
+        if not cache.keys and not cache.prefix:
+            raise PipelineError(
+                f"base.model: the layers of {type(self.model).__name__} gave the decoder's cache no keys and values, "
+                "so that it cannot sample from this model; choose another."
+            )
         return hidden
 
     def _extend(self, active: list[_Active], logits: Tensor) -> list[int]:
