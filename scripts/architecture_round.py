@@ -32,7 +32,10 @@ HELDOUT = ("Answer in a word: x", "Answer in a word: what is it", "Answer in a w
 
 @dataclass
 class Outcome:
-    """result: right, refused, wrong, traceback or cannot be built tiny. stage: where; text: the error or the numbers."""
+    """How a type fared: right, refused, wrong, traceback or cannot be built tiny.
+
+    stage: where it ended. text: the error or the numbers. long: right or the refusal of prompts beyond its windows.
+    """
 
     kind: str
     result: str

@@ -1,4 +1,4 @@
-"""A small random model of any causal language model type that transformers has: its own config, every size made small."""
+"""A small random model of any causal language model type that transformers has, by its own config with small sizes."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ STANDARD_DEVIATION = 0.15  # of each weight matrix; transformers' own 0.02 makes
 
 # What sizes are called, in one architecture or another. A size that a config leaves open (None) stays open.
 SIZES: dict[str, tuple[str, ...] | str] = {
-    "64": "hidden_size n_embd d_model dim embed_dim word_embed_proj_dim embedding_size",
+    "64": "hidden_size n_embd d_model dim embed_dim embedding_size",
     "2": "num_key_value_heads num_kv_heads n_head_kv kv_n_heads num_experts_per_tok num_experts_per_token moe_topk "
     "moe_top_k top_k_experts moe_k",
     "4": "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads num_experts "
@@ -20,7 +20,8 @@ SIZES: dict[str, tuple[str, ...] | str] = {
     "24": "qk_head_dim",
     "32": "q_lora_rank kv_lora_rank moe_intermediate_size shared_expert_intermediate_size "
     "moe_shared_expert_intermediate_size expert_ffn_hidden_size",
-    "96": "intermediate_size ffn_dim n_inner d_ff decoder_ffn_dim encoder_ffn_dim ffn_hidden_size intermediate_size_mlp",
+    "96": "intermediate_size ffn_dim n_inner d_ff decoder_ffn_dim encoder_ffn_dim ffn_hidden_size "
+    "intermediate_size_mlp",
     "1": "n_group topk_group n_shared_experts num_shared_experts first_k_dense_replace moe_num_shared_experts",
 }
 LAYERS = (
@@ -33,6 +34,8 @@ BY_NAME = {name: int(size) for size, names in SIZES.items() for name in names.sp
 
 # What the rules above cannot know of a type.
 OWN: dict[str, dict[str, Any]] = {
+    "opt": {"word_embed_proj_dim": 32},
+    "olmo": {"clip_qkv": 1.0},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gptj": {"rotary_dim": 8},
     "codegen": {"rotary_dim": 8},

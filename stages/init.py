@@ -9,7 +9,7 @@ import torch
 from ppo_pipeline.files import whole_folder
 from ppo_pipeline.models.adapter import adapter_config, save_policy
 from ppo_pipeline.models.checkpoint import TrainerState, copy_model_files, save_trainer
-from ppo_pipeline.models.loading import load_model, read_source
+from ppo_pipeline.models.loading import load_model, read_source, width_of
 from ppo_pipeline.models.lora import LoraLinear, add_lora, copy_with_same_weights, init_lora
 from ppo_pipeline.models.policy import Policy, SeparateCritic
 from ppo_pipeline.models.value_head import ValueHead
@@ -37,7 +37,7 @@ def main(params_path: Path, base: Path, policy_folder: Path, trainer_folder: Pat
         text = f"LoRA on {len(layers)} layers"
     else:
         layers, text = {}, "the whole model"
-    head = None if settings.critic == "none" else ValueHead(model.config.hidden_size)
+    head = None if settings.critic == "none" else ValueHead(width_of(model))
     separate = None
     if twin is not None:
         own = fresh_lora(twin, settings, params.seed + 1) if layers else {}

@@ -19,8 +19,9 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ..native.attention import attend_end_to_end, attends
-from .loading import sliding_window, trunk_of
+from .loading import text_config, trunk_of
 from .prefix import causal_mask
+from .reach import sliding_window
 
 NAME = "end_to_end"
 # What changes attention's result in a way that is not written here: soft capping, sinks, learned position biases.
@@ -79,9 +80,9 @@ def can_lay_end_to_end(model: Any) -> bool:
     In half precision a trained model may amplify rounding a lot for some tokens, hence the median and a wide limit
     there: what goes through a wrong attention is wrong in all tokens.
     """
-    config = model.config
+    config = text_config(model)
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if sliding_window(model) is not None or getattr(config, "attention_chunk_size", None) or kinds:
+    if sliding_window(model) is not None or kinds:
         return False
     if not model._can_set_attn_implementation():
         return False

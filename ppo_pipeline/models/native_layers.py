@@ -13,7 +13,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..native.operations import LANES, rms_norm, rotary, serves, silu_times
-from .loading import sliding_window, trunk_of
+from .loading import text_config, trunk_of
+from .reach import sliding_window
 
 ATTENTIONS = ("LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention")
 TOKENS = 9  # of the comparison
@@ -79,7 +80,7 @@ def use_native_layers(model: Any) -> None:
     """Replace what can be replaced in a causal language model; nothing without kernels for its device and format."""
     if not serves(model.device, model.dtype):
         return
-    trunk = trunk_of(model)
+    trunk, window = trunk_of(model), sliding_window(model)
     generator = torch.Generator().manual_seed(0)
     tried: dict[tuple[Any, ...], bool] = {}
     forward: _Norm | _GatedMlp | _Attention
@@ -91,10 +92,10 @@ def use_native_layers(model: Any) -> None:
             width = module.weight.shape[-1]
             forward, inputs = _Norm(module), {"hidden_states": _random(model, width, generator)}
         elif names == {"gate_proj", "up_proj", "down_proj", "act_fn"} and "SiLU" in type(module.act_fn).__name__:
-            width = model.config.hidden_size
+            width = text_config(model).hidden_size
             forward, inputs = _GatedMlp(module), {"x": _random(model, width, generator)}
-        elif kind in ATTENTIONS and module.head_dim % LANES == 0 and sliding_window(model) is None:
-            width = model.config.hidden_size
+        elif kind in ATTENTIONS and hasattr(trunk, "rotary_emb") and module.head_dim % LANES == 0 and not window:
+            width = text_config(model).hidden_size
             hidden = _random(model, width, generator)
             turns = trunk.rotary_emb(hidden, torch.arange(TOKENS)[None])
             inputs = {"hidden_states": hidden, "position_embeddings": turns, "attention_mask": None}
