@@ -48,6 +48,16 @@ class Wrong(Exception):
     """What came out differs from plain transformers or PEFT."""
 
 
+def warm_up() -> None:
+    """Import what every type needs: processes forked off later have it."""
+    from peft import PeftModel  # noqa: F401
+
+    for stage in (*STAGES, *ROUND):
+        importlib.import_module(f"stages.{stage}")
+    tiny_model("llama")
+    byte_tokenizer()
+
+
 def try_architecture(kind: str, folder: Path) -> Outcome:
     """Build a tiny model of the type in `folder`, run a round with it, and tell how that went."""
     try:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the stage
 import click
 import torch
 import transformers
-from architecture_round import Outcome, try_architecture
+from architecture_round import Outcome, try_architecture, warm_up
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 TARGET = Path(__file__).resolve().parent.parent / "docs/architectures.md"
@@ -39,6 +39,7 @@ RESULTS = ("right", "refused", "wrong", "traceback", "cannot be built tiny")
 def main(kinds: tuple[str, ...], jobs: int) -> None:
     """Try KINDS, or all types and write docs/architectures.md; fail where one is wrong or ends with a traceback."""
     chosen = kinds or tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+    warm_up()
     outcomes = []
     with ThreadPoolExecutor(jobs) as pool:
         for outcome in pool.map(tried, chosen):
@@ -94,10 +95,11 @@ def page(outcomes: list[Outcome], counts: dict[str, int]) -> str:
         "",
         "Each is built tiny, with random weights in fp32, and goes through one round of the real stages with LoRA on",
         "all linear layers. **right**: the log probabilities of sampled and of greedy responses, prompts of different",
-        "lengths together, with and without a common start, are those of plain transformers forwards of each alone; the",
-        "first ratio of the update is 1; PEFT reads the adapter and gives the policy's logits. **refused**: a stage ends",
-        "with one line, which is shown. Prompts beyond the model's windows and borders are right too, or refused before",
-        "decoding with the line in the last column. **cannot be built tiny**: by this script; nothing is known of it.",
+        "lengths together, with and without a common start, are those of plain transformers forwards of each alone;",
+        "the first ratio of the update is 1; PEFT reads the adapter and gives the policy's logits. **refused**: a",
+        "stage ends with one line, which is shown. Prompts beyond the model's windows and borders are right too, or",
+        "refused before decoding with the line in the last column. **cannot be built tiny**: by this script; nothing is",
+        "known of it.",
         "",
         "| type | result | at | what it says | long prompts |",
         "|---|---|---|---|---|",

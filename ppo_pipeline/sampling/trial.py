@@ -18,6 +18,7 @@ from ..models.policy import model_logprobs, pad
 from ..models.prefix import LEAST_PREFIX
 from .completion import Completion
 from .decoder import Decoder, Request
+from .streams import uniforms
 
 LENGTHS, BEHIND_PREFIX = (3, 14, 6, 10), (1, 7, 4)  # tokens of prompts; tokens of others that start alike
 NEW_TOKENS, SLOTS, STOP_EVERY = 6, 2, 4  # few slots and many stop tokens: slots are freed and taken again
@@ -28,8 +29,8 @@ SMALL = 700_000_000  # parameters up to which half precision is tried in fp32, i
 
 
 class Deviation(NamedTuple):
-    """Of n tokens: `decoder` and `training` (n,), by how much their log probabilities differ from a plain forward's;
-    `below` (n,), how far the greedy tokens are from the likeliest ones; spread: mean standard deviation of logits."""
+    """decoder, training: (n,) by how much log probabilities of n tokens differ from a plain forward's. below: (m,) how
+    far the m greedy ones among them are from the likeliest. spread: the mean standard deviation of a token's logits."""
 
     decoder: Tensor
     training: Tensor
@@ -64,19 +65,21 @@ def check_model(model: Any) -> None:
 
 
 def deviation(model: Any) -> Deviation:
-    """Decode greedily, several prompts at a time, and compare with a plain forward of each response alone."""
+    """Decode, several prompts at a time, some greedily, and compare with a plain forward of each response alone."""
     prompts = _prompts(model)
     stop = range(0, text_config(model).vocab_size, STOP_EVERY)
     decoder = Decoder(model, stop, NEW_TOKENS, 1.0, SLOTS)
-    groups = (prompts[: len(LENGTHS)], prompts[len(LENGTHS) :])
-    completions = [c for group in groups for c in decoder.decode([Request(ids, None) for ids in group])]
+    drawn = [Request(ids, uniforms(0, str(i), NEW_TOKENS)) for i, ids in enumerate(prompts[: len(LENGTHS)])]
+    greedy = [Request(ids, None) for ids in prompts[len(LENGTHS) :]]
+    completions = [*decoder.decode(drawn), *decoder.decode(greedy)]
     responses = [torch.tensor(c.ids) for c in completions]
     batch = pad([torch.tensor(ids) for ids in prompts], responses, 0, model.device)
     training = model_logprobs(model, batch, 1.0).cpu()
     rows = torch.cat([_plain(model, ids, c) for ids, c in zip(prompts, completions, strict=True)])
     expected = rows.gather(1, torch.cat(responses)[:, None])[:, 0]
     decoded = torch.tensor([x for c in completions for x in c.logprobs])
-    below = rows.amax(-1) - expected
+    count = sum(len(c.ids) for c in completions[: len(drawn)])
+    below = (rows.amax(-1) - expected)[count:]
     return Deviation((decoded - expected).abs(), (training - expected).abs(), below, rows.std(-1).mean().item())
 
 
