@@ -44,7 +44,7 @@ def main(params_path: Path, base: Path, policy_folder: Path, trainer_folder: Pat
         separate = SeparateCritic(twin, own)
     policy = Policy(model, layers, head, separate)
     if layers:
-        save_policy(policy, adapter_config(settings, read_source(base)["model"], layers), policy_folder)
+        save_policy(policy, adapter_config(settings, read_source(base)["model"], layers, model), policy_folder)
     else:
         with whole_folder(policy_folder) as partial:
             copy_model_files(base, partial, weights=True)
