@@ -93,10 +93,24 @@ def head_of(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     return head.weight, getattr(head, "bias", None)
 
 
+def text_config(model: Any) -> Any:
+    """Return the config of the part that reads text, which in a model of several kinds of input is one of several."""
+    return model.config.get_text_config(decoder=True)
+
+
+def hidden_width(model: Any) -> int:
+    """Return the width of the trunk's last hidden states, which the head and a value head take.
+
+    Some architectures project the last block's (OPT's `word_embed_proj_dim`), so that no name in the config is sure.
+    """
+    return int(head_of(model)[0].shape[1])
+
+
 def sliding_window(model: Any) -> int | None:
     """Return how far back the model's attention reaches, None where it sees everything."""
-    window = getattr(model.config, "sliding_window", None)
-    return window if getattr(model.config, "use_sliding_window", True) else None
+    config = text_config(model)
+    window = getattr(config, "sliding_window", None)
+    return window if getattr(config, "use_sliding_window", True) else None
 
 
 def check_supported(model: Any) -> None:
