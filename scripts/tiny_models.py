@@ -34,6 +34,8 @@ BY_NAME = {name: int(size) for size, names in SIZES.items() for name in names.sp
 
 # What the rules above cannot know of a type.
 OWN: dict[str, dict[str, Any]] = {
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "opt": {"word_embed_proj_dim": 32},
     "olmo": {"clip_qkv": 1.0},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},

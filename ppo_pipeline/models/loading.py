@@ -98,14 +98,17 @@ def head_of(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     return head.weight, getattr(head, "bias", None)
 
 
-def width_of(model: Any) -> int:
-    """Return the size of the last hidden states, which is that of the head's input."""
-    return head_of(model)[0].shape[1]
-
-
 def text_config(model: Any) -> Any:
-    """Return the config of the language model, a part of a composite model's own."""
+    """Return the config of the part that reads text, which in a model of several kinds of input is one of several."""
     return model.config.get_text_config(decoder=True)
+
+
+def hidden_width(model: Any) -> int:
+    """Return the width of the trunk's last hidden states, which the head and a value head take.
+
+    Some architectures project the last block's (OPT's `word_embed_proj_dim`), so that no name in the config is sure.
+    """
+    return int(head_of(model)[0].shape[1])
 
 
 def check_supported(model: Any) -> None:
