@@ -13,11 +13,13 @@ from ruamel.yaml import YAML
 from tiny_models import POSITIONS, byte_tokenizer, tiny_model
 
 from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.models.loading import text_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STAGES = ("settings", "base", "prompts", "init")
 ROUND = ("rollout", "reward", "reference", "advantage", "update", "evaluate")
 TOLERANCE = 1e-3  # nats, and of logits by their spread; fp32, so that rounding is far below
+LANGUAGE = r".*\b(language_model|text_model|decoder)\..*"  # of a model that sees images too
 NEW, LONG = 12, 130  # LONG: a prompt beyond every window and every border of a tiny model
 PROMPTS = (
     "a",
@@ -62,11 +64,13 @@ def try_architecture(kind: str, folder: Path) -> Outcome:
     """Build a tiny model of the type in `folder`, run a round with it, and tell how that went."""
     try:
         model = tiny_model(kind)
+        model(input_ids=torch.arange(9)[None], use_cache=False)  # sizes fit
         model.save_pretrained(folder / "model")
         byte_tokenizer().save_pretrained(folder / "model")
     except Exception as error:
         return Outcome(kind, "cannot be built tiny", "build", told(error))
-    write_project(folder)
+    composite = text_config(model) is not model.config
+    write_project(folder, LANGUAGE if composite else "all-linear")
     stage = ""
     try:
         for stage in (*STAGES, *ROUND):
@@ -101,13 +105,13 @@ def told(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 
 
-def write_project(folder: Path) -> None:
+def write_project(folder: Path, targets: str) -> None:
     """Write prompts and params.yaml: the committed settings, small, on the CPU in fp32."""
     yaml = YAML()
     params = yaml.load(REPOSITORY / "params.yaml")
     params["base"]["model"] = str(folder / "model")
     params["prompts"]["source"] = "prompts.jsonl"
-    params["policy"]["target_modules"] = "all-linear"
+    params["policy"]["target_modules"] = targets
     params["compute"].update(device="cpu", dtype="fp32", threads=1)
     params["rollout"].update(prompts_per_round=len(PROMPTS), max_new_tokens=NEW, batch_size=4, temperature=1.0)
     params["update"].update(epochs=1, minibatches=2)

@@ -47,7 +47,16 @@ OWN: dict[str, dict[str, Any]] = {
     "nemotron": {"num_key_value_heads": 2},
     "mamba2": {"num_heads": 8, "head_dim": 16},
     "zaya": {"num_experts_per_tok": 1},
-    "reformer": {"is_decoder": True},
+    "reformer": {"is_decoder": True, "axial_pos_embds": False},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "zamba": {"num_hidden_layers": 2, "layers_block_type": ["linear_attention", "hybrid"]},
+    "zamba2": {"num_hidden_layers": 2, "layers_block_type": ["linear_attention", "hybrid"]},
+    "dbrx": {
+        "attn_config": {"rope_theta": 1e4, "kv_n_heads": 2},
+        "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2},
+    },
 }
 PADDING_IDS = "camembert data2vec-text prophetnet roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split()
 OWN |= {kind: {"pad_token_id": 1} for kind in PADDING_IDS}  # their positions count from it
@@ -67,8 +76,7 @@ def _reduced(cls: Any, own: dict[str, Any]) -> Any:
     layers = max(2, len(kinds))
     changed: dict[str, Any] = {}
     for name, value in values.items():
-        part = getattr(default, name, None)
-        if hasattr(part, "to_dict") and hasattr(part, "model_type"):
+        if isinstance(value, dict) and hasattr(part := getattr(default, name), "model_type"):
             changed[name] = _reduced(type(part), {}).to_dict()
         elif name == "layer_types" and kinds:
             changed[name] = (kinds * layers)[:layers]
@@ -84,8 +92,8 @@ def _reduced(cls: Any, own: dict[str, Any]) -> Any:
             changed[name] = WINDOW
         elif name in BY_NAME:
             changed[name] = BY_NAME[name]
-    if "qk_rope_head_dim" in changed and "head_dim" in changed:
-        changed["head_dim"] = changed["qk_rope_head_dim"]
+    if "qk_rope_head_dim" in changed:  # multi-head latent attention: no shared keys, rotary embedding of a part
+        changed |= {"head_dim": changed["qk_rope_head_dim"], "num_key_value_heads": 4}
     changed |= {"bos_token_id": START, "eos_token_id": END, "pad_token_id": END}
     return cls(**{**changed, **own})
 
