@@ -62,11 +62,11 @@ PADDING_IDS = "camembert data2vec-text prophetnet roberta roberta-prelayernorm x
 OWN |= {kind: {"pad_token_id": 1} for kind in PADDING_IDS}  # their positions count from it
 
 
-def tiny_config(kind: str) -> Any:
-    """Return the type's config, its own defaults but for sizes."""
+def tiny_config(kind: str, **changes: Any) -> Any:
+    """Return the type's config, its own defaults but for sizes and `changes`."""
     from transformers import CONFIG_MAPPING
 
-    return _reduced(CONFIG_MAPPING[kind], OWN.get(kind, {}))
+    return _reduced(CONFIG_MAPPING[kind], OWN.get(kind, {}) | changes)
 
 
 def _reduced(cls: Any, own: dict[str, Any]) -> Any:
@@ -98,12 +98,12 @@ def _reduced(cls: Any, own: dict[str, Any]) -> Any:
     return cls(**{**changed, **own})
 
 
-def tiny_model(kind: str) -> Any:
+def tiny_model(kind: str, **changes: Any) -> Any:
     """Return a random fp32 model of the type, the same at each call."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = tiny_config(kind)
+    config = tiny_config(kind, **changes)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():

@@ -65,7 +65,8 @@ def readable(problem: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, PipelineError) or is_machines(error):
             raise
-        raise PipelineError(f"{problem}: {type(error).__name__}: {error}{advice(error)}") from None
+        text = " ".join(str(error).split())  # transformers' own may run over many lines
+        raise PipelineError(f"{problem}: {type(error).__name__}: {text:.300}{advice(error)}") from None
 
 
 def check_complete(info: dict[str, Any], where: str) -> None:
