@@ -1,6 +1,5 @@
 """One round of the real stages with a tiny model, and what came out compared with plain transformers and PEFT."""
 
-import importlib
 import json
 import shlex
 from contextlib import chdir
@@ -14,10 +13,12 @@ from tiny_models import POSITIONS, byte_tokenizer, tiny_model
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.loading import text_config
+from stages import advantage, base, evaluate, init, prompts, reference, reward, rollout, settings, update
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-STAGES = ("settings", "base", "prompts", "init")
-ROUND = ("rollout", "reward", "reference", "advantage", "update", "evaluate")
+ONCE = (settings, base, prompts, init)
+ROUND = (rollout, reward, reference, advantage, update, evaluate)
+STAGES = {stage.__name__.rpartition(".")[2]: stage.main for stage in (*ONCE, *ROUND)}
 TOLERANCE = 1e-3  # nats, and of logits by their spread; fp32, so that rounding is far below
 LANGUAGE = r".*\b(language_model|text_model|decoder)\..*"  # of a model that sees images too
 NEW, LONG = 12, 130  # LONG: a prompt beyond every window and every border of a tiny model
@@ -54,8 +55,6 @@ def warm_up() -> None:
     """Import what every type needs: processes forked off later have it."""
     from peft import PeftModel  # noqa: F401
 
-    for stage in (*STAGES, *ROUND):
-        importlib.import_module(f"stages.{stage}")
     tiny_model("llama")
     byte_tokenizer()
 
@@ -73,7 +72,7 @@ def try_architecture(kind: str, folder: Path) -> Outcome:
     write_project(folder, LANGUAGE if composite else "all-linear")
     stage = ""
     try:
-        for stage in (*STAGES, *ROUND):
+        for stage in STAGES:
             run_stage(folder, stage)
         stage = "decoder"
         check_responses(folder)
@@ -129,14 +128,16 @@ def run_stage(folder: Path, stage: str) -> None:
     command = entry.get("do", entry)["cmd"].replace("${key}", "r001").replace("${item.parent}", "r000")
     _, _, _, script, *arguments = shlex.split(command.replace("${prompts.source}", "prompts.jsonl"))
     with chdir(folder):
-        importlib.import_module(f"stages.{script}").main.main(arguments, standalone_mode=False)
+        STAGES[script].main(arguments, standalone_mode=False)
 
 
 def plain_model(folder: Path) -> Any:
     """Return the base model by transformers alone."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder / "data/base", dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(
+        folder / "data/base", dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    ).eval()
 
 
 @torch.no_grad()
@@ -210,9 +211,9 @@ def check_adapter(folder: Path) -> None:
 
     policy = folder / "data/rounds/r001/policy"
     ids = torch.randint(0, 256, (2, min(24, POSITIONS)), generator=torch.Generator().manual_seed(1))
-    base = plain_model(folder)
-    before = base(input_ids=ids, use_cache=False).logits
-    theirs = PeftModel.from_pretrained(base, policy).eval()(input_ids=ids, use_cache=False).logits
+    plain = plain_model(folder)
+    before = plain(input_ids=ids, use_cache=False).logits
+    theirs = PeftModel.from_pretrained(plain, policy).eval()(input_ids=ids, use_cache=False).logits
     ours = load_merged(folder / "data/base", policy, torch.device("cpu"), torch.float32)
     error = (ours(input_ids=ids, use_cache=False).logits - theirs).abs().max() / before.std()
     moved = (theirs - before).abs().max() / before.std()

@@ -170,7 +170,7 @@ LONGROPE = {
 BORDERS = {
     "longrope": (
         "phi3",
-        {"rope_parameters": LONGROPE},
+        {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64},
         64,
         r"64 up to where its rotary embedding \(longrope\) changes",
     ),
