@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_model
+from tiny_architectures import tiny_architecture
 from transformers import AutoConfig, AutoModelForCausalLM
 from updating import make_policy
 
@@ -188,3 +190,41 @@ def test_the_state_of_training_is_untouched_by_packing() -> None:
     names = list(trained_parameters(policy))
     pack_policy(policy)
     assert list(trained_parameters(policy)) == names
+
+
+def test_what_looks_back_beside_attention_is_not_laid_end_to_end() -> None:
+    """A short convolution is wrong for the first token of a sequence alone, which a median over tokens would hide."""
+    model = tiny_model("llama")
+    assert can_lay_end_to_end(model)
+    mlp = model.model.layers[0].mlp
+    old = mlp.forward
+    mlp.forward = lambda x: old(x) + 0.5 * torch.nn.functional.pad(x, (0, 0, 1, 0))[:, :-1]
+    assert not can_lay_end_to_end(model)
+
+
+def test_positions_that_a_model_does_not_take_are_not_laid_end_to_end() -> None:
+    """BART's decoder counts positions through the whole row: only the first sequence is right."""
+    assert not can_lay_end_to_end(tiny_architecture("bart"))
+
+
+@pytest.mark.parametrize("fault", [KeyError("x"), RuntimeError("shape"), AttributeError("y"), IndexError("z")])
+def test_whatever_a_model_raises_it_is_padded_then(fault: Exception) -> None:
+    model = tiny_model("llama")
+    old = model.model.forward
+
+    def forward(*args: object, **kwargs: object) -> object:
+        if "sequence_layout" in kwargs:
+            raise fault
+        return old(*args, **kwargs)
+
+    model.model.forward = forward
+    assert not can_lay_end_to_end(model)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_layers_that_ask_for_a_window_are_not_laid_end_to_end() -> None:
+    model = tiny_model("llama")
+    attend = model.model.layers[1].self_attn
+    old = attend.forward
+    attend.forward = lambda *args, **kwargs: old(*args, **kwargs, sliding_window=64)
+    assert not can_lay_end_to_end(model)

@@ -14,7 +14,7 @@ from torch import nn
 from ..errors import PipelineError
 
 # peft.utils.transformers_weight_conversion._MOE_TARGET_MODULE_MAPPING
-MOVED = {"mixtral": ("gate", "w1", "w2", "w3"), "qwen2_moe": ("gate", "gate_proj", "up_proj", "down_proj")}
+MOVED = {"mixtral": ("gate", "w1", "w3", "w2"), "qwen2_moe": ("gate", "gate_proj", "up_proj", "down_proj")}
 # peft.tuners.tuners_utils._check_lora_target_modules_mamba
 STATE_SPACE_TYPES = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
 STATE_SPACE_NAMES = ("out_proj", "conv1d")
