@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 from conftest import policy_settings, targets_of, tiny_model
+from peft import PeftModel
 from tiny_architectures import tiny_architecture
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.adapter import adapter_config, save_policy
 from ppo_pipeline.models.checkpoint import TrainerState, load_policy, save_trainer
+from ppo_pipeline.models.fresh import fresh_lora
 from ppo_pipeline.models.loading import hidden_width
-from ppo_pipeline.models.lora import add_lora, init_lora
+from ppo_pipeline.models.lora import NoPlaceForLora, add_lora, init_lora
 from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.models.trial import try_lora, try_whole
 from ppo_pipeline.models.value_head import ValueHead
@@ -69,6 +71,42 @@ def test_layers_that_lora_has_no_place_on_are_named(case: str) -> None:
 ])  # fmt: skip
 def test_the_others_of_these_architectures_are_taken(kind: str, targets: list[str] | str) -> None:
     try_lora(fresh(tiny_architecture(kind), targets))
+
+
+LEFT_OUT = {
+    "phimoe": ["model.layers.*.mlp.router"],
+    "hunyuan_v1_moe": ["model.layers.*.mlp.gate.wg"],
+    "mamba": ["backbone.layers.*.mixer.out_proj", "backbone.layers.*.mixer.dt_proj"],
+    "llama": [],
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", LEFT_OUT)
+def test_all_linear_leaves_out_what_lora_has_no_place_on(kind: str, tmp_path: Path) -> None:
+    """The rest is the set that PEFT gets, with the policy's logits."""
+    settings = policy_settings(target_modules="all-linear")
+    layers, left_out = fresh_lora(tiny_architecture(kind), settings, seed=3)
+    assert left_out == LEFT_OUT[kind]
+    model = tiny_architecture(kind)
+    again, _ = fresh_lora(model, settings, seed=3)
+    assert all(torch.equal(layer.lora_A, again[name].lora_A) for name, layer in layers.items())
+    linear = {name for name, m in tiny_architecture(kind).named_modules() if isinstance(m, torch.nn.Linear)}
+    assert set(layers) == {n for n in linear - {"lm_head"} if not n.endswith(tuple(p.split("*")[1] for p in left_out))}
+    with torch.no_grad():
+        for layer in again.values():
+            layer.lora_B.normal_(std=0.1)
+        ids = torch.arange(12)[None]
+        save_policy(Policy(model, again), adapter_config(settings, "base", again, model), tmp_path)
+        peft = PeftModel.from_pretrained(tiny_architecture(kind), tmp_path)
+        torch.testing.assert_close(
+            peft(input_ids=ids, use_cache=False).logits, model(ids, use_cache=False).logits, atol=1e-4, rtol=1e-4
+        )
+
+
+def test_a_layer_asked_for_by_name_is_refused_and_not_left_out() -> None:
+    with pytest.raises(NoPlaceForLora, match="router"):
+        fresh_lora(tiny_architecture("phimoe"), policy_settings(target_modules=["q_proj", "router"]), 0)
 
 
 def changed(model: Any, path: str, forward: Callable[..., Any]) -> Any:

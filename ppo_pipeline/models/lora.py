@@ -74,6 +74,19 @@ class _WithLowRank(torch.autograd.Function):
         return grad_x, None, low_rank.gradient(grad_low, rows), low_rank.gradient(low, flat, ctx.scaling).T, None
 
 
+class NoPlaceForLora(PipelineError):
+    """LoRA on some layers would be wrong or without effect; `kind`: their path, its numbers as *."""
+
+    def __init__(self, text: str, path: str) -> None:
+        super().__init__(f"params.yaml: policy.target_modules: {text}")
+        self.kind = kind_of(path)
+
+
+def kind_of(path: str) -> str:
+    """Return a layer's path with * for its numbers: the same layer of every block."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", path)
+
+
 class LoraLinear(nn.Module):
     """A frozen linear or Conv1D layer with a trained low-rank update beside it.
 
@@ -188,6 +201,13 @@ def add_lora(
         layers[name] = LoraLinear(module, rank, alpha, dropout, use_rslora)
         setattr(model.get_submodule(parent), child, layers[name])
     return layers
+
+
+def remove_lora(model: nn.Module, layers: dict[str, LoraLinear], kind: str) -> None:
+    """Take LoRA off the layers of one kind, in the model and in `layers`."""
+    for name in [name for name in layers if kind_of(name) == kind]:
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layers.pop(name).base)
 
 
 def init_lora(layers: dict[str, LoraLinear], seed: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import PipelineError
+from .lora import NoPlaceForLora
 
 # peft.utils.transformers_weight_conversion._MOE_TARGET_MODULE_MAPPING
 MOVED = {"mixtral": ("gate", "w1", "w3", "w2"), "qwen2_moe": ("gate", "gate_proj", "up_proj", "down_proj")}
@@ -29,7 +30,7 @@ def peft_targets(
     layers: paths of the layers with LoRA. Raises PipelineError for a layer that PEFT cannot get by any name.
     """
     paths = set(layers)
-    _check_loadable(model, paths)
+    check_loadable(model, paths)
     moved_names = _moved_names(model)
     moved = sorted(path for path in paths if _last(path) in moved_names)
     if moved and dropout:
@@ -78,16 +79,13 @@ def _moved_names(model: Any) -> tuple[str, ...]:
     return MOVED.get(table.get(kind, ""), ()) if _has_conversion(kind) else ()
 
 
-def _check_loadable(model: Any, paths: set[str]) -> None:
-    """Raise PipelineError for a layer that PEFT refuses, or whose tensors it would look for under another name."""
+def check_loadable(model: Any, paths: Iterable[str]) -> None:
+    """Raise NoPlaceForLora for a layer that PEFT refuses, or whose tensors it would look for under another name."""
     kind = _model_type(model)
-    strayed = _renamed(model, paths) if _has_conversion(kind) else set()
+    strayed = _renamed(model, set(paths)) if _has_conversion(kind) else set()
     for path in sorted(paths):
         if path in strayed or (kind in STATE_SPACE_TYPES and _last(path) in STATE_SPACE_NAMES):
-            raise PipelineError(
-                f"params.yaml: policy.target_modules: PEFT cannot load LoRA on '{path}' of {type(model).__name__}; "
-                "leave it out."
-            )
+            raise NoPlaceForLora(f"PEFT cannot load LoRA on '{path}' of {type(model).__name__}; leave it out.", path)
 
 
 def _renamed(model: Any, paths: set[str]) -> set[str]:
