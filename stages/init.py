@@ -34,7 +34,7 @@ def main(params_path: Path, base: Path, policy_folder: Path, trainer_folder: Pat
         twin = copy_with_same_weights(model) if settings.tuning == "lora" else model
     if settings.tuning == "lora":
         layers, left_out = fresh_lora(model, settings, params.seed)
-        text = f"LoRA on {len(layers)} layers" + (f", none on {', '.join(left_out)}" if left_out else "")
+        text = f"LoRA on {len(layers)} layers{_but(', none on', left_out)}"
     else:
         layers, text = {}, "the whole model"
     head = None if settings.critic == "none" else ValueHead(hidden_width(model))
@@ -43,21 +43,21 @@ def main(params_path: Path, base: Path, policy_folder: Path, trainer_folder: Pat
         own = fresh_lora(twin, settings, params.seed + 1, list(layers))[0] if layers else {}
         separate = SeparateCritic(twin, own)
     policy = Policy(model, layers, head, separate)
-    fixed: list[str] = []
     if layers:
         save_policy(policy, adapter_config(settings, read_source(base)["model"], layers, model), policy_folder)
     else:
-        fixed = try_whole(policy)
+        text += _but(" less what gets no gradient from text:", try_whole(policy))
         with whole_folder(policy_folder) as partial:
             copy_model_files(base, partial, weights=True)
     save_trainer(policy, TrainerState(), trainer_folder)
     trained = sum(p.numel() for p in policy.policy_parameters().values())
-    result("init", f"{text}{_but(fixed)}, {trained:,} trained parameters, critic: {settings.critic}")
+    result("init", f"{text}, {trained:,} trained parameters, critic: {settings.critic}")
 
 
-def _but(fixed: list[str]) -> str:
-    """Name the weights of a wholly trained model that no text reaches."""
-    return f" but {len(fixed)} weights that get no gradient ({', '.join(fixed[:2])}, ...)" if fixed else ""
+def _but(what: str, names: list[str]) -> str:
+    """Return `what` and the first names, nothing without a name."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{what} {', '.join(names[:3])}{more}" if names else ""
 
 
 if __name__ == "__main__":

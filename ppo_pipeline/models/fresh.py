@@ -35,9 +35,9 @@ def _tried(model: Any, layers: dict[str, LoraLinear], take_off: bool) -> list[st
             check_loadable(model, layers)
             try_lora(Policy(model, layers))
         except NoPlaceForLora as fault:
-            if not take_off or {fault.kind} == set(map(kind_of, layers)):
+            if not take_off or set(fault.kinds) == set(map(kind_of, layers)):
                 raise
-            remove_lora(model, layers, fault.kind)
-            left_out.append(fault.kind)
+            remove_lora(model, layers, fault.kinds)
+            left_out += fault.kinds
         else:
             return left_out

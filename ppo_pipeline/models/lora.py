@@ -6,7 +6,7 @@ Rank-stabilised LoRA (Kalajdzievski 2023, arXiv:2312.03732) has s = alpha / sqrt
 import copy
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -75,11 +75,11 @@ class _WithLowRank(torch.autograd.Function):
 
 
 class NoPlaceForLora(PipelineError):
-    """LoRA on some layers would be wrong or without effect; `kind`: their path, its numbers as *."""
+    """LoRA on some layers would be wrong, without effect, or lost in PEFT; `kinds`: their paths with * for numbers."""
 
-    def __init__(self, text: str, path: str) -> None:
+    def __init__(self, text: str, paths: Iterable[str]) -> None:
         super().__init__(f"params.yaml: policy.target_modules: {text}")
-        self.kind = kind_of(path)
+        self.kinds = list(dict.fromkeys(map(kind_of, paths)))
 
 
 def kind_of(path: str) -> str:
@@ -203,9 +203,9 @@ def add_lora(
     return layers
 
 
-def remove_lora(model: nn.Module, layers: dict[str, LoraLinear], kind: str) -> None:
-    """Take LoRA off the layers of one kind, in the model and in `layers`."""
-    for name in [name for name in layers if kind_of(name) == kind]:
+def remove_lora(model: nn.Module, layers: dict[str, LoraLinear], kinds: list[str]) -> None:
+    """Take LoRA off the layers of these kinds, in the model and in `layers`."""
+    for name in [name for name in layers if kind_of(name) in kinds]:
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layers.pop(name).base)
 

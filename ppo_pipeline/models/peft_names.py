@@ -80,12 +80,15 @@ def _moved_names(model: Any) -> tuple[str, ...]:
 
 
 def check_loadable(model: Any, paths: Iterable[str]) -> None:
-    """Raise NoPlaceForLora for a layer that PEFT refuses, or whose tensors it would look for under another name."""
-    kind = _model_type(model)
-    strayed = _renamed(model, set(paths)) if _has_conversion(kind) else set()
-    for path in sorted(paths):
-        if path in strayed or (kind in STATE_SPACE_TYPES and _last(path) in STATE_SPACE_NAMES):
-            raise NoPlaceForLora(f"PEFT cannot load LoRA on '{path}' of {type(model).__name__}; leave it out.", path)
+    """Raise NoPlaceForLora for layers that PEFT refuses, or whose tensors it would look for under another name."""
+    kind, lost = _model_type(model), set()
+    if _has_conversion(kind):
+        lost = _renamed(model, set(paths))
+    if kind in STATE_SPACE_TYPES:
+        lost |= {path for path in paths if _last(path) in STATE_SPACE_NAMES}
+    if lost:
+        text = f"PEFT cannot load LoRA on '{min(lost)}' of {type(model).__name__}; leave it out."
+        raise NoPlaceForLora(text, sorted(lost))
 
 
 def _renamed(model: Any, paths: set[str]) -> set[str]:

@@ -34,19 +34,16 @@ def try_lora(policy: Policy) -> None:
     called: set[str] = set()
     with _filled(layers), _watched(layers, called):
         _run(policy, "policy.target_modules")
-        dead = [name for name in layers if name not in called]
-        idle = [
-            name for name in layers if not all(_has_gradient(p) for p in (layers[name].lora_A, layers[name].lora_B))
-        ]
-    for names, why in ((dead, "the model has no use for it with text"), (idle, "it gets no gradient")):
-        alive = {kind_of(name) for name in layers if name not in names}
-        for name in names:
-            if kind_of(name) not in alive:  # of experts, some may be left out for a few tokens
-                raise NoPlaceForLora(
-                    f"LoRA on '{name}' of {type(policy.model).__name__} would be without effect: {why}. Leave it out; "
-                    "a regular expression can tell paths apart.",
-                    name,
-                )
+        trained = {n for n, layer in layers.items() if _has_gradient(layer.lora_A) and _has_gradient(layer.lora_B)}
+    for fine, why in ((called, "the model has no use for it with text"), (trained, "it gets no gradient")):
+        kinds = set(map(kind_of, fine))
+        lost = [name for name in layers if kind_of(name) not in kinds]  # of experts, few tokens reach some alone
+        if lost:
+            raise NoPlaceForLora(
+                f"LoRA on '{lost[0]}' of {type(policy.model).__name__} would be without effect: {why}. Leave it out; a "
+                "regular expression can tell paths apart.",
+                lost,
+            )
 
 
 def try_whole(policy: Policy) -> list[str]:
@@ -100,7 +97,7 @@ def _name_what_was_read(policy: Policy, error: Exception) -> None:
             raise NoPlaceForLora(
                 f"{type(policy.model).__name__} reads '{error.name}' of '{path}' itself, so that LoRA there would be "
                 "without effect; leave it out.",
-                path,
+                [path],
             ) from None
 
 
@@ -134,7 +131,7 @@ def _watched(layers: dict[str, LoraLinear], called: set[str]) -> Iterator[None]:
                     raise NoPlaceForLora(
                         f"'{name}' ({type(layer).__name__}) gives something else than its weight times its input, so "
                         "LoRA cannot stand beside it; leave it out.",
-                        name,
+                        [name],
                     )
 
         return hook
@@ -173,7 +170,7 @@ def _check_unshared(model: nn.Module, layers: dict[str, LoraLinear]) -> None:
         for name in [*own, *(bases.get(id(child)) for child in inside)]:
             if name is not None:
                 raise NoPlaceForLora(
-                    f"the weight of '{name}' is used by '{path}' too, where LoRA would not be; leave it out.", name
+                    f"the weight of '{name}' is used by '{path}' too, where LoRA would not be; leave it out.", [name]
                 )
 
 
