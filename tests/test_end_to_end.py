@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from updating import make_policy
 
 from ppo_pipeline.models.end_to_end import FEW_KEYS, _FewKeys, can_lay_end_to_end
+from ppo_pipeline.models.loading import hidden_width
 from ppo_pipeline.models.packing import PackedLinear, can_pack, pack_policy
 from ppo_pipeline.models.policy import PAD_MULTIPLE, Policy, end_to_end
 from ppo_pipeline.models.prefix import common_prefix
@@ -228,3 +229,14 @@ def test_layers_that_ask_for_a_window_are_not_laid_end_to_end() -> None:
     old = attend.forward
     attend.forward = lambda *args, **kwargs: old(*args, **kwargs, sliding_window=64)
     assert not can_lay_end_to_end(model)
+
+
+def test_windows_of_a_model_that_sees_images_too_are_those_of_its_text_part() -> None:
+    """Gemma 3 holds them in the config of one of its parts; a few tokens alone would fit into them."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = {**sizes, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 64, "sliding_window": 32}
+    vision = {**sizes, "image_size": 16, "patch_size": 8, "vision_use_head": False}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma3", text_config=text, vision_config=vision))
+    assert not can_lay_end_to_end(model.eval())
+    assert hidden_width(model) == 32

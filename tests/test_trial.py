@@ -74,8 +74,8 @@ def test_the_others_of_these_architectures_are_taken(kind: str, targets: list[st
 
 
 LEFT_OUT = {
-    "phimoe": ["model.layers.*.mlp.router"],
-    "hunyuan_v1_moe": ["model.layers.*.mlp.gate.wg"],
+    "phimoe": ["model.layers.*.mlp.router", "model.layers.*.mlp.experts"],
+    "hunyuan_v1_moe": ["model.layers.*.mlp.gate.wg", "model.layers.*.mlp.experts"],
     "mamba": ["backbone.layers.*.mixer.out_proj", "backbone.layers.*.mixer.dt_proj"],
     "llama": [],
 }
@@ -102,6 +102,13 @@ def test_all_linear_leaves_out_what_lora_has_no_place_on(kind: str, tmp_path: Pa
         torch.testing.assert_close(
             peft(input_ids=ids, use_cache=False).logits, model(ids, use_cache=False).logits, atol=1e-4, rtol=1e-4
         )
+
+
+def test_experts_in_one_tensor_are_told_to_have_no_lora() -> None:
+    """Shared experts and dense blocks have layers of the same names, which get LoRA."""
+    layers, without = fresh_lora(tiny_architecture("deepseek_v3"), policy_settings(target_modules=["gate_proj"]), 0)
+    assert list(layers) == ["model.layers.0.mlp.gate_proj", "model.layers.1.mlp.shared_experts.gate_proj"]
+    assert without == ["model.layers.*.mlp.experts"]
 
 
 def test_a_layer_asked_for_by_name_is_refused_and_not_left_out() -> None:
