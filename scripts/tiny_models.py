@@ -38,6 +38,7 @@ OWN: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "opt": {"word_embed_proj_dim": 32},
     "olmo": {"clip_qkv": 1.0},
+    "granite": {"logits_scaling": 8.0},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gptj": {"rotary_dim": 8},
     "codegen": {"rotary_dim": 8},
@@ -54,7 +55,7 @@ OWN: dict[str, dict[str, Any]] = {
     "zamba": {"num_hidden_layers": 2, "layers_block_type": ["linear_attention", "hybrid"]},
     "zamba2": {"num_hidden_layers": 2, "layers_block_type": ["linear_attention", "hybrid"]},
     "dbrx": {
-        "attn_config": {"rope_theta": 1e4, "kv_n_heads": 2},
+        "attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2},
     },
 }

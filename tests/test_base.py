@@ -82,9 +82,10 @@ def test_architectures_whose_logits_are_not_those_of_the_head_are_refused() -> N
         "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "vocab_size": 261,
     }  # fmt: skip
-    config = AutoConfig.for_model("granite", logits_scaling=8.0, **sizes)
-    with pytest.raises(PipelineError, match="GraniteForCausalLM changes its logits after the head"):
+    config = AutoConfig.for_model("gemma2", final_logit_softcapping=0.01, head_dim=8, **sizes)
+    with pytest.raises(PipelineError, match="Gemma2ForCausalLM changes its logits after the head"):
         check_supported(AutoModelForCausalLM.from_config(config))
+    check_supported(AutoModelForCausalLM.from_config(AutoConfig.for_model("granite", logits_scaling=8.0, **sizes)))
     for architecture in ("llama", "gpt2"):
         check_supported(tiny_model(architecture))
 

@@ -99,6 +99,15 @@ def head_of(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     return head.weight, getattr(head, "bias", None)
 
 
+def logit_divisor(model: Any) -> float:
+    """Return what the architecture divides its head's output by: 1, or a scale in the config of Granite or Cohere.
+
+    It counts as a part of the temperature: every logprob here is of z / (divisor temperature), z = W h + b.
+    """
+    divisor, factor = (getattr(text_config(model), name, None) for name in ("logits_scaling", "logit_scale"))
+    return (divisor if isinstance(divisor, int | float) else 1.0) / (factor if isinstance(factor, int | float) else 1.0)
+
+
 def text_config(model: Any) -> Any:
     """Return the config of the part that reads text, which in a model of several kinds of input is one of several."""
     return model.config.get_text_config(decoder=True)
@@ -113,9 +122,9 @@ def hidden_width(model: Any) -> int:
 
 
 def check_supported(model: Any) -> None:
-    """Raise PipelineError unless logits are head(trunk(ids)), as every logprob here assumes.
+    """Raise PipelineError unless logits are head(trunk(ids)) / logit_divisor, as every logprob here assumes.
 
-    Some architectures scale or cap logits after the head; a forward over a few tokens tells.
+    Some architectures cap logits after the head; a forward over a few tokens tells.
     """
     if getattr(model.config, "is_encoder_decoder", False):
         raise PipelineError("base.model: an encoder-decoder model; only decoder-only models can be trained here.")
@@ -126,10 +135,10 @@ def check_supported(model: Any) -> None:
         expected = model(input_ids=ids, use_cache=False).logits
         weight, bias = head_of(model)
         hidden = trunk_of(model)(input_ids=ids, use_cache=False).last_hidden_state
-        found = torch.nn.functional.linear(hidden, weight, bias)
+        found = torch.nn.functional.linear(hidden, weight, bias) / logit_divisor(model)
     if expected.shape != found.shape or not torch.allclose(expected.float(), found.float(), rtol=1e-2, atol=1e-2):
         raise PipelineError(
-            f"base.model: {type(model).__name__} changes its logits after the head (scaling or capping); "
+            f"base.model: {type(model).__name__} changes its logits after the head (as capping does); "
             "such architectures are not supported."
         )
 

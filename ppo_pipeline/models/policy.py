@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..maths.logprobs import token_logprobs
 from .checkpointing import checkpoint_blocks
 from .end_to_end import Layout, hidden_end_to_end, lay_end_to_end
-from .loading import head_of, trunk_of
+from .loading import head_of, logit_divisor, trunk_of
 from .lora import LoraLinear, lora_off
 from .value_head import ValueHead
 
@@ -90,7 +90,8 @@ class Policy:
         """Run the training forward over `batch`: logprobs at `temperature`, entropies and values."""
         before, after, targets = positions(batch)
         flat = hidden_states(self.model, batch)
-        logprobs, entropy = token_logprobs(flat[before], *head_of(self.model), targets, temperature)
+        divisor = logit_divisor(self.model) * temperature
+        logprobs, entropy = token_logprobs(flat[before], *head_of(self.model), targets, divisor)
         if self.value_head is None or not with_values:
             return Scores(logprobs, entropy, None, None)
         if self.separate is not None:
@@ -134,7 +135,8 @@ def model_logprobs(model: Any, batch: Sequences, temperature: float) -> Tensor:
     """Return the logprobs (N,) of the response tokens under a plain model, without gradients."""
     before, _, targets = positions(batch)
     flat = hidden_states(model, batch)
-    return token_logprobs(flat[before], *head_of(model), targets, temperature, with_entropy=False)[0]
+    divisor = logit_divisor(model) * temperature
+    return token_logprobs(flat[before], *head_of(model), targets, divisor, with_entropy=False)[0]
 
 
 def positions(batch: Sequences) -> tuple[Tensor, Tensor, Tensor]:

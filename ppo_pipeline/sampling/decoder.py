@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PipelineError
-from ..models.loading import trunk_of
+from ..models.loading import logit_divisor, trunk_of
 from ..models.prefix import LEAST_PREFIX, causal_mask, common_prefix
 from ..models.reach import borders
 from ..snapshots import Snapshots
@@ -67,7 +67,7 @@ class Decoder:
         self.head = model.get_output_embeddings()
         self.stop_ids = frozenset(stop_ids)
         self.max_new_tokens = max_new_tokens
-        self.temperature = temperature
+        self.temperature = logit_divisor(model) * temperature
         self.batch_size = batch_size
         self.truncation = truncation
         self.device = model.device
