@@ -95,7 +95,7 @@ def test_nothing_is_written_of_a_refused_model(tmp_path: Path) -> None:
 
 def everything_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     of = Masks.of
-    monkeypatch.setattr(Masks, "of", lambda self, seen: of(self, torch.ones_like(seen)))
+    monkeypatch.setattr(Masks, "of", lambda self, seen, rows: of(self, torch.ones_like(seen), rows))
 
 
 def positions_are_one_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,7 @@ def test_the_trial_finds_a_broken_decoder(fault: Callable, monkeypatch: pytest.M
 
 
 def test_the_trial_finds_boolean_masks_given_to_eager_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Masks, "of", lambda self, seen: seen[:, None])
+    monkeypatch.setattr(Masks, "of", lambda self, seen, rows: seen[:, None])
     with pytest.raises(PipelineError, match="GPTNeoForCausalLM cannot be decoded rightly"):
         check_model(made("gpt_neo"))
 

@@ -175,7 +175,7 @@ class Decoder:
         """Return position_ids and the causal attention_mask of `width` tokens a row that follow `before` tokens."""
         seen = causal_mask(width, before + width, self.device)
         places = torch.arange(before, before + width, device=self.device)
-        return {"position_ids": places[None], "attention_mask": self.masks.of(seen.expand(rows, -1, -1))}
+        return {"position_ids": places[None], "attention_mask": self.masks.of(seen[None], rows)}
 
     def _step(self, cache: SlotCache, active: list[_Active]) -> Tensor:
         """Run each active sequence's newest token; return the logits of the next one (n, V)."""
@@ -188,7 +188,7 @@ class Decoder:
             cache,
             input_ids=ids,
             position_ids=positions[:, None],
-            attention_mask=self.masks.of(seen[:, None]),
+            attention_mask=self.masks.of(seen[:, None], len(active)),
         )
         return self.head(hidden[:, -1])
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.loading import text_config
+from ..models.loading import text_config, trunk_of
 
 
 class Masks:
@@ -17,16 +17,16 @@ class Masks:
 
     def __init__(self, model: Any) -> None:
         config = text_config(model)
-        self.by_key = bool(getattr(config, "alibi", hasattr(model.base_model, "build_alibi_tensor")))
+        self.by_key = bool(getattr(config, "alibi", hasattr(trunk_of(model), "build_alibi_tensor")))
         self.additive = getattr(config, "_attn_implementation", None) == "eager"
         self.dtype = model.dtype
 
-    def of(self, seen: Tensor) -> Tensor:
-        """Return what the model takes for `seen` (n, queries, keys), true where a query may look."""
+    def of(self, seen: Tensor, rows: int) -> Tensor:
+        """Return what the model takes for `seen` (rows or 1, queries, keys), true where a query may look."""
         if self.by_key:
-            return seen[:, -1].long()
+            return seen[:, -1].long().expand(rows, -1)
         mask = seen[:, None]
         if not self.additive:
             return mask
         nothing = torch.zeros((), dtype=self.dtype, device=seen.device)
-        return torch.where(mask, nothing, torch.finfo(self.dtype).min)
+        return torch.where(mask, nothing, torch.finfo(self.dtype).min).expand(rows, -1, -1, -1)
