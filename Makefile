@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ACTIVATE := . $(BIN)/activate
 
-.PHONY: repro test lint deps bench coverage mutation install clean
+.PHONY: repro test lint deps bench architectures coverage mutation install clean
 
 install: $(VENV)/installed
 
@@ -42,6 +42,10 @@ bench: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,trl]'
 	test -d data/base || ($(ACTIVATE) && dvc repro base)
 	$(ACTIVATE) && python -m benchmarks
+
+# Every causal language model type of the installed transformers, tiny, through a round; writes docs/architectures.md.
+architectures: install
+	$(ACTIVATE) && python scripts/architectures.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage* mutants

@@ -8,6 +8,7 @@ from ppo_pipeline.models.base import acquire_base
 from ppo_pipeline.params import load_params
 from ppo_pipeline.progress import result
 from ppo_pipeline.run_record import run_record
+from ppo_pipeline.sampling.trial import check_model
 from ppo_pipeline.stage_command import StageCommand
 
 
@@ -18,7 +19,7 @@ def main(params_path: Path, base: Path) -> None:
     """Fetch, convert and check the model that `base.model` names."""
     settings = load_params(params_path).base
     with run_record("base") as record:
-        model = acquire_base(settings, base)
+        model = acquire_base(settings, base, check_model)
         record["parameters"] = sum(p.numel() for p in model.parameters())
     result("base", f"{settings.model}, {record['parameters'] / 1e6:,.0f} million parameters, in {base}")
 

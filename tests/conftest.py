@@ -76,6 +76,22 @@ def tiny_model(architecture: str, seed: int = 0, scale: float = 1.0, tied: bool 
     return model.eval()
 
 
+def lora_policy(model: Any, targets: list[str] | str, std: float = 0.3, seed: int = 1) -> Any:
+    """Return a policy of LoRA of rank 4 on a model, as after training: B is not 0."""
+    import torch
+
+    from ppo_pipeline.models.lora import add_lora, init_lora
+    from ppo_pipeline.models.policy import Policy
+
+    layers = add_lora(model.requires_grad_(False), targets, 4, 8, 0.0)
+    init_lora(layers, seed)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for layer in layers.values():
+            layer.lora_B.normal_(std=std)
+    return Policy(model, layers)
+
+
 def tiny_tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> Any:
     """Return a byte-level tokenizer: 256 bytes and a few special tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers

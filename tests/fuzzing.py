@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ppo_pipeline.errors import PipelineError
 
 FACTOR = int(os.environ.get("FUZZ", "0"))
-LONGEST = 30  # seconds; a loader that takes longer over a small file hangs
+LONGEST = 30  # seconds of computing; a loader that takes longer over a small file hangs
 
 Edit = tuple[str, float, bytes]
 EDITS = st.lists(
@@ -103,13 +103,13 @@ def in_time() -> Iterator[None]:
     def late(*_: Any) -> None:
         raise TimeoutError(f"still at work after {LONGEST} s")
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(LONGEST)
+    before = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, LONGEST)  # of this process alone, however busy the machine
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def declared(read: Callable[[], Any], *named: str) -> Any:

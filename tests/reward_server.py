@@ -79,7 +79,7 @@ def samples(count: int = 5, **columns: list) -> Samples:
 def component(url: str, **changes: Any) -> HttpComponent:
     values = {
         "type": "http", "name": "judge", "weight": 1.0, "url": url, "format": "text", "columns": [], "batch_size": 2,
-        "timeout_seconds": 5.0, "retries": 2, "max_answer_bytes": 1000, "token_variable": "SCORER_TOKEN",
+        "timeout_seconds": 300.0, "retries": 2, "max_answer_bytes": 1000, "token_variable": "SCORER_TOKEN",
     }  # fmt: skip
     return HttpComponent(**{**values, **changes})
 

@@ -166,7 +166,7 @@ def make_round() -> None:
     for layer in layers.values():
         torch.nn.init.normal_(layer.lora_B, std=0.3)
     policy = Policy(model, layers, ValueHead(32))
-    save_policy(policy, adapter_config(settings, "base", layers), Path("data/rounds/r001/policy"))
+    save_policy(policy, adapter_config(settings, "base", layers, model), Path("data/rounds/r001/policy"))
     save_trainer(policy, TrainerState(), Path("data/rounds/r001/trainer"))
 
 

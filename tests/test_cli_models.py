@@ -38,7 +38,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         for layer in layers.values():
             layer.lora_B.copy_(torch.randn(layer.lora_B.shape, generator=generator) * 0.3)
-    save_policy(Policy(model, layers, ValueHead(32)), adapter_config(settings, "base", layers), POLICY)
+    save_policy(Policy(model, layers, ValueHead(32)), adapter_config(settings, "base", layers, model), POLICY)
 
 
 def run(*arguments: str, code: int = 0, stdin: str | None = None) -> Result:

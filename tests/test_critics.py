@@ -126,7 +126,7 @@ def written(policy: Policy, tuning: str, folder: Path, state: TrainerState) -> N
     """Write base, an untrained round and `policy` as the round after it."""
     base, parent = save_tiny(folder / "base"), folder / "r000"
     if tuning == "lora":
-        config = adapter_config(policy_settings(), "base", policy.layers)
+        config = adapter_config(policy_settings(), "base", policy.layers, policy.model)
         save_policy(make_policy(std=0.0), config, parent)
     else:
         parent.mkdir()

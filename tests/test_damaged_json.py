@@ -32,7 +32,7 @@ def project(tmp_path: Path) -> Path:
     s = policy_settings()
     model = tiny_model("llama").requires_grad_(False)
     policy = Policy(model, add_lora(model, s.target_modules, s.rank, s.alpha, s.dropout), ValueHead(32))
-    save_policy(policy, adapter_config(s, "base", policy.layers), tmp_path / "policy")
+    save_policy(policy, adapter_config(s, "base", policy.layers, policy.model), tmp_path / "policy")
     save_trainer(policy, TrainerState(moments={"m": torch.zeros(2)}), tmp_path / "trainer")
     Controllers().write(tmp_path / "controllers.json")
     settings = AdvantageSettings.of(load_params(COMMITTED), "r001")

@@ -77,7 +77,7 @@ def test_a_run_asks_no_network_and_a_reward_service_trips_the_trap(
         port = closed.getsockname()[1]
     service = {
         "name": "judge", "type": "http", "weight": 1.0, "url": f"http://127.0.0.1:{port}/", "format": "text",
-        "columns": [], "batch_size": 8, "timeout_seconds": 5.0, "retries": 0, "max_answer_bytes": 1000,
+        "columns": [], "batch_size": 8, "timeout_seconds": 300.0, "retries": 0, "max_answer_bytes": 1000,
         "token_variable": None,
     }  # fmt: skip
     project.change("reward.components", [service])

@@ -40,7 +40,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adapter") / "policy"
     model, settings = tiny_model("llama"), policy_settings(target_modules=["q_proj"])
     layers = add_lora(model, settings.target_modules, settings.rank, settings.alpha, settings.dropout)
-    save_policy(Policy(model, layers, None, None), adapter_config(settings, "base", layers), folder)
+    save_policy(Policy(model, layers, None, None), adapter_config(settings, "base", layers, model), folder)
     return folder
 
 

@@ -4,11 +4,13 @@ import warnings
 
 import pytest
 import torch
+from conftest import lora_policy
+from transformers import AutoConfig, AutoModelForCausalLM
 from updating import TEMPERATURE, make_data, make_policy, make_targets, update_settings
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.checkpoint import TrainerState
-from ppo_pipeline.models.policy import Policy
+from ppo_pipeline.models.policy import Policy, pad
 from ppo_pipeline.training.optimizer import make_optimizer, trained_parameters
 from ppo_pipeline.training.ppo import PPO
 
@@ -66,11 +68,41 @@ def test_lora_s_dropout_is_drawn_again_as_it_was() -> None:
     assert any((found[0][n] - without[n]).abs().max() > 1e-3 for n in without), "dropout did nothing"
 
 
-def test_nothing_but_the_blocks_is_in_training_mode() -> None:
-    """GPT-2's own dropout modules and attention look at their own flags."""
+@pytest.mark.parametrize("kind", ["opt", "biogpt", "xglm"])
+def test_dropout_that_a_block_itself_asks_for_stays_off(kind: str) -> None:
+    """These blocks call dropout as a function, by their own flag; each is half zeros here."""
+    found = [scores_and_gradients(kind, saving) for saving in (False, True)]
+    assert torch.equal(found[1][0], found[0][0])
+    for name, gradient in found[0][1].items():
+        assert gradient.abs().max() > 0, name
+        torch.testing.assert_close(found[1][1][name], gradient, atol=1e-6, rtol=1e-5)
+
+
+def scores_and_gradients(kind: str, saving: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return the logprobs of a few tokens, and the gradient of their sum by LoRA on all linear layers."""
+    sizes = {
+        "hidden_size": 32, "d_model": 32, "num_hidden_layers": 2, "num_layers": 2, "num_attention_heads": 4,
+        "attention_heads": 4, "word_embed_proj_dim": 32, "ffn_dim": 48, "intermediate_size": 48,
+    }  # fmt: skip
+    config = AutoConfig.for_model(
+        kind, vocab_size=64, max_position_embeddings=64, dropout=0.5, attention_dropout=0.5, activation_dropout=0.5,
+        hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5, **sizes,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    policy = lora_policy(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval(), "all-linear")
+    if saving:
+        policy.save_memory()
+    batch = pad([torch.arange(5)], [torch.arange(7, 20)], 0, torch.device("cpu"))
+    logprobs = policy.score(batch, 1.0).logprobs
+    logprobs.sum().backward()
+    return logprobs.detach(), {name: p.grad for name, p in policy.policy_parameters().items() if p.grad is not None}
+
+
+def test_nothing_is_in_training_mode() -> None:
+    """Dropout asks the module that it is in, or the one that calls it."""
     policy = make_policy("gpt2")
     policy.save_memory()
-    assert {type(m).__name__ for m in policy.model.modules() if m.training} == {"GPT2Block"}
+    assert not [m for m in policy.model.modules() if m.training]
 
 
 def test_no_warning_of_a_call_that_will_go_away() -> None:

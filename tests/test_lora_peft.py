@@ -39,7 +39,7 @@ def trained_policy(architecture: str, seed: int = 1) -> tuple[Policy, PolicySett
 
 
 def saved(policy: Policy, s: PolicySettings, folder: Path) -> Path:
-    save_policy(policy, adapter_config(s, "base", policy.layers), folder)
+    save_policy(policy, adapter_config(s, "base", policy.layers, policy.model), folder)
     return folder
 
 

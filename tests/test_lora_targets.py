@@ -84,7 +84,7 @@ def test_the_written_adapter_is_the_same_in_peft_and_here(
     model = tiny_model(architecture)
     layers = add_lora(model, s.target_modules, s.rank, s.alpha, s.dropout, s.use_rslora)
     filled(layers)
-    save_policy(Policy(model, layers), adapter_config(s, "base", layers), tmp_path)
+    save_policy(Policy(model, layers), adapter_config(s, "base", layers, model), tmp_path)
     peft = PeftModel.from_pretrained(tiny_model(architecture), tmp_path)
     assert peft_layers(peft) == set(layers)
     torch.testing.assert_close(logits(model), logits(peft), atol=1e-4, rtol=1e-5)
@@ -149,6 +149,6 @@ def test_a_head_that_shares_its_name_with_a_layer_stays_out_after_saving(tmp_pat
     model = Model()
     layers = add_lora(model, "all-linear", 2, 2, 0.0)
     assert set(layers) == {"block.ff_out"}
-    config = adapter_config(policy_settings(rank=2, target_modules="all-linear"), "base", layers)
+    config = adapter_config(policy_settings(rank=2, target_modules="all-linear"), "base", layers, model)
     save_policy(Policy(model, layers), config, tmp_path)
     assert set(attach_policy(Model(), tmp_path)) == {"block.ff_out"}

@@ -4,13 +4,13 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from reward_server import component, samples
 from ruamel.yaml import YAML
+from warm_project import until
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.reward_sections import COMPONENTS, HttpComponent, Reward
@@ -38,6 +38,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_the_page_s_server_gives_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (script,) = blocks("python")
     (tmp_path / "server.py").write_text(script)
@@ -46,12 +51,7 @@ def test_the_page_s_server_gives_rewards(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     server = subprocess.Popen([sys.executable, str(tmp_path / "server.py"), str(port)], stderr=subprocess.DEVNULL)
     try:
-        until = time.monotonic() + 20
-        while time.monotonic() < until:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
+        until(lambda: server.poll() is not None or answers(port))
         (entry,) = (entry for entry in entries() if entry["type"] == "http")
         entry["url"] = entry["url"].replace(":8000", f":{port}")
         given = samples(4, expected=["", "x", "y", "xxx"])

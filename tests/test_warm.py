@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from warm_project import WarmProject, replace, state, until
+from warm_project import LONG, WarmProject, replace, state, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="warm starts are for Linux")
 OWN = ("pid", "parent", "session", "warm")
@@ -62,17 +62,18 @@ def test_the_stage_settings_starts_the_server_ahead(project: WarmProject, there:
     if there:
         (project.folder / "data/base").mkdir(parents=True)
     replace(project.folder / "ppo_pipeline/warm/libraries.py", "LIBRARIES = ('json',)", "LIBRARIES = ('slow',)")
-    (project.folder / "slow.py").write_text("import time\ntime.sleep(4)\n")
+    imported = project.folder / "imported"
+    slow = f"import time\nfrom pathlib import Path\nwhile not Path({str(imported)!r}).exists():\n    time.sleep(0.01)\n"
+    (project.folder / "slow.py").write_text(slow)
     (project.folder / "stages/settings.py").write_text("print('settings')\n")
-    started = time.monotonic()
-    told = subprocess.run(
+    told = subprocess.run(  # comes back while the server still imports
         [sys.executable, "-m", "stages", "settings"],
-        cwd=project.folder, env=project.environment, capture_output=True, text=True, check=True,
+        cwd=project.folder, env=project.environment, capture_output=True, text=True, check=True, timeout=LONG,
     )  # fmt: skip
     assert told.stdout == "settings\n"
-    assert time.monotonic() - started < 4
     names = project.socket_files()
     assert bool(names) == there
+    imported.touch()
     assert project.run()[1]["warm"]
     assert not there or project.socket_files() == names, "another server"
 
@@ -81,7 +82,7 @@ def test_the_stage_settings_starts_the_server_ahead(project: WarmProject, there:
 def test_a_light_stage_is_warm_where_a_server_is_there_and_starts_none(project: WarmProject, there: bool) -> None:
     (project.folder / "data/base").mkdir(parents=True)
     (project.folder / "stages/reward.py").write_text((project.folder / "stages/update.py").read_text())
-    replace(project.folder / "ppo_pipeline/warm/launcher.py", "READY_SECONDS = 0.1", "READY_SECONDS = 10.0")
+    replace(project.folder / "ppo_pipeline/warm/launcher.py", "READY_SECONDS = 0.1", f"READY_SECONDS = {LONG}")
     server = project.run()[1]["parent"] if there else None
     told = subprocess.run(
         [sys.executable, "-m", "stages", "reward", "leave", "there"],
@@ -140,7 +141,7 @@ def test_signals_reach_the_child_and_its_end_is_the_commands(
 ) -> None:
     process, about = project.waiting(action)
     process.send_signal(number)
-    assert process.wait(5) == code
+    assert process.wait(LONG) == code
     assert gone(about["pid"])
 
 
@@ -151,24 +152,24 @@ def test_ctrl_z_stops_the_child_and_fg_lets_it_go_on(project: WarmProject) -> No
     process.send_signal(signal.SIGCONT)
     until(lambda: state(about["pid"]) == "S")
     process.terminate()
-    assert process.wait(5) == -15
+    assert process.wait(LONG) == -15
 
 
 def test_a_killed_command_takes_its_child_along_and_no_other(project: WarmProject) -> None:
     first, one = project.waiting(place="one")
     second, two = project.waiting(place="two")
     first.kill()
-    until(lambda: gone(one["pid"]), 1.0)
-    assert state(two["pid"]) == "S"
+    until(lambda: gone(one["pid"]))
+    assert not gone(two["pid"])
     assert second.poll() is None
     second.kill()
-    until(lambda: gone(two["pid"]), 1.0)
+    until(lambda: gone(two["pid"]))
 
 
 def test_a_killed_child_is_a_killed_command_and_the_cure_is_told(project: WarmProject) -> None:
     process, about = project.waiting()
     os.kill(about["pid"], signal.SIGKILL)
-    assert process.wait(5) == -9
+    assert process.wait(LONG) == -9
     told = (process.stderr.read() if process.stderr else "").splitlines()[-1]
     assert told.startswith("This stage was killed (SIGKILL), most often by the system because memory ran out; lower ")
     assert "update.microbatch_tokens" in told
@@ -179,8 +180,8 @@ def test_a_killed_server_takes_its_children_along_and_the_commands_fail(project:
     second, two = project.waiting(place="two")
     assert one["parent"] == two["parent"]
     os.kill(one["parent"], signal.SIGKILL)
-    assert (first.wait(5), second.wait(5)) == (1, 1)
-    until(lambda: gone(one["pid"]) and gone(two["pid"]), 1.0)
+    assert (first.wait(LONG), second.wait(LONG)) == (1, 1)
+    until(lambda: gone(one["pid"]) and gone(two["pid"]))
     assert "was killed" in (first.stderr.read() if first.stderr else "")
     assert project.run()[1]["warm"], "the socket that it left is in nobody's way"
 
@@ -190,10 +191,10 @@ def test_a_server_without_work_ends_and_leaves_nothing(tmp_path: Path) -> None:
     process, about = project.waiting()
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.8)  # work keeps it
-    assert state(about["parent"]) == "S"
+    assert not gone(about["parent"])
     process.terminate()
-    process.wait(5)
-    until(lambda: gone(about["parent"]), 2.0)
+    process.wait(LONG)
+    until(lambda: gone(about["parent"]))
     assert not project.socket_files()
     assert project.run()[1]["warm"]
     project.close()
@@ -207,7 +208,7 @@ def test_commands_at_once_share_one_server(project: WarmProject) -> None:
         processes = [project.start("tell") for _ in range(4)]
         time.sleep(0.7)
         assert not project.socket_files()
-    told = [json.loads(process.communicate("", timeout=30)[0]) for process in processes]
+    told = [json.loads(process.communicate("", timeout=LONG)[0]) for process in processes]
     assert all(about["warm"] for about in told)
     assert len({about["parent"] for about in told}) == 1
 
@@ -245,8 +246,8 @@ def test_a_server_that_cannot_fork_makes_a_cold_start_and_keeps_its_children(pro
 
 
 def test_a_server_that_hangs_makes_a_cold_start_and_runs_nothing_later(project: WarmProject) -> None:
-    replace(project.folder / "ppo_pipeline/warm/launcher.py", "START_SECONDS = 120.0", "START_SECONDS = 0.5")
     server = project.run()[1]["parent"]
+    replace(project.folder / "ppo_pipeline/warm/launcher.py", "START_SECONDS = 120.0", "START_SECONDS = 0.5")
     os.kill(server, signal.SIGSTOP)
     process, about = project.waiting()
     assert not about["warm"]
@@ -265,7 +266,7 @@ def test_a_terminal_is_the_childs_too_even_where_background_jobs_may_not_write(p
     settings[3] |= termios.TOSTOP
     termios.tcsetattr(theirs, termios.TCSANOW, settings)
     process = project.start("tell", stdin=theirs, stdout=theirs)
-    assert process.wait(10) == 0
+    assert process.wait(LONG) == 0
     about = json.loads(os.read(ours, 1 << 16).decode())
     assert about["warm"]
     assert about["terminal"]

@@ -14,6 +14,7 @@ from ..errors import PipelineError
 from ..files import read_json, whole_folder, write_json
 from ..sections import Policy as PolicySettings
 from .lora import LoraLinear, add_lora, is_conv1d, merge_lora
+from .peft_names import peft_targets
 from .policy import Policy
 from .tensors import read_tensors, write_tensors
 
@@ -21,8 +22,13 @@ PREFIX = "base_model.model."
 USED: dict[str, Any] = {"r": int, "lora_alpha": int | float, "lora_dropout": int | float, "target_modules": list | str}
 
 
-def adapter_config(settings: PolicySettings, base_name: str, layers: dict[str, LoraLinear]) -> dict[str, Any]:
-    """Return PEFT's adapter_config.json for these layers."""
+def adapter_config(
+    settings: PolicySettings, base_name: str, layers: dict[str, LoraLinear], model: nn.Module
+) -> dict[str, Any]:
+    """Return PEFT's adapter_config.json for these layers of `model`.
+
+    Raises PipelineError where PEFT would not put LoRA on the same layers.
+    """
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -30,21 +36,13 @@ def adapter_config(settings: PolicySettings, base_name: str, layers: dict[str, L
         "r": settings.rank,
         "lora_alpha": settings.alpha,
         "lora_dropout": settings.dropout,
-        "target_modules": _targets_for_others(settings.target_modules, layers),
+        **peft_targets(model, settings.target_modules, layers, settings.dropout),
         "bias": "none",
         "use_rslora": settings.use_rslora,
         "fan_in_fan_out": any(is_conv1d(layer.base) for layer in layers.values()),
         "init_lora_weights": True,
         "inference_mode": True,
     }
-
-
-def _targets_for_others(targets: list[str] | str, layers: dict[str, LoraLinear]) -> list[str]:
-    """Return the targets as other programs read them: the names that were set, or the paths of the layers.
-
-    A pattern may match modules that are no linear layers too, which PEFT would refuse to load.
-    """
-    return sorted(layers if isinstance(targets, str) else targets)
 
 
 def save_policy(policy: Policy, config: dict[str, Any], folder: Path) -> None:
@@ -69,13 +67,23 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     targets = config["target_modules"]
     if isinstance(targets, list) and not all(isinstance(target, str) for target in targets):
         raise PipelineError(f"{path}: damaged (target_modules: {targets!r}); delete it and rerun.")
+    parameters = config.get("target_parameters") or []
+    if not isinstance(parameters, list) or (parameters and isinstance(targets, str)):
+        raise PipelineError(f"{path}: damaged (target_parameters: {parameters!r}); delete it and rerun.")
+    if not all(isinstance(name, str) and name.endswith(".weight") for name in parameters):
+        raise PipelineError(
+            f"{path}: target_parameters: {parameters!r}; LoRA here is on linear layers alone, by their '.weight'."
+        )
     return config
 
 
 def lora_arguments(config: dict[str, Any]) -> tuple[list[str] | str, int, float, float, bool]:
     """Return the arguments of `add_lora` after the model, from adapter_config.json."""
-    scale = config.get("use_rslora", False)
-    return config["target_modules"], config["r"], config["lora_alpha"], config["lora_dropout"], scale
+    targets, scale = config["target_modules"], config.get("use_rslora", False)
+    more = [name.removesuffix(".weight") for name in config.get("target_parameters") or []]
+    if more:
+        targets = [*targets, *more]
+    return targets, config["r"], config["lora_alpha"], config["lora_dropout"], scale
 
 
 def attach_policy(model: Any, folder: Path) -> dict[str, LoraLinear]:

@@ -1,6 +1,7 @@
 """Bring the base model, from wherever it is, into a plain transformers folder."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from .packaged import PACKAGED, fetch_packaged
 from .trust import check_folder
 
 
-def acquire_base(settings: Base, folder: Path) -> Any:
+def acquire_base(settings: Base, folder: Path, check: Callable[[Any], None] = check_supported) -> Any:
     """Write the model and tokenizer that `base.model` names to `folder`; return the model.
+
+    check: raises PipelineError for a model that cannot be used, before anything is written.
 
     A packaged model's name comes first, then an existing .gguf file or folder, then a hub id. `source.json`
     beside the weights says where they came from.
@@ -40,7 +43,7 @@ def acquire_base(settings: Base, folder: Path) -> Any:
         else:
             fetched = fetch_model(name, settings.revision, settings.trust_remote_code, "base.model")
             model, tokenizer = _load_pretrained(fetched, settings, f"hub model '{name}'")
-        check_supported(model)
+        check(model)
         with whole_folder(folder) as partial:
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)

@@ -17,7 +17,7 @@ from ..controllers import Controllers, record_of
 from ..errors import PipelineError
 from ..files import read_json, whole_folder, write_json
 from .adapter import attach_merged, attach_policy, lora_arguments, read_adapter_config, save_policy
-from .loading import load_model, trunk_of
+from .loading import hidden_width, load_model, trunk_of
 from .lora import add_lora, copy_with_same_weights
 from .packing import can_pack, pack
 from .policy import Policy, SeparateCritic
@@ -82,7 +82,7 @@ def load_policy(model: Any, folder: Path, trainer: Path) -> tuple[Policy, Traine
 
 
 def _head(model: Any, critic: str) -> ValueHead | None:
-    return None if critic == "none" else ValueHead(model.config.hidden_size).to(model.device)
+    return None if critic == "none" else ValueHead(hidden_width(model)).to(model.device)
 
 
 def _with_values(policy: Policy, trainer: Path) -> Policy:

@@ -84,7 +84,12 @@ def read_source(folder: Path) -> dict[str, Any]:
 
 def trunk_of(model: Any) -> nn.Module:
     """Return the part of a causal language model below its head: token ids to last hidden states."""
-    return model.base_model  # type: ignore[no-any-return]
+    from transformers import PreTrainedModel
+
+    trunk: nn.Module = model.base_model
+    if trunk is not model:
+        return trunk
+    return next((part for part in model.children() if isinstance(part, PreTrainedModel)), trunk)
 
 
 def head_of(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -93,10 +98,17 @@ def head_of(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     return head.weight, getattr(head, "bias", None)
 
 
-def sliding_window(model: Any) -> int | None:
-    """Return how far back the model's attention reaches, None where it sees everything."""
-    window = getattr(model.config, "sliding_window", None)
-    return window if getattr(model.config, "use_sliding_window", True) else None
+def text_config(model: Any) -> Any:
+    """Return the config of the part that reads text, which in a model of several kinds of input is one of several."""
+    return model.config.get_text_config(decoder=True)
+
+
+def hidden_width(model: Any) -> int:
+    """Return the width of the trunk's last hidden states, which the head and a value head take.
+
+    Some architectures project the last block's (OPT's `word_embed_proj_dim`), so that no name in the config is sure.
+    """
+    return int(head_of(model)[0].shape[1])
 
 
 def check_supported(model: Any) -> None:
@@ -104,12 +116,11 @@ def check_supported(model: Any) -> None:
 
     Some architectures scale or cap logits after the head; a forward over a few tokens tells.
     """
-    config = model.config
-    if getattr(config, "is_encoder_decoder", False):
+    if getattr(model.config, "is_encoder_decoder", False):
         raise PipelineError("base.model: an encoder-decoder model; only decoder-only models can be trained here.")
     if model.get_output_embeddings() is None:
         raise PipelineError("base.model: has no language-model head.")
-    ids = torch.arange(1, 9, device=model.device)[None] % config.vocab_size
+    ids = torch.arange(1, 9, device=model.device)[None] % text_config(model).vocab_size
     with torch.no_grad():
         expected = model(input_ids=ids, use_cache=False).logits
         weight, bias = head_of(model)

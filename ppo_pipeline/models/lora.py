@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import PipelineError, nearest
 from ..native import low_rank
 from ..native.operations import serves
-from ..native.row_invariant import by_rows, is_conv1d
+from ..native.row_invariant import by_rows, is_conv1d, no_view
 
 
 class _AddLowRank(torch.autograd.Function):
@@ -30,7 +30,7 @@ class _AddLowRank(torch.autograd.Function):
         ctx.save_for_backward(rows, low_a, low_b, low)
         ctx.scaling = scaling
         add_up = partial(_add_up, low_b.T, scaling)
-        return by_rows(("up", *low_b.shape, scaling), add_up, y.flatten(0, -2), low).view_as(y)
+        return no_view(by_rows(("up", *low_b.shape, scaling), add_up, y.flatten(0, -2), low), *y.shape)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -56,7 +56,7 @@ class _WithLowRank(torch.autograd.Function):
         low_rank.add_up(y, low, b_transposed, scaling)
         ctx.save_for_backward(rows, a, b_transposed, low)
         ctx.base, ctx.scaling = base, scaling
-        return y.view(*x.shape[:-1], -1)
+        return no_view(y, *x.shape[:-1], y.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..native.operations import LANES, rms_norm, rotary, serves, silu_times
-from .loading import sliding_window, trunk_of
+from .loading import text_config, trunk_of
+from .reach import sliding_window
 
 ATTENTIONS = ("LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention")
 TOKENS = 9  # of the comparison
@@ -51,21 +53,22 @@ class _Attention:
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
-        past_key_values: Any = None,
         **more: Any,
     ) -> tuple[Tensor, Tensor | None]:
         m = self.module
+        # By its type: its name is `past_key_values`, since transformers 5.24 `cache`.
+        cache: Any = next((more.pop(name) for name in list(more) if isinstance(more[name], Cache)), None)
         shape = (*hidden_states.shape[:-1], -1, m.head_dim)
         q, k, v = (project(hidden_states).view(shape) for project in (m.q_proj, m.k_proj, m.v_proj))
         if hasattr(m, "q_norm"):
             q, k = m.q_norm(q), m.k_norm(k)
         cosine, sine = (x.expand(len(q), -1, -1).contiguous() for x in position_embeddings)
-        if getattr(past_key_values, "stepping", False):
-            out = past_key_values.attend(m.layer_idx, q, k, v, cosine, sine, m.scaling)
+        if getattr(cache, "stepping", False):
+            out = cache.attend(m.layer_idx, q, k, v, cosine, sine, m.scaling)
         else:
             q, k, v = (x.transpose(1, 2) for x in (rotary(q, cosine, sine), rotary(k, cosine, sine), v))
-            if past_key_values is not None:
-                k, v = past_key_values.update(k, v, m.layer_idx)
+            if cache is not None:
+                k, v = cache.update(k, v, m.layer_idx)
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(m.config._attn_implementation, sdpa_attention_forward)
             dropout = m.attention_dropout if m.training else 0.0
             out, _ = attend(m, q, k, v, attention_mask, dropout=dropout, scaling=m.scaling, **more)
@@ -77,7 +80,7 @@ def use_native_layers(model: Any) -> None:
     """Replace what can be replaced in a causal language model; nothing without kernels for its device and format."""
     if not serves(model.device, model.dtype):
         return
-    trunk = trunk_of(model)
+    trunk, window = trunk_of(model), sliding_window(model)
     generator = torch.Generator().manual_seed(0)
     tried: dict[tuple[Any, ...], bool] = {}
     forward: _Norm | _GatedMlp | _Attention
@@ -89,10 +92,10 @@ def use_native_layers(model: Any) -> None:
             width = module.weight.shape[-1]
             forward, inputs = _Norm(module), {"hidden_states": _random(model, width, generator)}
         elif names == {"gate_proj", "up_proj", "down_proj", "act_fn"} and "SiLU" in type(module.act_fn).__name__:
-            width = model.config.hidden_size
+            width = text_config(model).hidden_size
             forward, inputs = _GatedMlp(module), {"x": _random(model, width, generator)}
-        elif kind in ATTENTIONS and module.head_dim % LANES == 0 and sliding_window(model) is None:
-            width = model.config.hidden_size
+        elif kind in ATTENTIONS and hasattr(trunk, "rotary_emb") and module.head_dim % LANES == 0 and not window:
+            width = text_config(model).hidden_size
             hidden = _random(model, width, generator)
             turns = trunk.rotary_emb(hidden, torch.arange(TOKENS)[None])
             inputs = {"hidden_states": hidden, "position_embeddings": turns, "attention_mask": None}

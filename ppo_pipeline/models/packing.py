@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..native.operations import LANES
-from ..native.row_invariant import by_rows
+from ..native.row_invariant import by_rows, no_view
 from .policy import Policy
 
 ROWS_HINT = 128  # the layout is chosen for this many rows; measured, it is good for 1 to 512
@@ -23,7 +23,7 @@ class _FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: "PackedLinear") -> Tensor:
         ctx.layer = layer
-        return layer.product(x)
+        return no_view(layer.product(x))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]

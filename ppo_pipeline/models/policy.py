@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..errors import PipelineError
 from ..maths.logprobs import token_logprobs
+from .checkpointing import checkpoint_blocks
 from .end_to_end import Layout, hidden_end_to_end, lay_end_to_end
 from .loading import head_of, trunk_of
 from .lora import LoraLinear, lora_off
@@ -104,26 +104,12 @@ class Policy:
             return model_logprobs(self.model, batch, temperature)
 
     def save_memory(self) -> None:
-        """Keep no activations within the model's blocks: the backward pass computes them again.
+        """Keep no activations within the blocks of policy and critic: the backward pass computes them again.
 
-        transformers checkpoints a block only in training mode; its dropout, a flag of modules below, stays off.
+        Raises PipelineError for an architecture that transformers cannot do this for.
         """
-        from transformers.modeling_layers import GradientCheckpointingLayer
-
         for model in [self.model, *([self.separate.model] if self.separate else ())]:
-            if not getattr(model, "supports_gradient_checkpointing", False):
-                raise PipelineError(
-                    f"params.yaml: update.gradient_checkpointing: {type(model).__name__} does not support it; "
-                    "set it to false."
-                )
-            how = {"use_reentrant": False}
-            if hasattr(model, "activation_checkpointing_enable"):  # its name in newer transformers
-                model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
-            else:
-                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
-            for module in model.modules():
-                if isinstance(module, GradientCheckpointingLayer):
-                    module.training = True
+            checkpoint_blocks(model)
 
 
 def lora_parameters(layers: dict[str, LoraLinear]) -> dict[str, nn.Parameter]:

@@ -10,13 +10,6 @@ def causal_mask(queries: int, keys: int, device: torch.device) -> torch.Tensor:
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
-def behind_prefix(before: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """Return position_ids and the causal attention_mask of `width` tokens that follow `before` tokens."""
-    seen = causal_mask(width, before + width, device)
-    places = torch.arange(before, before + width, device=device)
-    return {"position_ids": places[None], "attention_mask": seen[None, None]}
-
-
 def common_prefix(prompts: list[list[int]]) -> int:
     """Return how many tokens all prompts share at their start, leaving each at least one of its own."""
     if not prompts:

@@ -117,12 +117,21 @@ class RowInvariantLinear:
         m, rows = self.module, x.flatten(0, -2)
         if x.device.type != "cpu" or (len(rows) <= LIMIT and sizes_for(self.key, self._product, rows) is None):
             return self.whole(x)  # type: ignore[no-any-return]
-        y: Tensor = _Linear.apply(rows, m.weight, m.bias, self)
-        return y.view(*x.shape[:-1], -1)
+        return _Linear.apply(x, m.weight, m.bias, self)  # type: ignore[no-any-return]
 
     def _product(self, x: Tensor) -> Tensor:
         m: Any = self.module
         return torch.addmm(m.bias, x, m.weight) if is_conv1d(m) else nn.functional.linear(x, m.weight, m.bias)
+
+
+def no_view(x: Tensor, *shape: int) -> Tensor:
+    """Return a new, contiguous x, in another shape if one is given, that autograd takes for no view of anything.
+
+    Nothing may change in place what a function of ours returns as a view; Falcon's rotary embedding and OLMo's
+    clipping do.
+    """
+    shaped: Tensor = torch.ops.aten._unsafe_view(x, shape or x.shape)
+    return shaped
 
 
 class _Linear(torch.autograd.Function):
@@ -130,17 +139,19 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: RowInvariantLinear) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        rows = x.flatten(0, -2)
+        ctx.save_for_backward(rows, weight)
         ctx.turned = is_conv1d(layer.module)
-        return by_rows(layer.key, layer._product, x)
+        return no_view(by_rows(layer.key, layer._product, rows), *x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, weight = ctx.saved_tensors
+        rows, weight = ctx.saved_tensors
         need_x, need_weight, need_bias, _ = ctx.needs_input_grad
+        flat = grad.flatten(0, -2)
         by_x = (grad @ (weight.T if ctx.turned else weight)) if need_x else None
-        by_weight = (x.T @ grad if ctx.turned else grad.T @ x) if need_weight else None
-        return by_x, by_weight, grad.sum(0) if need_bias else None, None
+        by_weight = (rows.T @ flat if ctx.turned else flat.T @ rows) if need_weight else None
+        return by_x, by_weight, flat.sum(0) if need_bias else None, None
 
 
 def make_row_invariant(model: nn.Module, but: nn.Module | None) -> None:

@@ -1,5 +1,6 @@
 """The decoder's key-value cache: one row per slot, written in place, never concatenated."""
 
+import inspect
 import math
 from typing import Any
 
@@ -16,11 +17,12 @@ class SlotCache(Cache):
 
     Sequences of different lengths lie in it without left padding: row i is valid below its own length, and the
     attention mask hides what lies beyond. A forward first says with `prefill` or `step` where it writes.
+    counts: the model asks the cache how many tokens lie before those that it runs; else it is given their positions.
     """
 
-    def __init__(self, slots: int, capacity: int) -> None:
+    def __init__(self, slots: int, capacity: int, counts: bool = False) -> None:
         super().__init__(layers=[])
-        self.slots, self.capacity = slots, capacity
+        self.slots, self.capacity, self.counts = slots, capacity, counts
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.prefix: list[tuple[Tensor, Tensor]] = []
@@ -98,8 +100,19 @@ class SlotCache(Cache):
         self.values[-1][:count, :, :width] = values
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return 0: positions are always given to the model, never counted by the cache."""
-        return 0
+        """Return how many tokens lie before those that run, in a step before the longest sequence's; 0 if not asked."""
+        if not self.counts or self._is_prefix:
+            return 0
+        return self.prefix_length if self._positions is None else self._width - 1
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Return the number of keys that a mask covers, and the place of the first."""
+        return self.get_seq_length(layer_idx) + query_length, 0
+
+
+def cache_name(trunk: Any) -> str:
+    """Return what a model's forward calls its cache: `past_key_values`, since transformers 5.24 `cache`."""
+    return "cache" if "cache" in inspect.signature(trunk.forward).parameters else "past_key_values"
 
 
 def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:

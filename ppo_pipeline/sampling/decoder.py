@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from ..errors import PipelineError
-from ..models.loading import sliding_window, trunk_of
-from ..models.prefix import LEAST_PREFIX, behind_prefix, common_prefix
+from ..models.loading import trunk_of
+from ..models.prefix import LEAST_PREFIX, causal_mask, common_prefix
+from ..models.reach import borders
 from ..snapshots import Snapshots
-from .cache import SlotCache
+from .cache import SlotCache, cache_name
 from .completion import Completion
 from .decoder_state import load_state, save_state
 from .draw import draw, pick_greedy
+from .masks import Masks
 from .truncation import Truncation
 
 PREFILL_TOKENS = 4096
@@ -60,6 +62,8 @@ class Decoder:
     ) -> None:
         self.model = model
         self.trunk = trunk_of(model)
+        self.cache_name = cache_name(self.trunk)
+        self.masks = Masks(model)
         self.head = model.get_output_embeddings()
         self.stop_ids = frozenset(stop_ids)
         self.max_new_tokens = max_new_tokens
@@ -87,7 +91,7 @@ class Decoder:
         capacity = max(len(r.prompt_ids) for r in requests) + self.max_new_tokens
         self._check_length(capacity)
         slots = min(self.batch_size, len(requests))
-        cache = SlotCache(slots, capacity)
+        cache = SlotCache(slots, capacity, counts=self.masks.by_key)
         # Long prompts first: the cache is then widest at the start, and steps get cheaper.
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt_ids))
         waiting = [_Active(i, requests[i], completions[i]) for i in order][::-1]
@@ -123,23 +127,19 @@ class Decoder:
         return completions
 
     def _check_length(self, capacity: int) -> None:
-        config = self.model.config
-        limit = getattr(config, "max_position_embeddings", None)
-        if limit is not None and capacity > limit:
-            raise PipelineError(
-                f"a prompt and {self.max_new_tokens} new tokens make {capacity} positions, the model has {limit}; "
-                "lower max_new_tokens or shorten the prompts."
-            )
-        window = sliding_window(self.model)
-        if window is not None and capacity > window:
-            raise PipelineError(f"{capacity} positions exceed the model's attention window of {window} tokens.")
+        for limit, what in borders(self.model):
+            if capacity > limit:
+                raise PipelineError(
+                    f"a prompt and {self.max_new_tokens} new tokens make {capacity} positions, the model has {limit}"
+                    f"{what}; lower max_new_tokens or shorten the prompts."
+                )
 
     def _prefill_prefix(self, cache: SlotCache, prompts: list[list[int]]) -> None:
         """Run what all prompts start with, a system prompt for instance, once for all of them."""
         same = common_prefix(prompts)
         if len(prompts) > 1 and same >= LEAST_PREFIX:
             cache.prefill_prefix(same)
-            self._run(input_ids=torch.tensor([prompts[0][:same]], device=self.device), past_key_values=cache)
+            self._run(cache, input_ids=torch.tensor([prompts[0][:same]], device=self.device))
 
     def _prefill(self, cache: SlotCache, started: list[_Active], first_slot: int) -> Tensor:
         """Run the prompts of `started` into the slots from `first_slot` on; return their last logits."""
@@ -158,8 +158,8 @@ class Decoder:
             cache.prefill(torch.tensor(rows, device=self.device))
             inputs: dict[str, Tensor] = {"input_ids": ids.to(self.device)}
             if start:
-                inputs |= behind_prefix(start, ids.shape[1], self.device)
-            hidden = self._run(**inputs, past_key_values=cache)
+                inputs |= self._behind_prefix(start, *ids.shape)
+            hidden = self._run(cache, **inputs)
             last = hidden[torch.arange(len(batch), device=self.device), lengths - 1]
             logits = self.head(last)
             for prompt, row in zip(batch, logits, strict=True):
@@ -171,23 +171,34 @@ class Decoder:
             result[[s - first_slot for s in slots]] = row
         return result
 
+    def _behind_prefix(self, before: int, rows: int, width: int) -> dict[str, Tensor]:
+        """Return position_ids and the causal attention_mask of `width` tokens a row that follow `before` tokens."""
+        seen = causal_mask(width, before + width, self.device)
+        places = torch.arange(before, before + width, device=self.device)
+        return {"position_ids": places[None], "attention_mask": self.masks.of(seen.expand(rows, -1, -1))}
+
     def _step(self, cache: SlotCache, active: list[_Active]) -> Tensor:
         """Run each active sequence's newest token; return the logits of the next one (n, V)."""
         ids = torch.tensor([[a.completion.ids[-1]] for a in active], device=self.device)
         lengths = [a.length for a in active]
         positions = torch.tensor(lengths, device=self.device)
         cache.step(positions)
-        mask = torch.arange(max(lengths) + 1, device=self.device) <= positions[:, None]
+        seen = torch.arange(max(lengths) + 1, device=self.device) <= positions[:, None]
         hidden = self._run(
+            cache,
             input_ids=ids,
-            past_key_values=cache,
             position_ids=positions[:, None],
-            attention_mask=mask[:, None, None],
+            attention_mask=self.masks.of(seen[:, None]),
         )
         return self.head(hidden[:, -1])
 
-    def _run(self, **inputs: Any) -> Tensor:
-        hidden: Tensor = self.trunk(use_cache=True, **inputs).last_hidden_state
+    def _run(self, cache: SlotCache, **inputs: Any) -> Tensor:
+        hidden: Tensor = self.trunk(use_cache=True, **{self.cache_name: cache}, **inputs).last_hidden_state
+        if not cache.keys and not cache.prefix:
+            raise PipelineError(
+                f"base.model: the layers of {type(self.model).__name__} gave the decoder's cache no keys and values, "
+                "so that it cannot sample from this model; choose another."
+            )
         return hidden
 
     def _extend(self, active: list[_Active], logits: Tensor) -> list[int]:

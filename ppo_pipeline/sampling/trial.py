@@ -1,0 +1,123 @@
+"""A trial of a base model: the decoder and the training forward must say of a text what a plain forward of it says.
+
+A model whose attention takes another kind of mask, counts its positions otherwise or keeps a state that is no keys and
+values would be sampled from wrongly, in silence.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import PipelineError
+from ..machine_faults import is_machines
+from ..models.loading import check_supported, text_config
+from ..models.policy import model_logprobs, pad
+from ..models.prefix import LEAST_PREFIX
+from .completion import Completion
+from .decoder import Decoder, Request
+from .streams import uniforms
+
+LENGTHS, BEHIND_PREFIX = (3, 14, 6, 10), (1, 7, 4)  # tokens of prompts; tokens of others that start alike
+NEW_TOKENS, SLOTS, STOP_EVERY = 6, 2, 4  # few slots and many stop tokens: slots are freed and taken again
+# Of the spread of a token's logits, which a wrong mask or position changes by about itself. In fp32 every token keeps
+# within the first; a bf16 model amplifies rounding a lot for some tokens, hence the median and a wider limit there.
+EXACT_LIMIT, MEDIAN_LIMIT = 0.002, 0.1
+SMALL = 700_000_000  # parameters up to which half precision is tried in fp32, in three times the model's memory
+
+
+class Deviation(NamedTuple):
+    """decoder, training: (n,) by how much log probabilities of n tokens differ from a plain forward's. below: (m,) how
+    far the m greedy ones among them are from the likeliest. spread: the mean standard deviation of a token's logits."""
+
+    decoder: Tensor
+    training: Tensor
+    below: Tensor
+    spread: float
+
+
+@torch.no_grad()
+def check_model(model: Any) -> None:
+    """Raise PipelineError, in one line with the architecture's name, for a model that cannot be used rightly here."""
+    name = type(model).__name__
+    try:
+        check_supported(model)
+        with _in_fp32(model) as exact:
+            found = deviation(model)
+    except Exception as error:
+        if isinstance(error, PipelineError) or is_machines(error):
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        raise PipelineError(
+            f"base.model: {name} cannot be decoded here ({type(error).__name__}: {reason:.200}); choose another model."
+        ) from None
+    for what, numbers in zip(("sampled with", "trained on", "chosen greedily"), found[:3], strict=True):
+        differ = (numbers.max() if exact else numbers.median()).item()
+        limit = (EXACT_LIMIT if exact else MEDIAN_LIMIT) * found.spread
+        if not differ <= limit:
+            raise PipelineError(
+                f"base.model: {name} cannot be decoded rightly here: {'some' if exact else 'most'} tokens would be "
+                f"{what} log probabilities that differ from a plain forward's by {differ:.2g} nats, with a limit of "
+                f"{limit:.2g}; choose another model."
+            )
+
+
+def deviation(model: Any) -> Deviation:
+    """Decode, several prompts at a time, some greedily, and compare with a plain forward of each response alone."""
+    prompts = _prompts(model)
+    stop = range(0, text_config(model).vocab_size, STOP_EVERY)
+    decoder = Decoder(model, stop, NEW_TOKENS, 1.0, SLOTS)
+    drawn = [Request(ids, uniforms(0, str(i), NEW_TOKENS)) for i, ids in enumerate(prompts[: len(LENGTHS)])]
+    greedy = [Request(ids, None) for ids in prompts[len(LENGTHS) :]]
+    completions = [*decoder.decode(drawn), *decoder.decode(greedy)]
+    responses = [torch.tensor(c.ids) for c in completions]
+    batch = pad([torch.tensor(ids) for ids in prompts], responses, 0, model.device)
+    training = model_logprobs(model, batch, 1.0).cpu()
+    rows = torch.cat([_plain(model, ids, c) for ids, c in zip(prompts, completions, strict=True)])
+    expected = rows.gather(1, torch.cat(responses)[:, None])[:, 0]
+    decoded = torch.tensor([x for c in completions for x in c.logprobs])
+    count = sum(len(c.ids) for c in completions[: len(drawn)])
+    below = (rows.amax(-1) - expected)[count:]
+    return Deviation((decoded - expected).abs(), (training - expected).abs(), below, rows.std(-1).mean().item())
+
+
+def _plain(model: Any, prompt: list[int], completion: Completion) -> Tensor:
+    """Return log probabilities (n, V) at each token of a response, by a forward of it alone."""
+    ids = torch.tensor([prompt + completion.ids], device=model.device)
+    logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+    return torch.log_softmax(logits.float(), -1).cpu()
+
+
+def _prompts(model: Any) -> list[list[int]]:
+    """Return random prompts: of LENGTHS, and then some that start alike. Special tokens of the config are left out."""
+    config = text_config(model)
+    numbers = {**model.config.to_dict(), **config.to_dict()}
+    special = {x for name, x in numbers.items() if name.endswith(("_token_id", "_token_index")) and isinstance(x, int)}
+    ordinary = torch.tensor([i for i in range(config.vocab_size) if i not in special])
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(count: int) -> list[int]:
+        drawn: list[int] = ordinary[torch.randint(len(ordinary), (count,), generator=generator)].tolist()
+        return drawn
+
+    start = draw(LEAST_PREFIX)
+    return [*(draw(n) for n in LENGTHS), *(start + draw(n) for n in BEHIND_PREFIX)]
+
+
+@contextmanager
+def _in_fp32(model: Any) -> Iterator[bool]:
+    """Within the block a small model's half-precision numbers are fp32; tell whether all are."""
+    tensors = [*model.parameters(), *model.buffers()]
+    half = [(x, x.data) for x in tensors if x.dtype in (torch.bfloat16, torch.float16)]
+    if sum(x.numel() for x in tensors) > SMALL:
+        yield not half
+        return
+    try:
+        for x, data in half:
+            x.data = data.float()
+        yield True
+    finally:
+        for x, data in half:
+            x.data = data
