@@ -8,6 +8,8 @@ import torch
 
 from .errors import PipelineError
 
+WITHOUT_FLOAT64 = {"mps"}
+
 
 def device_and_format(device: str, dtype: str, setting: str) -> tuple[torch.device, torch.dtype]:
     """Fix determinism for this process; return the device and the number format to use.
@@ -48,6 +50,11 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if has_fast_bf16(device) else torch.float32
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
+
+
+def has_float64(device: torch.device) -> bool:
+    """Tell whether the device computes in double precision; Apple's GPU (MPS) does not."""
+    return device.type not in WITHOUT_FLOAT64
 
 
 def has_fast_bf16(device: torch.device) -> bool:

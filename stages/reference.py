@@ -12,11 +12,10 @@ import torch
 from ppo_pipeline.files import write_json
 from ppo_pipeline.kept_batches import KeptBatches
 from ppo_pipeline.machine import machine_numbers, set_up
-from ppo_pipeline.models.acceleration import accelerate_policy
+from ppo_pipeline.models.acceleration import accelerate_forward, accelerate_policy
 from ppo_pipeline.models.checkpoint import load_checkpoint
 from ppo_pipeline.models.end_to_end import can_lay_end_to_end
 from ppo_pipeline.models.loading import load_model
-from ppo_pipeline.models.native_layers import use_native_layers
 from ppo_pipeline.models.policy import model_logprobs
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
@@ -82,7 +81,7 @@ def main(
                 del policy
                 gc.collect()  # its layers and their kernels refer to each other
                 model = load_model(base, device, dtype)
-                use_native_layers(model)  # as the policy has them: the KL to itself is exactly 0
+                accelerate_forward(model)  # as the policy has it: the KL to itself is exactly 0
                 reference = partial(model_logprobs, model)
             for batch, where in kept.remaining("reference"):
                 columns["reference"][where] = to_numpy(reference(data.sequences(batch, 0, device), t))

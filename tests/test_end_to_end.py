@@ -197,7 +197,7 @@ def test_what_looks_back_beside_attention_is_not_laid_end_to_end() -> None:
     """A short convolution is wrong for the first token of a sequence alone, which a median over tokens would hide."""
     model = tiny_model("llama")
     assert can_lay_end_to_end(model)
-    mlp = model.model.layers[0].mlp
+    mlp = model.model.layers[-1].mlp
     old = mlp.forward
     mlp.forward = lambda x: old(x) + 0.5 * torch.nn.functional.pad(x, (0, 0, 1, 0))[:, :-1]
     assert not can_lay_end_to_end(model)

@@ -171,6 +171,9 @@ def test_weights_of_a_whole_model_that_stay_as_they_are_are_named() -> None:
     assert len(fixed) == 20
     assert all(p.grad is None and not p.requires_grad for p in model.parameters())
     assert try_whole(Policy(tiny_model("gpt2"), {})) == []
+    nought = changed(tiny_model("llama"), "model.layers.1.mlp", lambda m, old, x: old(x) * 0)
+    names = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "post_attention_layernorm")
+    assert try_whole(Policy(nought, {})) == [f"model.layers.1.{name}.weight" for name in names]
 
 
 def test_a_value_head_takes_what_the_head_takes(tmp_path: Path) -> None:

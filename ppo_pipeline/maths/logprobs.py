@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..native import operations as native
+from ..native.row_invariant import by_rows
 
 LEAST = -1e4  # a log probability whose probability is 0 in every format; finite when multiplied, unlike -inf
 CHUNK_TOKENS = 256  # rows of one product with the head
@@ -31,7 +32,7 @@ class _TokenLogprobs(torch.autograd.Function):
         logprobs = torch.empty(len(targets), dtype=wide, device=hidden.device)
         entropy = torch.full_like(logprobs, torch.nan)
         for start in range(0, len(targets), chunk):
-            logits = torch.nn.functional.linear(hidden[start : start + chunk], weight, bias)
+            logits = _logits(hidden[start : start + chunk], weight, bias, chunk)
             if native.serves(logits.device, logits.dtype):
                 rows = slice(start, start + chunk)
                 logprobs[rows], found = native.token_logprobs(logits, targets[rows], temperature)
@@ -64,7 +65,7 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=entropy.dtype) if need_bias else None
         for start in range(0, len(targets), ctx.chunk):
             chunk = slice(start, start + ctx.chunk)
-            grad = torch.nn.functional.linear(hidden[chunk], weight, bias)  # the logits, then their gradient
+            grad = _logits(hidden[chunk], weight, bias, ctx.chunk)  # the logits, then their gradient
             by_token = [None if g is None else g[chunk] for g in grads]
             _write_gradient(grad, targets[chunk], entropy[chunk], by_token, ctx.temperature)
             if grad_hidden is not None:
@@ -81,6 +82,12 @@ class _TokenLogprobs(torch.autograd.Function):
             None if grad_bias is None else grad_bias.to(bias.dtype),
             None, None, None, None,
         )  # fmt: skip
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: int) -> Tensor:
+    """Return hidden W^T + b of up to `chunk` rows, each with the same bits among any other rows."""
+    key = ("head", tuple(weight.shape), bias is None)
+    return by_rows(key, lambda x: torch.nn.functional.linear(x, weight, bias), hidden, most=chunk)
 
 
 def _write_gradient(

@@ -1,9 +1,13 @@
-"""What makes a loaded model fast on a CPU without changing what it computes: packed weights, kernels of our own."""
+"""What makes a loaded model fast on a CPU without changing what it computes: packed weights, kernels of our own.
+
+And what makes a row of a training forward the same bits in every batch: products by native/row_invariant.py.
+"""
 
 from typing import Any
 
+from ..native.row_invariant import make_row_invariant
 from .native_layers import use_native_layers
-from .packing import pack_linears, pack_policy
+from .packing import PackedLinear, pack_linears, pack_policy
 from .policy import Policy
 
 
@@ -16,6 +20,14 @@ def accelerate_model(model: Any) -> None:
 def accelerate_policy(policy: Policy) -> None:
     """Prepare a policy and its critic for the training forward and its backward pass."""
     pack_policy(policy)
-    use_native_layers(policy.model)
-    if policy.separate is not None:
-        use_native_layers(policy.separate.model)
+    for model in [policy.model, *([policy.separate.model] if policy.separate else ())]:
+        accelerate_forward(model)
+
+
+def accelerate_forward(model: Any) -> None:
+    """Prepare a model for the training forward alone; its packed weights stay packed, plain ones plain."""
+    use_native_layers(model)
+    make_row_invariant(model, but=model.get_output_embeddings())
+    for module in model.modules():
+        if isinstance(module, PackedLinear):
+            module.row_invariant = True

@@ -1,13 +1,14 @@
 """The training forward over sequences laid end to end in one row: no padding, and their common prefix only once.
 
 The row is [prefix | sequence 1 | sequence 2 | ...]. Every part of a transformer but attention treats each token by
-itself and need not know of the sequences. Attention takes its queries, keys and values apart into a padded batch,
-puts the prefix's keys and values before each sequence's own, and lays its result end to end again. In exact
-arithmetic this is the forward of each sequence alone, and so is its gradient.
+itself and need not know of the sequences. Attention takes its queries, keys and values apart (on a GPU into a padded
+batch), puts the prefix's keys and values before each sequence's own, and lays its result end to end again. In exact
+arithmetic this is the forward of each sequence alone, and so is its gradient; on a CPU it is so bit by bit.
 
 An architecture takes part through transformers' attention interface; `can_lay_end_to_end` tries whether it does.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -152,6 +153,12 @@ def attention(
     if before:
         first = [x[:before][None] for x in (q, k, v)]
         parts.append(_attend(first[0], first[1], first[2], groups, scale)[0])
+    if q.device.type == "cpu":  # its kernels round a sequence differently in batches of other widths
+        for start, end in itertools.pairwise(sequence_layout.starts[1:].tolist()):
+            own = [torch.cat([x[:before], x[start:end]]) for x in (k, v)]
+            parts.append(_attend(q[start:end][None], own[0][None], own[1][None], groups, scale)[0])
+        parts.append(torch.zeros_like(q[sum(map(len, parts)) :]))
+        return torch.cat(parts)[None], None
     own = [_Padded.apply(x[before:], sequence_layout) for x in (q, k, v)]
     if before:
         own[1:] = [

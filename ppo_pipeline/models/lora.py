@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,16 +17,7 @@ from torch import Tensor, nn
 from ..errors import PipelineError, nearest
 from ..native import low_rank
 from ..native.operations import serves
-
-
-def no_view(x: Tensor, *shape: int) -> Tensor:
-    """Return a new, contiguous x, in another shape if one is given, that autograd takes for no view of anything.
-
-    Nothing may change in place what a function of ours returns as a view; Falcon's rotary embedding and OLMo's
-    clipping do.
-    """
-    shaped: Tensor = torch.ops.aten._unsafe_view(x, shape or x.shape)
-    return shaped
+from ..native.row_invariant import by_rows, is_conv1d, no_view
 
 
 class _AddLowRank(torch.autograd.Function):
@@ -34,10 +26,11 @@ class _AddLowRank(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
         rows, low_a, low_b = x.flatten(0, -2), a.to(x.dtype), b.to(x.dtype)
-        low = rows @ low_a.T
+        low = by_rows(("down", *low_a.shape), lambda x: x @ low_a.T, rows)
         ctx.save_for_backward(rows, low_a, low_b, low)
         ctx.scaling = scaling
-        return no_view(torch.addmm(y.flatten(0, -2), low, low_b.T, alpha=scaling), *y.shape)
+        add_up = partial(_add_up, low_b.T, scaling)
+        return no_view(by_rows(("up", *low_b.shape, scaling), add_up, y.flatten(0, -2), low), *y.shape)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -46,6 +39,10 @@ class _AddLowRank(torch.autograd.Function):
         grad_low = (flat @ b).mul_(ctx.scaling)
         grad_x = (grad_low @ a).view(*grad.shape[:-1], -1) if ctx.needs_input_grad[1] else None
         return grad, grad_x, (grad_low.T @ rows).float(), (flat.T @ low).float().mul_(ctx.scaling), None
+
+
+def _add_up(b_transposed: Tensor, scaling: float, y: Tensor, low: Tensor) -> Tensor:
+    return torch.addmm(y, low, b_transposed, alpha=scaling)
 
 
 class _WithLowRank(torch.autograd.Function):
@@ -126,11 +123,6 @@ class LoraLinear(nn.Module):
         """Return the update of the weight, s B A, in fp32 and in the base weight's own layout."""
         delta = (self.lora_B @ self.lora_A) * self.scaling
         return delta.T if is_conv1d(self.base) else delta
-
-
-def is_conv1d(module: nn.Module) -> bool:
-    """Tell transformers' Conv1D (GPT-2), a linear layer whose weight is stored as (in, out)."""
-    return type(module).__name__ == "Conv1D"
 
 
 def features_of(module: nn.Module) -> tuple[int, int]:

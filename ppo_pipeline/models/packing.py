@@ -4,12 +4,14 @@ oneDNN's kernels want weights in blocks. torch reorders a plain weight in every 
 decoding step, or of a small minibatch, costs as much as the product itself (docs/performance.md).
 """
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .lora import no_view
+from ..native.operations import LANES
+from ..native.row_invariant import by_rows, no_view
 from .policy import Policy
 
 ROWS_HINT = 128  # the layout is chosen for this many rows; measured, it is good for 1 to 512
@@ -21,7 +23,7 @@ class _FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: "PackedLinear") -> Tensor:
         ctx.layer = layer
-        return no_view(_product(x, layer.packed))
+        return no_view(layer.product(x))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
@@ -42,12 +44,20 @@ class PackedLinear(nn.Module):
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS_HINT)
         self.bias = linear.bias
         self._transposed: Tensor | None = None
+        self.row_invariant = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b."""
         needs_gradient = torch.is_grad_enabled() and x.requires_grad
-        out: Tensor = _FrozenProduct.apply(x, self) if needs_gradient else _product(x, self.packed)
+        out: Tensor = _FrozenProduct.apply(x, self) if needs_gradient else self.product(x)
         return out if self.bias is None else out + self.bias
+
+    def product(self, x: Tensor) -> Tensor:
+        """Return x W^T; with `row_invariant` each row has the same bits among any other rows."""
+        if not self.row_invariant:
+            return _product(x, self.packed)
+        key = ("packed", self.in_features, self.out_features)
+        return by_rows(key, lambda part: _product(part, self.packed), x.flatten(0, -2)).view(*x.shape[:-1], -1)
 
     def back(self, grad: Tensor) -> Tensor:
         """Return grad W, the gradient for x; the transposed weight is packed at the first backward pass."""
@@ -63,9 +73,20 @@ def pack(layer: nn.Module) -> nn.Module:
 
 def can_pack(model: Any) -> bool:
     """Tell whether the model's weights are bf16 on a CPU whose kernels have such a layout."""
-    if model.device.type != "cpu" or model.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
+    return model.device.type == "cpu" and model.dtype == torch.bfloat16 and _has_kernels()
+
+
+@functools.cache
+def _has_kernels() -> bool:
+    """Try it: that the functions are there says nothing of the processor, which may have too few instructions."""
+    if not torch.backends.mkldnn.is_available():
         return False
-    return all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
+    weight = torch.zeros(LANES, LANES, dtype=torch.bfloat16)
+    try:
+        _product(weight, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS_HINT))
+    except (AttributeError, RuntimeError):
+        return False
+    return True
 
 
 def pack_linears(model: Any, head: bool = True, made: dict[int, PackedLinear] | None = None) -> None:

@@ -40,12 +40,12 @@ class SlotCache(Cache):
         """The next forward runs prompts without the common prefix, and fills slots `rows` (n,), the prefix included."""
         self._rows, self._positions, self._is_prefix = rows, None, False
 
-    def step(self, positions: Tensor) -> None:
-        """The next forward runs one token for each of the first n slots, at `positions` (n,)."""
+    def step(self, positions: Tensor, width: int) -> None:
+        """The next forward runs one token for each of the first n slots, at `positions` (n,), all below `width`."""
         self._is_prefix = False
         self._rows = torch.arange(len(positions), device=positions.device)
         self._positions = positions
-        self._width = int(positions.max()) + 1
+        self._width = width
 
     @property
     def stepping(self) -> bool:

@@ -147,7 +147,7 @@ class Decoder:
         for offset, sequence in enumerate(started):
             groups.setdefault(tuple(sequence.request.prompt_ids), []).append(first_slot + offset)
         prompts = sorted(groups, key=len)
-        parts: list[tuple[list[int], Tensor]] = []
+        by_slot: dict[int, Tensor] = {}
         start = cache.prefix_length
         while prompts:
             count = max(1, min(len(prompts), PREFILL_TOKENS // (len(prompts[-1]) - start)))
@@ -165,11 +165,8 @@ class Decoder:
             for prompt, row in zip(batch, logits, strict=True):
                 for slot in groups[prompt][1:]:
                     cache.copy_slot(groups[prompt][0], slot, len(prompt))
-                parts.append((groups[prompt], row))
-        result = parts[0][1].new_empty(len(started), parts[0][1].shape[-1])
-        for slots, row in parts:
-            result[[s - first_slot for s in slots]] = row
-        return result
+                by_slot |= dict.fromkeys(groups[prompt], row)
+        return torch.stack([by_slot[slot] for slot in sorted(by_slot)])
 
     def _behind_prefix(self, before: int, rows: int, width: int) -> dict[str, Tensor]:
         """Return position_ids and the causal attention_mask of `width` tokens a row that follow `before` tokens."""
@@ -182,8 +179,9 @@ class Decoder:
         ids = torch.tensor([[a.completion.ids[-1]] for a in active], device=self.device)
         lengths = [a.length for a in active]
         positions = torch.tensor(lengths, device=self.device)
-        cache.step(positions)
-        seen = torch.arange(max(lengths) + 1, device=self.device) <= positions[:, None]
+        width = max(lengths) + 1
+        cache.step(positions, width)
+        seen = torch.arange(width, device=self.device) <= positions[:, None]
         hidden = self._run(
             cache,
             input_ids=ids,
@@ -207,11 +205,11 @@ class Decoder:
             drawn = pick_greedy(logits, self.temperature)
         else:
             numbers = [a.request.uniforms[len(a.completion.ids)] for a in active]  # type: ignore[index]
-            uniforms = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+            uniforms = torch.tensor(numbers, dtype=torch.float64)
             drawn = draw(logits, uniforms, self.temperature, self.truncation)
         keep = []
         for place, (sequence, token, logprob, kept) in enumerate(
-            zip(active, *(column.tolist() for column in drawn), strict=True)
+            zip(active, *(column.tolist() for column in drawn.on_host()), strict=True)
         ):
             completion = sequence.completion
             completion.ids.append(token)

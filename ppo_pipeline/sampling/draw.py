@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from ..native.operations import draw_tokens, serves
+from .double import BLOCK, blocks, double, row_sums
 from .truncation import Truncation
-
-BLOCK = 256
 
 
 class Drawn(NamedTuple):
@@ -19,18 +18,26 @@ class Drawn(NamedTuple):
     logprobs: Tensor
     kept_mass: Tensor
 
+    def on_host(self) -> "Drawn":
+        """Return the same on the CPU; a GPU is waited for once, not for each of the three."""
+        if self.tokens.device.type == "cpu":
+            return self
+        bits = [self.tokens.to(torch.int32), self.logprobs.view(torch.int32), self.kept_mass.view(torch.int32)]
+        tokens, logprobs, kept = torch.stack(bits).cpu()
+        return Drawn(tokens, logprobs.view(torch.float32), kept.view(torch.float32))
+
 
 def draw(logits: Tensor, uniforms: Tensor, temperature: float, truncation: Truncation | None = None) -> Drawn:
     """Return tokens sampled from softmax(logits / temperature), cut to what `truncation` keeps.
 
-    logits: (n, V). uniforms: (n,) float64 in [0, 1). A token is the first one whose cumulative probability
-    exceeds its uniform. The search goes by blocks of the vocabulary: the sums of blocks first, then within one
-    block, so that the cumulative sum never runs over the whole vocabulary.
+    logits: (n, V). uniforms: (n,) float64 in [0, 1), on any device. A token is the first one whose cumulative
+    probability exceeds its uniform. The search goes by blocks of the vocabulary: the sums of blocks first, then within
+    one block, so that the cumulative sum never runs over the whole vocabulary. It is made in float64; for a device
+    without, the sums and the one block go to the host.
     """
     if not truncation and serves(logits.device, logits.dtype):
         tokens, logprobs = draw_tokens(logits, uniforms, temperature)
         return Drawn(tokens, logprobs, torch.ones_like(logprobs))
-    n, vocabulary = logits.shape
     scaled = logits.float()
     if temperature != 1.0:
         scaled = scaled / temperature
@@ -38,22 +45,23 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float, truncation: Trunc
     mass = torch.exp(scaled - top)
     whole = None
     if truncation:
-        whole = mass.sum(dim=-1, dtype=torch.float64)
+        whole = row_sums(mass)
         mass = mass.masked_fill(~truncation.keep(mass), 0.0)
-    padded = torch.nn.functional.pad(mass, (0, -vocabulary % BLOCK)).view(n, -1, BLOCK)
-    sums = padded.sum(dim=-1).double()
+    padded = blocks(mass)
+    sums = double(padded.sum(dim=-1))
+    uniforms = uniforms.to(sums.device)
     cumulative = sums.cumsum(dim=-1)
     total = cumulative[:, -1:]
     block = _first_above(cumulative, uniforms[:, None] * total)
     # Not below 0, where rounding can put it: that would be the block's first token, of whatever mass.
     rest = (uniforms[:, None] * total - (cumulative - sums).gather(1, block)).clamp(min=0.0)
-    rows = torch.arange(n, device=logits.device)
-    within = padded[rows, block.squeeze(1)].double().cumsum(dim=-1)
-    tokens = (block * BLOCK + _first_above(within, rest)).squeeze(1)
+    rows = torch.arange(len(logits), device=logits.device)
+    within = double(padded[rows, block.squeeze(1).to(logits.device)]).cumsum(dim=-1)
+    tokens = (block * BLOCK + _first_above(within, rest)).to(logits.device)
     norm = total if whole is None else whole[:, None]
-    logprobs = scaled.gather(1, tokens[:, None]) - top - norm.float().log()
+    logprobs = scaled.gather(1, tokens) - top - norm.float().log().to(logits.device)
     kept = torch.ones_like(uniforms) if whole is None else (total.squeeze(1) / whole).clamp(max=1.0)
-    return Drawn(tokens, logprobs.squeeze(1), kept.float())
+    return Drawn(tokens.squeeze(1), logprobs.squeeze(1), kept.float().to(logits.device))
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:

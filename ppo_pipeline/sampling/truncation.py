@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .double import double, row_sums
+
 FIRST = 1024
 
 
@@ -42,13 +44,15 @@ def _likeliest(mass: Tensor, share: float) -> Tensor:
 
     The first thousand nearly always do; only where they do not, the whole vocabulary is sorted.
     """
-    needed = share * mass.sum(dim=-1, keepdim=True, dtype=torch.float64)
+    needed = share * row_sums(mass)[:, None]
     count = min(FIRST, mass.shape[-1])
     values = mass.topk(count, dim=-1).values
-    sums = values.cumsum(dim=-1, dtype=torch.float64)
+    wide = double(values)
+    sums = wide.cumsum(dim=-1)
     if count < mass.shape[-1] and bool((sums[:, -1:] < needed).any()):
         values = mass.sort(dim=-1, descending=True).values
-        sums = values.cumsum(dim=-1, dtype=torch.float64)
+        wide = double(values)
+        sums = wide.cumsum(dim=-1)
     # A token is kept where the mass before it is not yet enough.
-    last = (sums - values < needed).sum(dim=-1, keepdim=True) - 1
-    return mass >= values.gather(1, last)
+    last = (sums - wide < needed).sum(dim=-1, keepdim=True) - 1
+    return mass >= values.gather(1, last.to(mass.device))

@@ -1,0 +1,161 @@
+"""Products that give a row the same bits whatever rows are beside it, and however many.
+
+A CPU's kernels choose the order of their sums by the number of rows: with AMX nearly every bf16 product does, elsewhere
+those of 1 to 3 rows. The first product of each shape tries which numbers of rows give a row the same bits. Where all
+do, products run as they come; elsewhere they are cut into parts of such sizes, the last one filled up. (Kernels with
+fixed sizes of parts: He et al. 2025, "Defeating Nondeterminism in LLM Inference".)
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LIMIT = 4096  # rows of the largest product that is tried; larger ones are cut
+STANDARD = 256  # the sizes of parts are those that agree with this one
+SIZES = (16, 32, 64, 128, STANDARD, 512, 1024, 2048, LIMIT)
+OTHERS = (1, 2, 3, 4, 8, 17, 33, 48, 100, 200, 300, 513, 700, 1000)
+PERIOD = 251  # the rows of a trial repeat, so that it sees a row at several places; a prime is no multiple of a tile
+
+Product = Callable[..., Tensor]
+_tried: dict[tuple[object, ...], tuple[int, ...] | None] = {}
+
+
+def by_rows(key: tuple[object, ...], product: Product, *rows: Tensor, most: int = LIMIT) -> Tensor:
+    """Return product(*rows) with row-invariant bits; on other devices than CPUs just the product.
+
+    rows: tensors (n, ...) of 2 dimensions whose rows belong together; row i of the product depends on row i of each.
+    key: what tells this product's kind and shapes from others. most: the largest number of rows that is tried.
+    """
+    count = len(rows[0])
+    if rows[0].device.type != "cpu" or not count:
+        return product(*rows)
+    sizes = sizes_for(key, product, *rows, most=most)
+    if sizes is None and count <= most:
+        return product(*rows)
+    out = None
+    for start, end, size in parts(count, sizes or (most,)):
+        made = product(*(_filled_up(x[start:end], size) for x in rows))
+        if out is None:
+            out = made[:count] if end == count else made.new_empty(count, made.shape[1])
+        if start or end < count:
+            out[start:end] = made[: end - start]
+    assert out is not None
+    return out
+
+
+def parts(count: int, sizes: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
+    """Yield start, end and size of the parts of `count` rows; only the last one is shorter than its size.
+
+    A part is filled up by a quarter of its size at most, but for the smallest size.
+    """
+    start = 0
+    while start < count:
+        rest = count - start
+        above = min((s for s in sizes if s >= rest), default=None)
+        below = max((s for s in sizes if s <= rest), default=None)
+        size = above if above and (below is None or above - rest <= above // 4) else below
+        assert size is not None
+        yield start, min(start + size, count), size
+        start += size
+
+
+def _filled_up(x: Tensor, size: int) -> Tensor:
+    if len(x) == size:
+        return x
+    out = x.new_zeros(size, x.shape[1])
+    out[: len(x)] = x
+    return out
+
+
+def sizes_for(key: tuple[object, ...], product: Product, *rows: Tensor, most: int = LIMIT) -> tuple[int, ...] | None:
+    """Return the numbers of rows that give a row the same bits, None where all do; tried once in a process."""
+    key = (key, torch.get_num_threads(), most, *((x.shape[1], x.dtype) for x in rows))
+    if key not in _tried:
+        with torch.no_grad():
+            _tried[key] = _try(product, [(x.shape[1], x.dtype) for x in rows], most)
+    return _tried[key]
+
+
+def _try(product: Product, kinds: list[tuple[int, torch.dtype]], most: int) -> tuple[int, ...] | None:
+    generator = torch.Generator().manual_seed(0)
+    repeats = -(-most // PERIOD)
+    rows = [torch.randn(PERIOD, width, generator=generator).to(dtype).repeat(repeats, 1) for width, dtype in kinds]
+    standard = min(STANDARD, most)
+    expected = _bits(product(*(x[:standard] for x in rows)))[: min(PERIOD, standard)]
+
+    def agrees(count: int) -> bool:
+        found = _bits(product(*(x[:count] for x in rows)))
+        return all(torch.equal(part, expected[: len(part)]) for part in found.split(len(expected)))
+
+    same = [count for count in (*SIZES, *OTHERS) if count <= most and agrees(count)]
+    if len(same) == sum(count <= most for count in (*SIZES, *OTHERS)):
+        return None
+    return tuple(sorted({standard, *(count for count in same if count in SIZES)}))
+
+
+def _bits(x: Tensor) -> Tensor:
+    """Return the numbers as integers: NaN is then equal to itself, and 0 not to -0."""
+    return x.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Tell transformers' Conv1D (GPT-2), a linear layer whose weight is stored as (in, out)."""
+    return type(module).__name__ == "Conv1D"
+
+
+class RowInvariantLinear:
+    """The forward of a linear or Conv1D layer whose every row has the same bits among any other rows."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.whole = module, module.forward
+        self.key = ("conv1d" if is_conv1d(module) else "linear", tuple(module.weight.shape), module.bias is None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x W^T + b, (..., in) to (..., out)."""
+        m, rows = self.module, x.flatten(0, -2)
+        if x.device.type != "cpu" or (len(rows) <= LIMIT and sizes_for(self.key, self._product, rows) is None):
+            return self.whole(x)  # type: ignore[no-any-return]
+        return _Linear.apply(x, m.weight, m.bias, self)  # type: ignore[no-any-return]
+
+    def _product(self, x: Tensor) -> Tensor:
+        m: Any = self.module
+        return torch.addmm(m.bias, x, m.weight) if is_conv1d(m) else nn.functional.linear(x, m.weight, m.bias)
+
+
+def no_view(x: Tensor, *shape: int) -> Tensor:
+    """Return a new, contiguous x, in another shape if one is given, that autograd takes for no view of anything.
+
+    Nothing may change in place what a function of ours returns as a view; Falcon's rotary embedding and OLMo's
+    clipping do.
+    """
+    shaped: Tensor = torch.ops.aten._unsafe_view(x, shape or x.shape)
+    return shaped
+
+
+class _Linear(torch.autograd.Function):
+    """A linear map in parts, its gradient by whole products: the sum over parts would be rounded once a part."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: RowInvariantLinear) -> Tensor:
+        rows = x.flatten(0, -2)
+        ctx.save_for_backward(rows, weight)
+        ctx.turned = is_conv1d(layer.module)
+        return no_view(by_rows(layer.key, layer._product, rows), *x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        rows, weight = ctx.saved_tensors
+        need_x, need_weight, need_bias, _ = ctx.needs_input_grad
+        flat = grad.flatten(0, -2)
+        by_x = (grad @ (weight.T if ctx.turned else weight)) if need_x else None
+        by_weight = (rows.T @ flat if ctx.turned else flat.T @ rows) if need_weight else None
+        return by_x, by_weight, flat.sum(0) if need_bias else None, None
+
+
+def make_row_invariant(model: nn.Module, but: nn.Module | None) -> None:
+    """Make the linear and Conv1D layers of a model row-invariant; not the head, whose product is token_logprobs'."""
+    for module in model.modules():
+        if (type(module) is nn.Linear or is_conv1d(module)) and module is not but:
+            module.forward = RowInvariantLinear(module)  # type: ignore[method-assign]

@@ -1,0 +1,167 @@
+"""Rows of a product with the same bits among any other rows, on a processor whose sums depend on their number."""
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+from test_end_to_end import CPU, data, in_bf16, scores_and_gradients
+from torch import Tensor, nn
+from updating import make_policy
+
+from ppo_pipeline.models.acceleration import accelerate_policy
+from ppo_pipeline.models.policy import Policy
+from ppo_pipeline.native import row_invariant
+from ppo_pipeline.native.row_invariant import RowInvariantLinear, by_rows, parts, sizes_for
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_invariant, "_tried", {})
+
+
+def by_number(weight: Tensor, good: Callable[[int], bool]) -> Callable[[Tensor], Tensor]:
+    """Return a product that adds in another order where the number of rows is not `good`, as AMX's do."""
+
+    def product(x: Tensor) -> Tensor:
+        y = (x.double() @ weight.double().T).to(x.dtype)
+        return y if good(len(x)) else y + y.abs() * 2**-7 + 2**-20
+
+    return product
+
+
+GOOD = [
+    lambda n: n % 128 == 0,
+    lambda n: 48 <= n <= 513,  # measured on AMX for weights 576 x 576
+    lambda n: not 4 <= n <= 32,  # and for 1536 x 576
+    lambda n: n >= 4,  # what fp32 has everywhere
+    lambda n: n == 256,
+    lambda n: True,
+]
+
+
+@pytest.mark.parametrize("good", GOOD)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_every_number_of_rows_gives_the_same_bits(good: Callable[[int], bool], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(9000, 24).to(dtype), torch.randn(16, 24).to(dtype)
+    product = by_number(weight, good)
+    expected = (x.double() @ weight.double().T).to(dtype)
+    for count in (1, 2, 3, 5, 16, 31, 47, 64, 100, 256, 257, 514, 1000, 4096, 4097, 9000):
+        assert torch.equal(by_rows(("played", good), product, x[:count]), expected[:count])
+        assert torch.equal(by_rows(("played", good), product, x[7 : 7 + count]), expected[7 : 7 + count])
+
+
+def test_nothing_is_cut_where_every_number_gives_the_same() -> None:
+    calls: list[int] = []
+
+    def product(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return (x * 2).sum(1, keepdim=True).to(torch.float32).round()
+
+    x = torch.ones(700, 4)
+    assert sizes_for(("whole",), product, x) is None
+    calls.clear()
+    by_rows(("whole",), product, x)
+    assert calls == [700]
+
+
+def test_rows_of_several_tensors_belong_together() -> None:
+    a, b = torch.randn(300, 3), torch.randn(300, 5)
+    product = by_number(torch.ones(1, 8), lambda n: n == 256)
+    both = lambda x, y: product(torch.cat([x, y], 1))  # noqa: E731
+    expected = torch.cat([a, b], 1).double().sum(1, keepdim=True).float()
+    assert torch.equal(by_rows(("both",), both, a, b), expected)
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes", "expected"),
+    [
+        (256, (128, 256), [(0, 256, 256)]),
+        (200, (128, 256), [(0, 200, 256)]),  # 56 rows of filling: within a quarter
+        (140, (128, 256), [(0, 128, 128), (128, 140, 128)]),
+        (700, (64, 128, 256, 512), [(0, 512, 512), (512, 640, 128), (640, 700, 64)]),
+        (1, (16,), [(0, 1, 16)]),
+        (40, (16,), [(0, 16, 16), (16, 32, 16), (32, 40, 16)]),
+    ],
+)
+def test_parts_by_hand(count: int, sizes: tuple[int, ...], expected: list[tuple[int, int, int]]) -> None:
+    assert list(parts(count, sizes)) == expected
+
+
+def test_nan_and_infinities_are_numbers_like_others() -> None:
+    weight = torch.tensor([[1.0, torch.inf], [torch.nan, 0.0]])
+    assert sizes_for(("nan",), lambda x: (x[:, None] * weight).sum(-1), torch.ones(2, 2)) is None
+
+
+@pytest.fixture
+def numbers_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Play a processor on which the bits of every product depend on the number of rows, but for 64 and 256."""
+    monkeypatch.setattr(row_invariant, "sizes_for", lambda *_, **__: (64, 256))
+
+
+@pytest.mark.usefixtures("either_kernels", "numbers_matter")
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_scores_and_gradients_in_parts_are_those_of_whole_products(architecture: str, tuning: str) -> None:
+    plain, cut = (make_policy(architecture, tuning=tuning) for _ in range(2))
+    accelerate_policy(cut)
+    expected, found = (scores_and_gradients(policy, data(12, 12, longest=60)) for policy in (plain, cut))
+    for one, other in zip(expected[0], found[0], strict=True):
+        torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-4)
+    for name, gradient in expected[1].items():
+        torch.testing.assert_close(found[1][name], gradient, atol=5e-4, rtol=5e-3, msg=name)
+
+
+def policy_of(architecture: str, tuning: str, dtype: torch.dtype) -> Policy:
+    policy = make_policy(architecture, tuning=tuning)
+    policy.model.to(dtype)
+    if tuning == "lora":
+        for parameter in policy.policy_parameters().values():
+            parameter.data = parameter.data.float()
+    return policy
+
+
+@pytest.mark.usefixtures("either_kernels")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+@pytest.mark.parametrize("prefix", [0, 13])
+def test_a_sequence_scores_the_same_bits_in_every_batch(
+    architecture: str, prefix: int, tuning: str, dtype: torch.dtype
+) -> None:
+    """On this processor, whatever it is; the first ratio of an update is then 1, however its minibatches are cut."""
+    policy, samples = policy_of(architecture, tuning, dtype), data(13, prefix, count=12, longest=60)
+    accelerate_policy(policy)
+    with torch.no_grad():
+        alone = [policy.score(samples.sequences(np.array([i]), 0, CPU), 1.0).logprobs for i in range(12)]
+        some = [policy.score(samples.sequences(np.arange(i, i + 4), 0, CPU), 1.0).logprobs for i in (0, 4, 8)]
+        together = policy.score(samples.sequences(np.arange(12), 0, CPU), 1.0).logprobs
+    assert torch.equal(torch.cat(alone), together)
+    assert torch.equal(torch.cat(some), together)
+
+
+def test_layers_stay_what_they_are() -> None:
+    """Names, weights and a copy of a model do not change by it; the head is left alone."""
+    model = tiny_model("llama")
+    before, head = copy.deepcopy(model.state_dict()), model.get_output_embeddings()
+    row_invariant.make_row_invariant(model, but=head)
+    assert list(model.state_dict()) == list(before)
+    assert "forward" not in head.__dict__
+    assert sum(isinstance(m.__dict__.get("forward"), RowInvariantLinear) for m in model.modules()) == 14
+    assert isinstance(next(m for m in model.modules() if isinstance(m, nn.Linear)), nn.Linear)
+
+
+def test_bf16_on_a_processor_without_packed_kernels_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AVX2 has torch's functions but not the instructions: they raise RuntimeError."""
+    from ppo_pipeline.models import packing
+
+    def refuse(*_: object) -> Tensor:
+        raise RuntimeError("bf16 path needs the cpu support avx_ne_convert or avx512bw, avx512vl and avx512dq")
+
+    packing._has_kernels.cache_clear()
+    monkeypatch.setattr(packing, "_product", refuse)
+    policy = in_bf16("llama")
+    assert not packing.can_pack(policy.model)
+    packing.pack_policy(policy)
+    packing._has_kernels.cache_clear()
