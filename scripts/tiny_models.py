@@ -54,12 +54,22 @@ OWN: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": 2},
     "zamba": {"num_hidden_layers": 2, "layers_block_type": ["linear_attention", "hybrid"]},
     "zamba2": {"num_hidden_layers": 2, "layers_block_type": ["linear_attention", "hybrid"]},
+    "xmod": {"pad_token_id": 1, "default_language": "en_XX"},
+    "bailing_hybrid": {"num_experts": 8, "n_group": 1, "num_expert_group": 1},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 4,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 32,
+        "indexer_compress_ratio": 4,
+        "ngram_vocab_size_base": 1000,
+    },
     "dbrx": {
         "attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2},
     },
 }
-PADDING_IDS = "camembert data2vec-text prophetnet roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split()
+PADDING_IDS = "camembert data2vec-text prophetnet roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl".split()
 OWN |= {kind: {"pad_token_id": 1} for kind in PADDING_IDS}  # their positions count from it
 
 
