@@ -31,7 +31,7 @@ def borders(model: Any) -> list[tuple[int, str]]:
     config = text_config(model)
     found = []
     positions = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
-    if positions is not None:
+    if positions is not None and positions > 0:  # XLNet's -1: any number
         found.append((positions, ""))
     window = sliding_window(model)
     if window is not None:

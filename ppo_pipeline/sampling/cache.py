@@ -105,9 +105,10 @@ class SlotCache(Cache):
             return 0
         return self.prefix_length if self._positions is None else self._width - 1
 
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """Return the number of keys that a mask covers, and the place of the first."""
-        return self.get_seq_length(layer_idx) + query_length, 0
+    def get_mask_sizes(self, *queries_and_layer: Any, **named: Any) -> tuple[int, int]:
+        """Return the number of keys that a mask covers, and the place of the first; arguments differ by version."""
+        queries, first = super().get_mask_sizes(*queries_and_layer, **named)  # of a cache without layers
+        return self.get_seq_length() + queries, first
 
 
 def cache_name(trunk: Any) -> str:
