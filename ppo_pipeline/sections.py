@@ -94,6 +94,17 @@ class Compute(Section):
         "their first use, where there is a C compiler, and torch's operations elsewhere; torch takes these always. The "
         "two round differently"
     )
+    batch_invariant: bool = Field(
+        description="Sample with the training forward's own products, attention and LoRA: the sampler's log "
+        "probabilities are then exactly the training forward's, and no batch size changes a text; slower. For CPUs "
+        "with the project's own kernels, and Llama-like models"
+    )
+
+    @model_validator(mode="after")
+    def _kernels_are_there(self) -> "Compute":
+        if self.batch_invariant and (self.kernels == "torch" or self.device in ("cuda", "mps")):
+            raise ValueError("batch_invariant needs the CPU kernels: kernels auto and device auto or cpu")
+        return self
 
 
 class Rollout(Section):

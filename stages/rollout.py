@@ -11,13 +11,12 @@ from ppo_pipeline.chat import check_prompts, render_all
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import machine_numbers, set_up
-from ppo_pipeline.models.acceleration import accelerate_model
-from ppo_pipeline.models.checkpoint import load_merged
 from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
+from ppo_pipeline.sampling.batch_invariant import load_sampler
 from ppo_pipeline.sampling.completion import Completion
-from ppo_pipeline.sampling.decoder import Decoder, Request
+from ppo_pipeline.sampling.decoder import Request
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
 from ppo_pipeline.scratch import Scratch
@@ -61,13 +60,12 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
     with run_record("rollout", settings.round) as record:
         device, dtype = set_up(settings.compute)
         record |= {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
-        model = load_merged(base, policy, device, dtype, packed=True)
-        accelerate_model(model)
+        model, decoder_class = load_sampler(base, policy, device, dtype, settings.compute.batch_invariant)
         inputs = (settings_path, base, policy, prompts_path)
         scratch = Scratch("rollout", settings.round, inputs, device, dtype, *machine_numbers())
         stop_ids = stop_ids_of(model, tokenizer, s.stop_tokens)
         truncation = Truncation(s.top_k, s.top_p, s.min_p)
-        decoder = Decoder(model, stop_ids, s.max_new_tokens, s.temperature, s.batch_size, truncation)
+        decoder = decoder_class(model, stop_ids, s.max_new_tokens, s.temperature, s.batch_size, truncation)
         with progress(len(requests), f"rollout {settings.round}") as counter:
             completions = decoder.decode(
                 requests,
