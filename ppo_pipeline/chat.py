@@ -30,7 +30,8 @@ class Renderer:
     ) -> None:
         self._tokenizer, self._vocabulary = tokenizer, vocabulary
         self._template = ChatTemplate(tokenizer, date) if has_template(tokenizer, chat_template) else None
-        self._special = SpecialText(tokenizer, self._template.source if self._template else "")
+        unused = str(getattr(tokenizer, "chat_template", None) or "")  # its tokens are the model's all the same
+        self._special = SpecialText(tokenizer, self._template.own_text() if self._template else unused)
         self._as_text = special_tokens == "text"
         self._tail = 0 if self._template else _appended(tokenizer)
 

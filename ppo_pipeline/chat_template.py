@@ -32,6 +32,17 @@ class ChatTemplate:
         asks = date is not None and "date_string" in source
         self._values = {"date_string": f"{datetime.date.fromisoformat(str(date)):%d %b %Y}"} if asks else {}
 
+    def own_text(self) -> str:
+        """Return the template's source and what it writes around messages: its tokens stand there, whole or built."""
+        talks = [["user"], ["system", "user"], ["user", "assistant", "user"]]
+        texts = [self.source]
+        for roles in talks:
+            try:
+                texts.append(self.write([{"role": role, "content": START} for role in roles], ""))
+            except PipelineError:  # such as a template without a system message
+                continue
+        return "\0".join(texts)
+
     def write(self, messages: Messages, name: str) -> str:
         """Return the conversation's text, open at the end: a last message by the assistant, or a new one of his.
 

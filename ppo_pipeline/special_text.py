@@ -18,8 +18,8 @@ OWN = "\U0010fff2"  # begins and ends the name of a token that the template itse
 class SpecialText:
     """What a tokenizer takes for special, and how to make text of it.
 
-    template: the chat template's source, empty for plain text. Special are the tokenizer's special tokens, and of its
-    other added tokens those that the template writes (DeepSeek's are such) or that the tokenizer calls control tokens.
+    template: what the chat template may write itself. Special are the tokenizer's special tokens, and of its other
+    added tokens those that the template writes (DeepSeek's are such) or that the tokenizer calls control tokens.
     """
 
     def __init__(self, tokenizer: Any, template: str) -> None:

@@ -22,17 +22,18 @@ def check_tokenizer(model: Any, tokenizer: Any) -> list[str]:
     rows = rows_of(model)
     used = f"{getattr(tokenizer, 'chat_template', None) or ''}{tokenizer.eos_token}{tokenizer.bos_token}"
     beyond = sorted((i, token) for token, i in {**words, **added}.items() if i >= rows)
-    wanted = [token for _, token in beyond if token in words or token in used]
+    wanted = [(i, token) for i, token in beyond if token in words or token in used]
     if wanted:
+        i, token = wanted[0]
         raise PipelineError(
-            f"base.model: the tokenizer's token {wanted[0]!r} is number {tokenizer.convert_tokens_to_ids(wanted[0])}, the "
-            f"model has {rows}: the tokenizer is another model's, or the model was not resized for added tokens."
+            f"base.model: the tokenizer's token {token!r} is number {i}, the model has {rows}: it is another "
+            "model's tokenizer, or the model was not resized for added tokens."
         )
     hints = [_end_hint(model, tokenizer, rows)]
     if beyond:
         hints.append(
-            f"the tokenizer has {len(beyond)} tokens that the model has not, such as {beyond[0][1]!r}: a prompt with one "
-            "is refused"
+            f"the tokenizer has {len(beyond)} tokens that the model has not, such as {beyond[0][1]!r}: a prompt with "
+            "one is refused"
         )
     return [hint for hint in hints if hint]
 
