@@ -1,0 +1,93 @@
+"""From a prompt file to what the stages `rollout` and `evaluate` show the model: the settings reach both."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from conftest import CHAT_TEMPLATE, save_tiny, tiny_tokenizer
+from ruamel.yaml import YAML
+
+from ppo_pipeline.params import load_params
+from ppo_pipeline.stage_settings import EvaluateSettings, RolloutSettings
+from ppo_pipeline.tables.evaluation import EVALUATION
+from ppo_pipeline.tables.rollouts import ROLLOUTS
+from stages.evaluate import main as evaluate
+from stages.prompts import main as prompts
+from stages.rollout import main as rollout
+
+COMMITTED = Path(__file__).resolve().parent.parent / "params.yaml"
+DATED = "{{ strftime_now('%d %b') }}" + CHAT_TEMPLATE
+ROWS = [
+    {"prompt": [{"role": "user", "content": "q <|end|>"}, {"role": "assistant", "content": "It is"}], "split": split}
+    for split in ("train", "heldout")
+]
+ROWS[1]["prompt"][0] = {"role": "user", "content": "r"}  # type: ignore[index]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that runs the three stages with these settings of `prompts` and returns their outputs."""
+    monkeypatch.chdir(tmp_path)
+    save_tiny(Path("base"), chat_template=DATED)
+    Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+
+    def start(**changes: Any) -> tuple[str, Any, Any]:
+        data = YAML(typ="safe").load(COMMITTED)
+        data["prompts"] |= {"source": "p.jsonl", "continue_final_message": True, "date": "2025-03-05", **changes}
+        data["compute"] |= {"device": "cpu", "dtype": "fp32"}
+        data["rollout"] |= {"prompts_per_round": 1, "max_new_tokens": 3}
+        data["update"]["minibatches"] = 1
+        data["reward"]["components"] = data["reward"]["components"][:1]
+        data["reward"]["components"][0] |= {"match": "regex", "pattern": "x", "case_column": None}
+        YAML().dump(data, Path("params.yaml"))
+        params = load_params(Path("params.yaml"))
+        Path("r").write_text(RolloutSettings.of(params, "r001").model_dump_json(by_alias=True))
+        Path("e").write_text(EvaluateSettings.of(params, "r000").model_dump_json(by_alias=True))
+        paths = "--base base --policy base --prompts table --metrics m"
+        output = ""
+        for stage, arguments in (
+            (prompts, "--params params.yaml --prompts table"),
+            (evaluate, f"--settings e {paths} --eval eval"),
+            (rollout, f"--settings r {paths} --rollouts rollouts"),
+        ):
+            result = CliRunner().invoke(stage, arguments.split())
+            output += " ".join(result.output.split())
+            if result.exit_code:
+                return output, None, None
+        return output, ROLLOUTS.read(Path("rollouts")), EVALUATION.read(Path("eval"))
+
+    return start
+
+
+def test_both_stages_show_the_open_message_the_date_and_text_in_place_of_tokens(run: Any) -> None:
+    output, rollouts, answers = run()
+    assert rollouts["prompt_text"].to_pylist() == ["05 Mar<|user|>q <|end|><|end|><|assistant|>It is"]
+    assert answers["prompt_text"].to_pylist() == ["05 Mar<|user|>r<|end|><|assistant|>It is"]
+    tokenizer = tiny_tokenizer()
+
+    def letters(text: str) -> list[int]:
+        return [i for c in text for i in tokenizer(c, add_special_tokens=False)["input_ids"]]
+
+    ids = [*letters("05 Mar"), 258, *letters("q <|end|>"), 257, 259, *letters("It is")]
+    assert rollouts["prompt_ids"].to_pylist() == [ids]
+    assert "taken as text" in output
+    assert letters("<|end|>") != [257]
+    assert run(special_tokens="tokens")[1]["prompt_ids"].to_pylist()[0].count(257) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"date": None}, "prompts.date: the model's chat template asks for today's date"),
+        ({"continue_final_message": False}, "p.jsonl, row 1: the last message is the assistant's"),
+    ],
+)
+def test_what_a_setting_refuses_stops_the_stage_that_meets_it(run: Any) -> None:
+    output, rollouts, _ = run(continue_final_message=False)
+    assert "p.jsonl, row 1: the last message is the assistant's" in output
+    assert rollouts is None
+    output, rollouts, _ = run(date=None)
+    assert "prompts.date: the model's chat template asks for today's date" in output
+    assert rollouts is None
