@@ -77,13 +77,6 @@ def test_both_stages_show_the_open_message_the_date_and_text_in_place_of_tokens(
     assert run(special_tokens="tokens")[1]["prompt_ids"].to_pylist()[0].count(257) == 2
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"date": None}, "prompts.date: the model's chat template asks for today's date"),
-        ({"continue_final_message": False}, "p.jsonl, row 1: the last message is the assistant's"),
-    ],
-)
 def test_what_a_setting_refuses_stops_the_stage_that_meets_it(run: Any) -> None:
     output, rollouts, _ = run(continue_final_message=False)
     assert "p.jsonl, row 1: the last message is the assistant's" in output
