@@ -157,6 +157,6 @@ def check_prompts(tokenizer: Any, prompts: Any, chat_template: str, limit: int, 
         name, hit = hits[0]
         result(
             stage,
-            f"{len(hits)} prompts have special tokens' text in them, such as {hit!r} in '{name}': it is taken as text, "
-            "not as the token (prompts.special_tokens)",
+            f"prompts with special tokens' text: {len(hits)}, such as {hit!r} in '{name}'; it is taken as text, not as "
+            "the token (prompts.special_tokens)",
         )

@@ -6,6 +6,7 @@ from .errors import PipelineError, nearest
 from .prompt_files import NOT_JSON, parse
 
 ROLES = ("system", "user", "assistant")
+UNSEEN = ("system", "tools", "documents", "chat_template_kwargs", "image", "images")  # other programs show these
 Messages = list[dict[str, str]]
 
 
@@ -16,6 +17,12 @@ def conversation_of(row: dict[str, Any], continue_final_message: bool, place: st
     An empty cell of a file that has both columns counts as absent. Raises PipelineError, starting with `place`, for
     whatever else is no text of a system, user or assistant: a part of a message that no model would see is an error.
     """
+    for name in UNSEEN:
+        if not _is_empty(row.get(name)):
+            raise PipelineError(
+                f"{place}: the model would not see the column '{name}'; rename it if it is for the reward, else put it "
+                "into `messages`."
+            )
     name = _column(row, place)
     messages = row[name]
     if name == "prompt" and not isinstance(messages, list):

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from conftest import save_tiny, tiny_model, tiny_tokenizer
 from test_base import settings
+from tokenizers import normalizers
 
 from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.models import base
 from ppo_pipeline.models.base import acquire_base
 from ppo_pipeline.models.loading import rows_of, vocabulary_of
 from ppo_pipeline.models.tokenizer import check_tokenizer
@@ -46,6 +48,18 @@ def test_an_added_token_beyond_the_model_is_refused_where_a_prompt_needs_it() ->
     tokenizer.add_special_tokens({"eos_token": "<eos>"})
     with pytest.raises(PipelineError, match="the tokenizer's token '<eos>' is number 261"):
         check_tokenizer(tiny_model("llama"), tokenizer)
+
+
+def test_a_tokenizer_that_is_another_one_when_loaded_again_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers takes some tokenizers for its own of that model type, with other rules."""
+    other = tiny_tokenizer()
+    other.backend_tokenizer.normalizer = normalizers.Lowercase()
+    monkeypatch.setattr(base, "load_tokenizer", lambda _: other)
+    with pytest.raises(PipelineError, match="loads the saved tokenizer as another one"):
+        acquire_base(settings(str(save_tiny(tmp_path / "model"))), tmp_path / "base")
+    assert not (tmp_path / "base").exists()
 
 
 @pytest.mark.parametrize("end", [None, 900, -1])

@@ -172,6 +172,13 @@ def test_what_no_model_would_see_is_refused(tmp_path: Path, message: Any, error:
             one(tmp_path, row)
 
 
+@pytest.mark.parametrize("column", ["system", "tools", "chat_template_kwargs", "images"])
+def test_a_column_that_other_programs_show_the_model_is_refused(tmp_path: Path, column: str) -> None:
+    with pytest.raises(PipelineError, match=rf"row 1: the model would not see the column '{column}'"):
+        one(tmp_path, {"prompt": "a", column: ["x"]})
+    assert one(tmp_path, {"prompt": "a", column: None})[column] is None
+
+
 @pytest.mark.parametrize("prompt", [True, 5, 2.5, {"role": "user", "content": "q"}])
 def test_a_prompt_that_is_neither_text_nor_a_list_is_refused(tmp_path: Path, prompt: Any) -> None:
     with pytest.raises(PipelineError, match="row 1: empty prompt: a message's content must be text, found"):

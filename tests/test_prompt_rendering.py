@@ -103,6 +103,9 @@ def test_llama_s_own_date_is_the_committed_one(monkeypatch: pytest.MonkeyPatch) 
     own = tiny_tokenizer(clockless).apply_chat_template([USER], tokenize=False, add_generation_prompt=True)
     assert own.startswith("Today Date: 26 Jul 2024|")
     assert render(tiny_tokenizer(clockless), [USER], "auto", date=committed)[0] == own
+    assert render(tiny_tokenizer(clockless), [USER], "auto", date="2025-03-05")[0].startswith(
+        "Today Date: 05 Mar 2025|"
+    )
 
 
 def test_a_date_in_a_computed_format_is_refused_and_the_name_alone_is_no_question() -> None:
@@ -193,6 +196,6 @@ def test_the_first_round_says_where_special_tokens_are_text(capsys: pytest.Captu
     table = pa.Table.from_pylist([{"prompt_id": i, "messages": talk(t)} for i, t in (("a", "q"), ("b", "<|end|>!"))])
     check_prompts(tiny_tokenizer(), table, "auto", 99, "rollout r001")
     said = " ".join(capsys.readouterr().out.split())
-    assert "1 prompts have special tokens' text in them, such as '<|end|>' in 'b': it is taken as text" in said
+    assert "prompts with special tokens' text: 1, such as '<|end|>' in 'b'; it is taken as text" in said
     check_prompts(tiny_tokenizer(), table, "auto", 99, "rollout r001", special_tokens="tokens")
     assert capsys.readouterr().out == ""

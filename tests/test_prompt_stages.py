@@ -6,10 +6,17 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from conftest import CHAT_TEMPLATE, save_tiny, tiny_tokenizer
+from conftest import CHAT_TEMPLATE, save_tiny, tiny_model, tiny_tokenizer
+from reward_models import save_reward_model
 from ruamel.yaml import YAML
+from test_rewards_model import component
+from transformers import AutoTokenizer
 
+from ppo_pipeline.cli.chat import reply
+from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.params import load_params
+from ppo_pipeline.rewards.model_inputs import tokenise
+from ppo_pipeline.rewards.samples import Samples
 from ppo_pipeline.stage_settings import EvaluateSettings, RolloutSettings
 from ppo_pipeline.tables.evaluation import EVALUATION
 from ppo_pipeline.tables.rollouts import ROLLOUTS
@@ -77,6 +84,18 @@ def test_both_stages_show_the_open_message_the_date_and_text_in_place_of_tokens(
     assert run(special_tokens="tokens")[1]["prompt_ids"].to_pylist()[0].count(257) == 2
 
 
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_a_token_that_the_model_has_not_stops_either_stage(run: Any, split: str) -> None:
+    tokenizer = tiny_tokenizer(DATED)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained("base")
+    more = {"prompt": "<new>", "prompt_id": "n", "split": split}
+    Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, more]))
+    output, rollouts, _ = run()
+    assert "prompt 'n': its token '<new>' is number 261, the model has 261" in output
+    assert rollouts is None
+
+
 def test_what_a_setting_refuses_stops_the_stage_that_meets_it(run: Any) -> None:
     output, rollouts, _ = run(continue_final_message=False)
     assert "p.jsonl, row 1: the last message is the assistant's" in output
@@ -84,3 +103,24 @@ def test_what_a_setting_refuses_stops_the_stage_that_meets_it(run: Any) -> None:
     output, rollouts, _ = run(date=None)
     assert "prompts.date: the model's chat template asks for today's date" in output
     assert rollouts is None
+
+
+def test_chat_shows_the_model_what_the_stages_do() -> None:
+    params = load_params(COMMITTED)
+    tokenizer, model = tiny_tokenizer(DATED), tiny_model("llama")
+    assert reply(model, tokenizer, params, "q <|end|>", 0.0, 3, 0)
+    undated = params.model_copy(update={"prompts": params.prompts.model_copy(update={"date": None})})
+    with pytest.raises(PipelineError, match=r"prompts\.date"):
+        reply(model, tokenizer, undated, "q", 0.0, 3, 0)
+    tokenizer.add_tokens(["<new>"])
+    with pytest.raises(PipelineError, match="the model has 261"):
+        reply(model, tokenizer, params, "<new>", 0.0, 3, 0)
+
+
+def test_a_chat_reward_model_reads_the_begun_answer_and_its_end_as_one_message(tmp_path: Path) -> None:
+    folder = save_reward_model(tmp_path / "model")
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "It "}]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    [inputs], _ = tokenise(component(folder, input="chat"), tokenizer, Samples(["s"], [talk], ["q"], ["is"], [[1]], {}))
+    whole = [talk[0], {"role": "assistant", "content": "It is"}]
+    assert inputs["input_ids"] == tokenizer.apply_chat_template(whole)["input_ids"]

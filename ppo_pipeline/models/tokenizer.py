@@ -38,6 +38,17 @@ def check_tokenizer(model: Any, tokenizer: Any) -> list[str]:
     return [hint for hint in hints if hint]
 
 
+def check_saved(tokenizer: Any, saved: Any) -> None:
+    """Raise PipelineError where a tokenizer, saved and loaded again, tokenises a text of many kinds differently."""
+    text = "".join(["It's 3,141 + 2 = x_y?\n\n\tÉté  ", *tokenizer.all_special_tokens, " 你好 😀"])
+    for add in (False, True):
+        if tokenizer(text, add_special_tokens=add)["input_ids"] != saved(text, add_special_tokens=add)["input_ids"]:
+            raise PipelineError(
+                "base.model: transformers loads the saved tokenizer as another one, which makes other tokens of the "
+                "same text; see whether tokenizer_config.json beside the weights names the right tokenizer_class."
+            )
+
+
 def _end_hint(model: Any, tokenizer: Any, rows: int) -> str:
     """Return what is to be said where responses would not end by themselves; empty where they can."""
     stop_ids = [i for i in stop_ids_of(model, tokenizer) if 0 <= i < rows]
