@@ -30,7 +30,7 @@ ROWS = [
     {"prompt": [{"role": "user", "content": "q <|end|>"}, {"role": "assistant", "content": "It is"}], "split": split}
     for split in ("train", "heldout")
 ]
-ROWS[1]["prompt"][0] = {"role": "user", "content": "r"}  # type: ignore[index]
+ROWS[1]["prompt"][0] = {"role": "user", "content": "r <|end|>"}  # type: ignore[index]
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_both_stages_show_the_open_message_the_date_and_text_in_place_of_tokens(run: Any) -> None:
     output, rollouts, answers = run()
     assert rollouts["prompt_text"].to_pylist() == ["05 Mar<|user|>q <|end|><|end|><|assistant|>It is"]
-    assert answers["prompt_text"].to_pylist() == ["05 Mar<|user|>r<|end|><|assistant|>It is"]
+    assert answers["prompt_text"].to_pylist() == ["05 Mar<|user|>r <|end|><|end|><|assistant|>It is"]
     tokenizer = tiny_tokenizer()
 
     def letters(text: str) -> list[int]:
@@ -81,7 +81,10 @@ def test_both_stages_show_the_open_message_the_date_and_text_in_place_of_tokens(
     assert rollouts["prompt_ids"].to_pylist() == [ids]
     assert "taken as text" in output
     assert letters("<|end|>") != [257]
-    assert run(special_tokens="tokens")[1]["prompt_ids"].to_pylist()[0].count(257) == 2
+    _, as_tokens, other_answers = run(special_tokens="tokens")
+    assert as_tokens["prompt_ids"].to_pylist()[0].count(257) == 2
+    assert other_answers["prompt_text"] == answers["prompt_text"]
+    assert other_answers["response_ids"] != answers["response_ids"]
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
