@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from ppo_pipeline.chat import render_all
 from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import machine_numbers, set_up
-from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
+from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of, vocabulary_of
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.rewards.scoring import join_prompts, score_samples
 from ppo_pipeline.run_record import run_record
@@ -45,6 +45,9 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
         heldout.column("messages").to_pylist(),
         settings.chat_template,
         settings.max_prompt_tokens,
+        date=settings.date,
+        special_tokens=settings.special_tokens,
+        vocabulary=vocabulary_of(base),
     )
     texts = [text for text, _ in rendered]
     with run_record("evaluate", settings.round) as record:

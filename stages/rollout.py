@@ -11,7 +11,7 @@ from ppo_pipeline.chat import check_prompts, render_all
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import machine_numbers, set_up
-from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
+from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of, vocabulary_of
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.sampling.batch_invariant import load_sampler
@@ -41,16 +41,17 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
     prompts = PROMPTS.read(prompts_path)
     chosen = choose_prompts(prompts, settings)
     tokenizer = load_tokenizer(base)
+    how: dict[str, Any] = {
+        "chat_template": settings.chat_template,
+        "limit": s.max_prompt_tokens,
+        "date": settings.date,
+        "special_tokens": settings.special_tokens,
+        "vocabulary": vocabulary_of(base),
+    }
     if settings.depth == 1:
-        check_prompts(tokenizer, prompts, settings.chat_template, s.max_prompt_tokens, f"rollout {settings.round}")
+        check_prompts(tokenizer, prompts, stage=f"rollout {settings.round}", **how)
     prompt_ids = chosen.column("prompt_id").to_pylist()
-    rendered = render_all(
-        tokenizer,
-        prompt_ids,
-        chosen.column("messages").to_pylist(),
-        settings.chat_template,
-        s.max_prompt_tokens,
-    )
+    rendered = render_all(tokenizer, prompt_ids, chosen.column("messages").to_pylist(), **how)
     samples = [(p, k) for p in range(len(prompt_ids)) for k in range(s.samples_per_prompt)]
     sample_ids = [f"{settings.round}-{prompt_ids[p]}-{k}" for p, k in samples]
     requests = [
@@ -64,6 +65,8 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
         inputs = (settings_path, base, policy, prompts_path)
         scratch = Scratch("rollout", settings.round, inputs, device, dtype, *machine_numbers())
         stop_ids = stop_ids_of(model, tokenizer, s.stop_tokens)
+        if not stop_ids and settings.depth == 1:
+            result(f"rollout {settings.round}", "no end token, so each response is cut (rollout.stop_tokens)")
         truncation = Truncation(s.top_k, s.top_p, s.min_p)
         decoder = decoder_class(model, stop_ids, s.max_new_tokens, s.temperature, s.batch_size, truncation)
         with progress(len(requests), f"rollout {settings.round}") as counter:
