@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from .column_values import as_written, uniform
 from .errors import PipelineError, nearest
 from .sections import Prompts
 from .tables.prompts import MESSAGE, SPLITS
@@ -90,7 +91,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise PipelineError(f"{path}: not readable: {error}") from None
     try:
-        rows = table.to_pylist()
+        rows = as_written(table).to_pylist()
     except (ValueError, OverflowError, TypeError) as error:  # a date that Python has none for, text that is not UTF-8
         raise PipelineError(f"{path}: holds a value that cannot be read: {error}") from None
     yield from enumerate(rows, 1)
@@ -170,7 +171,8 @@ def _table(rows: list[dict[str, Any]], source: str) -> pa.Table:
         kind = pa.list_(MESSAGE) if name == "messages" else None
         try:
             name.encode()
-            columns.append(pa.array([row.get(name) for row in rows], type=kind))
+            values = uniform([row.get(name) for row in rows], is_answer=name == "expected")
+            columns.append(pa.array(values, type=kind))
             _check_storable(columns[-1].type)
         except (pa.ArrowException, OverflowError, ValueError) as error:
             shown = name.encode("utf-8", "backslashreplace").decode()

@@ -13,7 +13,7 @@ from ..kept_batches import KeptBatches
 from ..progress import progress
 from ..reward_sections import HttpComponent
 from ..snapshots import Snapshots
-from .samples import Samples, is_reward
+from .samples import NUMBER, Samples, is_reward
 from .service_post import ServiceError, open_session, post, read_token
 
 SHOWN = 200  # characters of an answer in an error
@@ -94,7 +94,7 @@ def _rewards(text: str, ids: list[str], token: str | None) -> list[float]:
     for sample_id, reward in zip(ids, found, strict=True):
         if not is_reward(reward):
             shown = f"{_without(json.dumps(reward), token):.60}"
-            raise ServiceError(f"the reward of sample '{sample_id}' is {shown}, no finite number", CONTRACT, text)
+            raise ServiceError(f"the reward of sample '{sample_id}' is {shown}, no {NUMBER}", CONTRACT, text)
     return found
 
 
