@@ -180,6 +180,8 @@ def test_normalise_keeps_case_on_demand_and_folds_width_and_space() -> None:
 
 @given(st.text(max_size=8), st.text(alphabet=" \n.,!?。，！？“”'\"()（）*", max_size=4))
 def test_what_stands_around_an_answer_does_not_count(text: str, around: str) -> None:
+    if normalise(text)[:1].isdecimal():
+        around = around.replace(".", "")  # .5 is not 5
     assert normalise(around + text + around) == normalise(text) == normalise(normalise(text))
 
 

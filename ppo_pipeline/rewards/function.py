@@ -5,6 +5,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import chdir
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,17 @@ def _scored(function: Function, settings: PythonComponent, samples: Samples) -> 
             f"reward '{settings.name}': {settings.function} raised {type(error).__name__}: {error} "
             f"({_culprit(function, settings, samples)})."
         ) from error
+
+
+def check_module(settings: PythonComponent) -> None:
+    """Raise PipelineError where the function's module is not there, without running its code."""
+    module = settings.function.partition(":")[0]
+    try:
+        there = find_spec(module) is not None
+    except (ImportError, ValueError):
+        there = False
+    if not there:
+        raise PipelineError(f"reward '{settings.name}': function '{settings.function}': No module named '{module}'.")
 
 
 def load_function(path: str, name: str) -> Function:

@@ -10,11 +10,12 @@ from ..errors import PipelineError
 from ..reward_sections import Reward
 from ..scratch import Scratch, key_of
 from ..snapshots import Snapshots
-from .function import python_rewards
+from .function import check_module, python_rewards
 from .model import model_rewards
 from .rule import rule_rewards
 from .samples import NUMBER, Samples, is_reward, shown
-from .service import http_rewards
+from .service import check_service, http_rewards
+from .wanted import read_wanted
 
 FUNCTIONS = Path("reward_functions")
 SCORERS: dict[str, Callable[[Any, Samples, Snapshots | None], list[float]]] = {
@@ -22,6 +23,11 @@ SCORERS: dict[str, Callable[[Any, Samples, Snapshots | None], list[float]]] = {
     "python": python_rewards,
     "model": model_rewards,
     "http": http_rewards,
+}
+CHECKS: dict[str, Callable[[Any, Samples], object]] = {
+    "rule": lambda component, prompts: read_wanted(component, prompts, "prompt"),
+    "python": lambda component, _: check_module(component),
+    "http": check_service,
 }
 
 
@@ -42,6 +48,15 @@ def score_samples(settings: Reward, samples: Samples, scratch: Scratch | None = 
     scores = [sum(w * columns[n][i] for n, w in weights.items() if w) for i in range(len(samples))]
     _check("the weighted sum of the rewards", scores, samples)
     return {"score": scores, **columns}
+
+
+def check_prompts(settings: Reward, prompts: pa.Table) -> None:
+    """Raise PipelineError, before anything is decoded or asked for, where `prompts` lack what a component reads."""
+    ids = prompts.column("prompt_id").to_pylist()
+    unanswered = join_prompts(ids, ids, [""] * len(ids), [""] * len(ids), [[]] * len(ids), prompts)
+    for component in settings.components:
+        if component.type in CHECKS:
+            CHECKS[component.type](component, unanswered)
 
 
 def _key(component: Any) -> str:

@@ -32,7 +32,7 @@ def http_rewards(settings: HttpComponent, samples: Samples, snapshots: Snapshots
     Raises PipelineError, with the batch's samples named, for anything else that comes back, and where every
     attempt failed.
     """
-    _check_columns(settings, samples)
+    check_service(settings, samples)
     token = read_token(settings)
     rewards = np.zeros(len(samples))
     starts = range(0, len(samples), settings.batch_size)
@@ -48,7 +48,9 @@ def http_rewards(settings: HttpComponent, samples: Samples, snapshots: Snapshots
     return [float(reward) for reward in rewards]
 
 
-def _check_columns(settings: HttpComponent, samples: Samples) -> None:
+def check_service(settings: HttpComponent, samples: Samples) -> None:
+    """Raise PipelineError where a column that is to be sent, or the token, is not there."""
+    read_token(settings)
     known = list(samples.columns)
     for name in settings.columns:
         if name not in known:
