@@ -3,6 +3,7 @@
 import sys
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,13 +32,15 @@ def spoils(prompts, completions, completion_ids, expected, tags, **columns):
         ids.clear()
     for tag in tags:
         tag["names"].append("spoiled")
+        tag["map"][0][1].append("spoiled")
     for values in (prompts, completions, completion_ids, expected, tags, *columns.values()):
         values.clear()
     return [0.0, 0.0]
 
 def sees(prompts, completions, completion_ids, expected, tags, **columns):
     whole = [len(p) == 2 and p[0]["content"] == "s" and c[0]["content"] == "a" and len(i) == 2 and e == "a"
-             and t == {"names": ["x"]} for p, c, i, e, t in zip(prompts, completions, completion_ids, expected, tags)]
+             and t == {"names": ["x"], "map": [("k", ["v"])]}
+             for p, c, i, e, t in zip(prompts, completions, completion_ids, expected, tags)]
     return [float(w) for w in whole]
 
 def leaves(completions, **kwargs):
@@ -97,9 +100,13 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def tag() -> dict[str, Any]:
+    return {"names": ["x"], "map": [("k", ["v"])]}  # as Arrow gives maps
+
+
 def given() -> Samples:
     found = samples("a", "a")
-    return Samples(**{**vars(found), "columns": {**found.columns, "tags": [{"names": ["x"]}, {"names": ["x"]}]}})
+    return Samples(**{**vars(found), "columns": {**found.columns, "tags": [tag(), tag()]}})
 
 
 def test_what_a_function_changes_no_other_component_sees() -> None:

@@ -115,9 +115,9 @@ async def _result(found: Any) -> Any:
 
 
 def _copy(value: Any) -> Any:
-    """Return a copy of lists and maps all the way down; what is in them cannot be changed."""
-    if isinstance(value, list):
-        return [_copy(item) for item in value]
+    """Return a copy of lists and maps all the way down; what else a table holds cannot be changed."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copy(item) for item in value)
     return {key: _copy(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
