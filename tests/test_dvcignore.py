@@ -14,25 +14,28 @@ LEFT = (
     ".#brevity.py", "__pycache__/brevity.cpython-311.pyc", "data/__pycache__/x.pyc", ".hidden", ".ruff_cache/0/x",
     ".vscode/settings.json", "data/.idea/x", "Thumbs.db", "desktop.ini", ".ipynb_checkpoints/brevity.py",
 )  # fmt: skip
+HIDDEN = (".hidden", ".ruff_cache/0/x", ".vscode/settings.json", "data/.idea/x")  # ignored among functions alone
 READ = ("other.py", "data/words.txt", "data/model.bin")
 
 
-def put(folder: Path, name: str) -> None:
-    path = folder / "reward_functions" / name
+def put(folder: Path, name: str, within: str = "reward_functions") -> None:
+    path = folder / within / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("new")
 
 
 @pytest.mark.slow
 def test_dvc_sees_the_files_that_functions_read_and_no_other(tmp_path: Path) -> None:
-    """By the real dvc, with a stage that depends on the folder as the reward stages do."""
+    """By the real dvc, with a stage that depends on the folder as the reward stages do, and on one of prompts."""
     project = ProjectCopy(tmp_path)
     put(tmp_path, "data/there.txt")
-    stage = {"cmd": "echo scored > out", "deps": ["reward_functions"], "outs": ["out"]}
+    put(tmp_path, "a.jsonl", "prompts")
+    stage = {"cmd": "echo scored > out", "deps": ["reward_functions", "prompts"], "outs": ["out"]}
     YAML().dump({"stages": {"reward": stage}}, tmp_path / "dvc.yaml")
     assert project.repro() == {"reward"}
     for name in LEFT:
         put(tmp_path, name)
+        put(tmp_path, name, "prompts" if name not in HIDDEN else "reward_functions")
     assert "up to date" in project.run("dvc", "status")
     put(tmp_path, READ[0])
     assert "reward_functions" in project.run("dvc", "status")

@@ -166,6 +166,9 @@ def test_samples_get_their_prompt_s_columns() -> None:
         ("21", "1", False),
         ("有1个", "1", True),
         ("the (cat)", "(cat)", True),
+        ("हिन्दी", "हिन्द", False),  # ी is a letter's vowel
+        ("वह हिन्दी है", "हिन्दी", True),
+        ("كِتابُ", "كِتاب", False),
     ],
 )
 def test_a_word_is_not_part_of_a_longer_latin_word(response: str, expected: str, found: bool) -> None:

@@ -6,7 +6,8 @@ import unicodedata
 # Letters of scripts that write words without spaces, or with endings attached: Thai to Burmese, Khmer, Hangul, Chinese
 # and Japanese. A word may stand next to these.
 UNSPACED = "\u0e00-\u0eff\u1000-\u11ff\u1780-\u17ff\u2e80-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
-BOUNDED = rf"[^\W_{UNSPACED}]"
+MARKS = "".join(chr(code) for code in range(0x300, 0xE00) if unicodedata.category(chr(code)).startswith("M"))
+BOUNDED = rf"(?:[^\W_{UNSPACED}]|[{MARKS}])"  # a letter or digit, or a vowel sign of Hindi, Arabic and the like
 EDGES = " \t\n.,;:!?。，；：！？、\"'`*“”‘’「」()（）"
 # A minus before a number, and no hyphen: 3-5 is a range, and so are 3–5 and (3)-5.
 BEFORE_SIGN = rf"(?<!{BOUNDED})(?<![)\]-])"
