@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from .column_values import as_written
 from .errors import PipelineError
 
 KINDS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv", ".parquet")
@@ -121,7 +122,7 @@ def _table(path: Path) -> Iterator[tuple[int, Any]]:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise PipelineError(f"{path}: not readable: {error}") from None
     try:
-        rows = table.to_pylist()
+        rows = as_written(table).to_pylist()
     except (ValueError, OverflowError, TypeError) as error:  # a date that Python has none for, text that is not UTF-8
         raise PipelineError(f"{path}: holds a value that cannot be read: {error}") from None
     yield from enumerate(rows, 1)

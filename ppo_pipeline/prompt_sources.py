@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from .column_values import uniform
 from .conversations import Messages, conversation_of, with_system
 from .errors import PipelineError, nearest
 from .prompt_files import prompt_files, rows_of
@@ -83,7 +84,8 @@ def _table(rows: list[dict[str, Any]], source: str) -> pa.Table:
         kind = pa.list_(MESSAGE) if name == "messages" else None
         try:
             name.encode()
-            columns.append(pa.array([row.get(name) for row in rows], type=kind))
+            values = uniform([row.get(name) for row in rows], is_answer=name == "expected")
+            columns.append(pa.array(values, type=kind))
             _check_storable(columns[-1].type)
         except (pa.ArrowException, OverflowError, ValueError) as error:
             shown = name.encode("utf-8", "backslashreplace").decode()

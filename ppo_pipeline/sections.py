@@ -153,7 +153,7 @@ class Rollout(Section):
     greedy: bool = Field(description="Take the likeliest token instead of sampling")
     stop_tokens: list[str] = Field(
         description="Tokens that end a response besides the model's own end tokens, each a single token of the "
-        "tokenizer; here and in `evaluate`"
+        "tokenizer; here and in `evaluate`. The texts that rewards see end before it"
     )
     batch_size: Count = Field(description="Sequences decoded at a time")
 

@@ -12,7 +12,7 @@ from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import machine_numbers, set_up
 from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of, vocabulary_of
 from ppo_pipeline.progress import progress, result
-from ppo_pipeline.rewards.scoring import join_prompts, score_samples
+from ppo_pipeline.rewards.scoring import check_prompts, join_prompts, score_samples
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.sampling.batch_invariant import load_sampler
 from ppo_pipeline.sampling.decoder import Request
@@ -37,6 +37,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
     prompts = PROMPTS.read(prompts_path)
     heldout = prompts.filter(pc.equal(prompts.column("split"), "heldout"))
     heldout = heldout.slice(0, s.max_prompts or None)
+    check_prompts(settings.reward, heldout)
     prompt_ids = heldout.column("prompt_id").to_pylist()
     tokenizer = load_tokenizer(base)
     rendered = render_all(
@@ -66,7 +67,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
                 scratch.part("answers"),
             )
         record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
-    answers = [tokenizer.decode(c.ids, skip_special_tokens=True) for c in completions]
+    answers = [c.text(tokenizer) for c in completions]
     response_ids = [c.ids for c in completions]
     samples = join_prompts(prompt_ids, prompt_ids, texts, answers, response_ids, prompts)
     scores = score_samples(settings.reward, samples, scratch)

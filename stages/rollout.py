@@ -83,7 +83,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
             "prompt_id": [prompt_ids[p] for p, _ in samples],
             "sample_index": [k for _, k in samples],
             "prompt_text": [rendered[p][0] for p, _ in samples],
-            "response_text": [tokenizer.decode(c.ids, skip_special_tokens=True) for c in completions],
+            "response_text": [c.text(tokenizer) for c in completions],
             "prompt_ids": [rendered[p][1] for p, _ in samples],
             "response_ids": [c.ids for c in completions],
             "rollout_logprobs": [c.logprobs for c in completions],

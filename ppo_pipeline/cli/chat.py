@@ -80,5 +80,4 @@ def reply(
         raise PipelineError("the prompt has no token; write something.")
     numbers = uniforms(seed, prompt, max_new_tokens) if temperature else None
     decoder = Decoder(model, stop_ids_of(model, tokenizer, params.stop_tokens), max_new_tokens, temperature or 1.0, 1)
-    text: str = tokenizer.decode(decoder.decode([Request(ids, numbers)])[0].ids, skip_special_tokens=True)
-    return text.strip()
+    return decoder.decode([Request(ids, numbers)])[0].text(tokenizer).strip()
