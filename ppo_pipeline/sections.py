@@ -95,7 +95,8 @@ class Policy(Section):
     dropout: Below1 = Field(description="Dropout on LoRA's input; above 0 the first ratio is no longer 1")
     target_modules: list[str] | str = Field(
         description="Names of the linear or Conv1D modules that get LoRA, each matching the end of a module's path; or "
-        "one text: a regular expression for the whole path, or all-linear for all but the language-model head",
+        "one text: a regular expression for the whole path, or all-linear for all but the language-model head and "
+        "layers that LoRA has no place on (some routers, parts that text does not reach), which `init` tells",
         min_length=1,
     )
 

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_model
+from tiny_architectures import tiny_architecture
 from transformers import AutoConfig, AutoModelForCausalLM
 from updating import make_policy
 
 from ppo_pipeline.models.end_to_end import FEW_KEYS, _FewKeys, can_lay_end_to_end
+from ppo_pipeline.models.loading import hidden_width
 from ppo_pipeline.models.packing import PackedLinear, can_pack, pack_policy
 from ppo_pipeline.models.policy import PAD_MULTIPLE, Policy, end_to_end
 from ppo_pipeline.models.prefix import common_prefix
@@ -188,3 +191,52 @@ def test_the_state_of_training_is_untouched_by_packing() -> None:
     names = list(trained_parameters(policy))
     pack_policy(policy)
     assert list(trained_parameters(policy)) == names
+
+
+def test_what_looks_back_beside_attention_is_not_laid_end_to_end() -> None:
+    """A short convolution is wrong for the first token of a sequence alone, which a median over tokens would hide."""
+    model = tiny_model("llama")
+    assert can_lay_end_to_end(model)
+    mlp = model.model.layers[-1].mlp
+    old = mlp.forward
+    mlp.forward = lambda x: old(x) + 0.5 * torch.nn.functional.pad(x, (0, 0, 1, 0))[:, :-1]
+    assert not can_lay_end_to_end(model)
+
+
+def test_positions_that_a_model_does_not_take_are_not_laid_end_to_end() -> None:
+    """BART's decoder counts positions through the whole row: only the first sequence is right."""
+    assert not can_lay_end_to_end(tiny_architecture("bart"))
+
+
+@pytest.mark.parametrize("fault", [KeyError("x"), RuntimeError("shape"), AttributeError("y"), IndexError("z")])
+def test_whatever_a_model_raises_it_is_padded_then(fault: Exception) -> None:
+    model = tiny_model("llama")
+    old = model.model.forward
+
+    def forward(*args: object, **kwargs: object) -> object:
+        if "sequence_layout" in kwargs:
+            raise fault
+        return old(*args, **kwargs)
+
+    model.model.forward = forward
+    assert not can_lay_end_to_end(model)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_layers_that_ask_for_a_window_are_not_laid_end_to_end() -> None:
+    model = tiny_model("llama")
+    attend = model.model.layers[1].self_attn
+    old = attend.forward
+    attend.forward = lambda *args, **kwargs: old(*args, **kwargs, sliding_window=64)
+    assert not can_lay_end_to_end(model)
+
+
+def test_windows_of_a_model_that_sees_images_too_are_those_of_its_text_part() -> None:
+    """Gemma 3 holds them in the config of one of its parts; a few tokens alone would fit into them."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = {**sizes, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 64, "sliding_window": 32}
+    vision = {**sizes, "image_size": 16, "patch_size": 8, "vision_use_head": False}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma3", text_config=text, vision_config=vision))
+    assert not can_lay_end_to_end(model.eval())
+    assert hidden_width(model) == 32

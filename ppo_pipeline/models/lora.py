@@ -6,7 +6,7 @@ Rank-stabilised LoRA (Kalajdzievski 2023, arXiv:2312.03732) has s = alpha / sqrt
 import copy
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -69,6 +69,19 @@ class _WithLowRank(torch.autograd.Function):
             low_rank.add_up(grad_x, grad_low, a, 1.0)
             grad_x = grad_x.view(*grad.shape[:-1], -1)
         return grad_x, None, low_rank.gradient(grad_low, rows), low_rank.gradient(low, flat, ctx.scaling).T, None
+
+
+class NoPlaceForLora(PipelineError):
+    """LoRA on some layers would be wrong, without effect, or lost in PEFT; `kinds`: their paths with * for numbers."""
+
+    def __init__(self, text: str, paths: Iterable[str]) -> None:
+        super().__init__(f"params.yaml: policy.target_modules: {text}")
+        self.kinds = list(dict.fromkeys(map(kind_of, paths)))
+
+
+def kind_of(path: str) -> str:
+    """Return a layer's path with * for its numbers: the same layer of every block."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", path)
 
 
 class LoraLinear(nn.Module):
@@ -180,6 +193,13 @@ def add_lora(
         layers[name] = LoraLinear(module, rank, alpha, dropout, use_rslora)
         setattr(model.get_submodule(parent), child, layers[name])
     return layers
+
+
+def remove_lora(model: nn.Module, layers: dict[str, LoraLinear], kinds: list[str]) -> None:
+    """Take LoRA off the layers of these kinds, in the model and in `layers`."""
+    for name in [name for name in layers if kind_of(name) in kinds]:
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layers.pop(name).base)
 
 
 def init_lora(layers: dict[str, LoraLinear], seed: int) -> None:

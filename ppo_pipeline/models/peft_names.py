@@ -12,9 +12,10 @@ from typing import Any
 from torch import nn
 
 from ..errors import PipelineError
+from .lora import NoPlaceForLora
 
 # peft.utils.transformers_weight_conversion._MOE_TARGET_MODULE_MAPPING
-MOVED = {"mixtral": ("gate", "w1", "w2", "w3"), "qwen2_moe": ("gate", "gate_proj", "up_proj", "down_proj")}
+MOVED = {"mixtral": ("gate", "w1", "w3", "w2"), "qwen2_moe": ("gate", "gate_proj", "up_proj", "down_proj")}
 # peft.tuners.tuners_utils._check_lora_target_modules_mamba
 STATE_SPACE_TYPES = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
 STATE_SPACE_NAMES = ("out_proj", "conv1d")
@@ -29,7 +30,7 @@ def peft_targets(
     layers: paths of the layers with LoRA. Raises PipelineError for a layer that PEFT cannot get by any name.
     """
     paths = set(layers)
-    _check_loadable(model, paths)
+    check_loadable(model, paths)
     moved_names = _moved_names(model)
     moved = sorted(path for path in paths if _last(path) in moved_names)
     if moved and dropout:
@@ -78,16 +79,16 @@ def _moved_names(model: Any) -> tuple[str, ...]:
     return MOVED.get(table.get(kind, ""), ()) if _has_conversion(kind) else ()
 
 
-def _check_loadable(model: Any, paths: set[str]) -> None:
-    """Raise PipelineError for a layer that PEFT refuses, or whose tensors it would look for under another name."""
-    kind = _model_type(model)
-    strayed = _renamed(model, paths) if _has_conversion(kind) else set()
-    for path in sorted(paths):
-        if path in strayed or (kind in STATE_SPACE_TYPES and _last(path) in STATE_SPACE_NAMES):
-            raise PipelineError(
-                f"params.yaml: policy.target_modules: PEFT cannot load LoRA on '{path}' of {type(model).__name__}; "
-                "leave it out."
-            )
+def check_loadable(model: Any, paths: Iterable[str]) -> None:
+    """Raise NoPlaceForLora for layers that PEFT refuses, or whose tensors it would look for under another name."""
+    kind, lost = _model_type(model), set()
+    if _has_conversion(kind):
+        lost = _renamed(model, set(paths))
+    if kind in STATE_SPACE_TYPES:
+        lost |= {path for path in paths if _last(path) in STATE_SPACE_NAMES}
+    if lost:
+        text = f"PEFT cannot load LoRA on '{min(lost)}' of {type(model).__name__}; leave it out."
+        raise NoPlaceForLora(text, sorted(lost))
 
 
 def _renamed(model: Any, paths: set[str]) -> set[str]:

@@ -4,7 +4,6 @@ A layer that the model bypasses (it reads the weight itself, or has no use for i
 of its weight would otherwise crash later, or be without effect in silence.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +15,7 @@ from torch.nn import functional
 from ..errors import PipelineError
 from ..machine_faults import is_machines
 from .loading import text_config
-from .lora import LoraLinear, is_conv1d
+from .lora import LoraLinear, NoPlaceForLora, is_conv1d, kind_of
 from .policy import Policy, pad
 
 LENGTHS = ((9, 8), (4, 5))  # of prompt and response of the sequences that are tried
@@ -35,18 +34,16 @@ def try_lora(policy: Policy) -> None:
     called: set[str] = set()
     with _filled(layers), _watched(layers, called):
         _run(policy, "policy.target_modules")
-        dead = [name for name in layers if name not in called]
-        idle = [
-            name for name in layers if not all(_has_gradient(p) for p in (layers[name].lora_A, layers[name].lora_B))
-        ]
-    for names, why in ((dead, "the model has no use for it with text"), (idle, "it gets no gradient")):
-        alive = {_kind(name) for name in layers if name not in names}
-        for name in names:
-            if _kind(name) not in alive:  # of experts, some may be left out for a few tokens
-                raise PipelineError(
-                    f"params.yaml: policy.target_modules: LoRA on '{name}' of {type(policy.model).__name__} would be "
-                    f"without effect: {why}. Leave it out; a regular expression can tell paths apart."
-                )
+        trained = {n for n, layer in layers.items() if _has_gradient(layer.lora_A) and _has_gradient(layer.lora_B)}
+    for fine, why in ((called, "the model has no use for it with text"), (trained, "it gets no gradient")):
+        kinds = set(map(kind_of, fine))
+        lost = [name for name in layers if kind_of(name) not in kinds]  # of experts, few tokens reach some alone
+        if lost:
+            raise NoPlaceForLora(
+                f"LoRA on '{lost[0]}' of {type(policy.model).__name__} would be without effect: {why}. Leave it out; a "
+                "regular expression can tell paths apart.",
+                lost,
+            )
 
 
 def try_whole(policy: Policy) -> list[str]:
@@ -85,20 +82,23 @@ def _run(policy: Policy, setting: str) -> None:
     except Exception as error:
         if isinstance(error, PipelineError) or is_machines(error):
             raise
-        raise PipelineError(f"params.yaml: {setting}: {_explain(policy, error)}") from None
+        _name_what_was_read(policy, error)
+        text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]:.200}"
+        raise PipelineError(
+            f"params.yaml: {setting}: {type(policy.model).__name__} cannot be trained this way ({text}); train other "
+            "layers, or another model."
+        ) from None
 
 
-def _explain(policy: Policy, error: Exception) -> str:
-    name = type(policy.model).__name__
-    touched = getattr(error, "obj", None) if isinstance(error, AttributeError) else None
+def _name_what_was_read(policy: Policy, error: Exception) -> None:
+    """Raise NoPlaceForLora where the error is that a model takes something of a layer instead of calling it."""
     for path, layer in policy.layers.items():
-        if layer is touched:
-            return (
-                f"{name} reads '{getattr(error, 'name', '')}' of '{path}' itself and does not call it, so that LoRA "
-                "there would be without effect; leave it out."
-            )
-    text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]:.200}"
-    return f"{name} cannot be trained this way ({text}); train other layers, or another model."
+        if isinstance(error, AttributeError) and error.obj is layer:
+            raise NoPlaceForLora(
+                f"{type(policy.model).__name__} reads '{error.name}' of '{path}' itself, so that LoRA there would be "
+                "without effect; leave it out.",
+                [path],
+            ) from None
 
 
 @contextmanager
@@ -125,12 +125,13 @@ def _watched(layers: dict[str, LoraLinear], called: set[str]) -> Iterator[None]:
     def watch(name: str) -> Any:
         def hook(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
             called.add(name)
-            if _kind(name) not in kinds:
-                kinds.add(_kind(name))
+            if kind_of(name) not in kinds:
+                kinds.add(kind_of(name))
                 if not _is_linear(layer, arguments, output):
-                    raise PipelineError(
-                        f"params.yaml: policy.target_modules: '{name}' ({type(layer).__name__}) gives something else "
-                        "than its weight times its input, so LoRA cannot stand beside it; leave it out."
+                    raise NoPlaceForLora(
+                        f"'{name}' ({type(layer).__name__}) gives something else than its weight times its input, so "
+                        "LoRA cannot stand beside it; leave it out.",
+                        [name],
                     )
 
         return hook
@@ -168,16 +169,10 @@ def _check_unshared(model: nn.Module, layers: dict[str, LoraLinear]) -> None:
         inside = () if isinstance(module, LoraLinear) else module.children()
         for name in [*own, *(bases.get(id(child)) for child in inside)]:
             if name is not None:
-                raise PipelineError(
-                    f"params.yaml: policy.target_modules: the weight of '{name}' is used by '{path}' too, where LoRA "
-                    "would not be; leave it out."
+                raise NoPlaceForLora(
+                    f"the weight of '{name}' is used by '{path}' too, where LoRA would not be; leave it out.", [name]
                 )
 
 
 def _has_gradient(parameter: Tensor) -> bool:
     return parameter.grad is not None and bool((parameter.grad != 0).any())
-
-
-def _kind(path: str) -> str:
-    """Return a path without its numbers: the same layer of every block."""
-    return re.sub(r"(?<![^.])\d+(?![^.])", "*", path)
