@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from updating import make_policy
 
 from ppo_pipeline.models.acceleration import accelerate_policy
-from ppo_pipeline.models.policy import Policy
+from ppo_pipeline.models.policy import Policy, Scores
 from ppo_pipeline.native import row_invariant
 from ppo_pipeline.native.row_invariant import LIMIT, Alike, RowInvariantLinear, by_rows, numbers_alike, parts
+from ppo_pipeline.training.data import Sampled
 
 
 @pytest.fixture(autouse=True)
@@ -150,12 +151,19 @@ def test_a_sequence_scores_the_same_bits_in_every_batch(
     """On this processor, whatever it is; the first ratio of an update is then 1, however its minibatches are cut."""
     policy, samples = policy_of(architecture, tuning, dtype), data(13, prefix, count=12, longest=60)
     accelerate_policy(policy)
-    with torch.no_grad():
-        alone = [policy.score(samples.sequences(np.array([i]), 0, CPU), 1.0).logprobs for i in range(12)]
-        some = [policy.score(samples.sequences(np.arange(i, i + 4), 0, CPU), 1.0).logprobs for i in (0, 4, 8)]
-        together = policy.score(samples.sequences(np.arange(12), 0, CPU), 1.0).logprobs
-    assert torch.equal(torch.cat(alone), together)
-    assert torch.equal(torch.cat(some), together)
+    scores = batched_scores(policy, samples)
+    for name in ("logprobs", "entropy", "values", "bootstrap"):
+        together = getattr(scores[12][0], name)
+        assert all(torch.equal(torch.cat([getattr(s, name) for s in scores[size]]), together) for size in (1, 4))
+
+
+@torch.no_grad()
+def batched_scores(policy: Policy, samples: Sampled) -> dict[int, list[Scores]]:
+    """Return the scores of 12 samples in batches of 1, 4 and 12."""
+    return {
+        size: [policy.score(samples.sequences(np.arange(i, i + size), 0, CPU), 1.0) for i in range(0, 12, size)]
+        for size in (1, 4, 12)
+    }
 
 
 @pytest.mark.usefixtures("either_kernels")
@@ -164,10 +172,8 @@ def test_a_sequence_scores_the_same_bits_in_every_batch(
 def test_so_it_does_where_kernels_attend(kind: str, dtype: torch.dtype) -> None:
     policy, samples = lora_policy(model_of(kind).to(dtype), "all-linear"), data(13, 13, count=12, longest=60)
     accelerate_policy(policy)
-    with torch.no_grad():
-        alone = [policy.score(samples.sequences(np.array([i]), 0, CPU), 1.0).logprobs for i in range(12)]
-        together = policy.score(samples.sequences(np.arange(12), 0, CPU), 1.0).logprobs
-    assert torch.equal(torch.cat(alone), together)
+    scores = batched_scores(policy, samples)
+    assert torch.equal(torch.cat([s.logprobs for s in scores[1]]), scores[12][0].logprobs)
 
 
 def test_layers_stay_what_they_are() -> None:

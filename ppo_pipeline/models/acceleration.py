@@ -22,6 +22,8 @@ def accelerate_policy(policy: Policy) -> None:
     pack_policy(policy)
     for model in [policy.model, *([policy.separate.model] if policy.separate else ())]:
         accelerate_forward(model)
+    if policy.value_head is not None:
+        make_row_invariant(policy.value_head)
 
 
 def accelerate_forward(model: Any) -> None:

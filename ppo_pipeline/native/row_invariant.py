@@ -179,8 +179,8 @@ class _Linear(torch.autograd.Function):
         return by_x, by_weight, flat.sum(0) if need_bias else None, None
 
 
-def make_row_invariant(model: nn.Module, but: nn.Module | None) -> None:
-    """Make the linear and Conv1D layers of a model row-invariant; not the head, whose product is token_logprobs'."""
+def make_row_invariant(model: nn.Module, but: nn.Module | None = None) -> None:
+    """Make a model's linear and Conv1D layers row-invariant, but for one: the head's product is token_logprobs'."""
     for module in model.modules():
         if (type(module) is nn.Linear or is_conv1d(module)) and module is not but:
             module.forward = RowInvariantLinear(module)  # type: ignore[method-assign]
