@@ -216,7 +216,7 @@ def write_all_kinds(folder: Path) -> list[str]:
     (folder / "a.csv").write_text("prompt\na\n")
     (folder / "b.JSONL").write_text('{"prompt": "b"}\n')
     (folder / "c.json").write_text('[{"prompt": "c"}]')
-    (folder / "d/e.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "d"}\n'))
+    (folder / "d/e.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "d"}\n', mtime=0))
     (folder / "d/f.tsv").write_text("prompt\tn\ne, e\t1\n")
     pq.write_table(pa.table({"prompt": ["f"]}), folder / "g.parquet")
     return ["a", "b", "c", "d", "e, e", "f"]
@@ -263,7 +263,7 @@ def test_links_and_empty_files_of_a_folder_are_named(tmp_path: Path) -> None:
         ("p.json", b"[]", r"p\.json: no prompts in it"),
         ("p.json", b'["\xff"]', r"p\.json: not UTF-8"),
         ("p.jsonl.gz", b'{"prompt": "a"}', r"p\.jsonl\.gz: not readable"),
-        ("p.jsonl.gz", gzip.compress(b'{"prompt": "a"}')[:-9], r"p\.jsonl\.gz: not readable"),
+        ("p.jsonl.gz", gzip.compress(b'{"prompt": "a"}', mtime=0)[:-9], r"p\.jsonl\.gz: not readable"),
         ("p.tsv", b"prompt,expected\na,b\n", r"p\.tsv, row 1: neither `prompt` nor `messages`"),
         (
             "p.csv.gz",
