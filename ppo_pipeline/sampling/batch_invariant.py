@@ -49,7 +49,7 @@ def load_sampler(
             "it to false."
         )
     model = load_unmerged(base, policy, device, dtype)
-    pack_linears(model, head=False)
+    pack_linears(model, training=True)
     accelerate_forward(model)
     check_batch_invariant(model)
     return model, BatchInvariantDecoder
