@@ -95,6 +95,16 @@ class Params(Section):
         return self.prompts.chat_template
 
     @property
+    def date(self) -> str | None:
+        """Today's date to a chat template that asks for it."""
+        return self.prompts.date
+
+    @property
+    def special_tokens(self) -> str:
+        """What the text of a special token is within a prompt's own words."""
+        return self.prompts.special_tokens
+
+    @property
     def stop_tokens(self) -> list[str]:
         """Tokens that end a response besides the model's own."""
         return self.rollout.stop_tokens

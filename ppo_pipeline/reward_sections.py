@@ -24,13 +24,17 @@ class RuleComponent(Component):
     """A reward computed from the response's text, mostly with the prompt's `expected` answer."""
 
     type: Literal["rule"]
-    match: Literal["exact", "word", "contains", "regex", "none"] = Field(
-        description="exact: the response is the answer; word: the answer stands in it as whole words; "
-        "contains: it stands anywhere in it; regex: `pattern` is found in it; none: only the length counts"
+    match: Literal["exact", "word", "number", "contains", "regex", "none"] = Field(
+        description="exact: the response is the answer; word: the answer stands in it as whole words and numbers; "
+        "number: the last number in it has the answer's value; contains: it stands anywhere in it; regex: `pattern` is "
+        "found in it; none: only the length counts"
     )
     pattern: str | None = Field(
         description="With match: regex, a Python regular expression, searched in the response as it was written; "
         "(?i) at its start ignores case. null with any other match"
+    )
+    tolerance: NonNegative | None = Field(
+        description="With match: number, how far from the answer the number may be; 0: equal. null with any other match"
     )
     hit: Finite = Field(description="Reward where it matches")
     miss: Finite = Field(description="Reward where it does not")
@@ -39,7 +43,8 @@ class RuleComponent(Component):
         description="The length penalty grows to this at most; null: no limit"
     )
     case_column: str | None = Field(
-        description="Boolean prompt column; where it is true, letter case counts. null: case never counts"
+        description="Prompt column of true and false (also 1 and 0, yes and no; empty is false); where it is true, "
+        "letter case counts. null: case never counts"
     )
 
     @model_validator(mode="after")
@@ -48,6 +53,16 @@ class RuleComponent(Component):
             raise ValueError("match: regex needs a pattern, and every other match needs pattern: null")
         if self.pattern is not None and self.case_column is not None:
             raise ValueError("match: regex needs case_column: null; (?i) in the pattern ignores case")
+        return self
+
+    @model_validator(mode="after")
+    def _tolerance_belongs_to_number(self) -> "RuleComponent":
+        if (self.match == "number") != (self.tolerance is not None):
+            raise ValueError(
+                "match: number needs a tolerance, such as 0.0, and every other match needs tolerance: null"
+            )
+        if self.match == "number" and self.case_column is not None:
+            raise ValueError("match: number needs case_column: null; numbers have no case")
         return self
 
     @field_validator("pattern")

@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .files import sha256_of
@@ -21,6 +22,7 @@ DONE = "done"
 READ_WHOLE = 1 << 26  # bytes; of larger files size and time stand for the content, as they do for DVC
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
 OWN = ("ppo_pipeline", "stages")
+UNREAD = ("__pycache__", ".*", "*~", "#*#", "*.sw[a-p]", "Thumbs.db", "desktop.ini")  # no stage reads it: .dvcignore
 
 
 class Scratch:
@@ -74,7 +76,8 @@ def key_of(inputs: Iterable[Path], more: Iterable[object]) -> str:
 
 def _content(path: Path) -> object:
     if path.is_dir():
-        return [(p.name, _content(p)) for p in sorted(path.iterdir()) if p.name != "__pycache__"]
+        names = sorted(p.name for p in path.iterdir())
+        return [(n, _content(path / n)) for n in names if not any(fnmatchcase(n, pattern) for pattern in UNREAD)]
     if not path.is_file():
         return None
     found = path.stat()

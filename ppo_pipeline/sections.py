@@ -5,6 +5,7 @@ No setting has a hidden default: params.yaml holds them all, so that a reader of
 what a run did.
 """
 
+import datetime
 import re
 from typing import Annotated, Literal
 
@@ -37,7 +38,7 @@ class Base(Section):
 class Prompts(Section):
     """Which prompts there are, and how they are shown to the model."""
 
-    source: str = Field(description="JSONL, CSV or Parquet file, or a folder of such files", min_length=1)
+    source: str = Field(description="JSONL, JSON, CSV, TSV or Parquet file, or a folder of such files", min_length=1)
     system: str | None = Field(description="System prompt put before each conversation that has none; null for none")
     heldout_fraction: UnitInterval = Field(
         description="Share held out of training, where the source has no split column; by hash of the prompt"
@@ -45,6 +46,35 @@ class Prompts(Section):
     chat_template: Literal["auto", "plain"] = Field(
         description="auto: the model's own chat template, plain text where it has none; plain: always plain text"
     )
+    continue_final_message: bool = Field(
+        description="true: where an assistant's message comes last, the model goes on with it; false: such a prompt is "
+        "an error"
+    )
+    date: str | None = Field(
+        description="Today's date to a chat template that asks for it, as YYYY-MM-DD in quotes; null: such a template "
+        "is an error"
+    )
+    special_tokens: Literal["text", "tokens"] = Field(
+        description="What the text of a special token is within a prompt's own words: text as any other, or the token"
+    )
+
+    @field_validator("system")
+    @classmethod
+    def _system_says_something(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("write a system prompt, or null for none")
+        return value
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _date_is_one(cls, value: object) -> object:
+        if isinstance(value, datetime.date):
+            raise ValueError("YAML reads it as a date: write it in quotes")
+        if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
+            raise ValueError("must be a date of the form YYYY-MM-DD")
+        if isinstance(value, str):
+            datetime.date.fromisoformat(value)
+        return value
 
 
 class Policy(Section):
@@ -95,6 +125,17 @@ class Compute(Section):
         "their first use, where there is a C compiler, and torch's operations elsewhere; torch takes these always. The "
         "two round differently"
     )
+    batch_invariant: bool = Field(
+        description="Sample with the training forward's own products, attention and LoRA: the sampler's log "
+        "probabilities are then exactly the training forward's, and no batch size changes a text; slower. For CPUs "
+        "with the project's own kernels, and Llama-like models"
+    )
+
+    @model_validator(mode="after")
+    def _kernels_are_there(self) -> "Compute":
+        if self.batch_invariant and (self.kernels == "torch" or self.device in ("cuda", "mps")):
+            raise ValueError("batch_invariant needs the CPU kernels: kernels auto and device auto or cpu")
+        return self
 
 
 class Rollout(Section):
@@ -113,7 +154,7 @@ class Rollout(Section):
     greedy: bool = Field(description="Take the likeliest token instead of sampling")
     stop_tokens: list[str] = Field(
         description="Tokens that end a response besides the model's own end tokens, each a single token of the "
-        "tokenizer; here and in `evaluate`"
+        "tokenizer; here and in `evaluate`. The texts that rewards see end before it"
     )
     batch_size: Count = Field(description="Sequences decoded at a time")
 

@@ -40,6 +40,8 @@ class RolloutSettings(StageSettings):
     depth: int
     seed: int
     chat_template: str
+    date: str | None
+    special_tokens: str
     rollout: Rollout
     compute: Compute
 
@@ -85,6 +87,8 @@ class EvaluateSettings(StageSettings):
 
     round: str
     chat_template: str
+    date: str | None
+    special_tokens: str
     max_prompt_tokens: int
     stop_tokens: list[str]
     evaluate: Evaluate

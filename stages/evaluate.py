@@ -10,13 +10,12 @@ import pyarrow.compute as pc
 from ppo_pipeline.chat import render_all
 from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import machine_numbers, set_up
-from ppo_pipeline.models.acceleration import accelerate_model
-from ppo_pipeline.models.checkpoint import load_merged
-from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
+from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of, vocabulary_of
 from ppo_pipeline.progress import progress, result
-from ppo_pipeline.rewards.scoring import join_prompts, score_samples
+from ppo_pipeline.rewards.scoring import check_prompts, join_prompts, score_samples
 from ppo_pipeline.run_record import run_record
-from ppo_pipeline.sampling.decoder import Decoder, Request
+from ppo_pipeline.sampling.batch_invariant import load_sampler
+from ppo_pipeline.sampling.decoder import Request
 from ppo_pipeline.scratch import Scratch
 from ppo_pipeline.stage_command import StageCommand
 from ppo_pipeline.stage_settings import EvaluateSettings, read_settings
@@ -38,6 +37,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
     prompts = PROMPTS.read(prompts_path)
     heldout = prompts.filter(pc.equal(prompts.column("split"), "heldout"))
     heldout = heldout.slice(0, s.max_prompts or None)
+    check_prompts(settings.reward, heldout)
     prompt_ids = heldout.column("prompt_id").to_pylist()
     tokenizer = load_tokenizer(base)
     rendered = render_all(
@@ -46,16 +46,18 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
         heldout.column("messages").to_pylist(),
         settings.chat_template,
         settings.max_prompt_tokens,
+        date=settings.date,
+        special_tokens=settings.special_tokens,
+        vocabulary=vocabulary_of(base),
     )
     texts = [text for text, _ in rendered]
     with run_record("evaluate", settings.round) as record:
         device, dtype = set_up(settings.compute)
         record |= {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
-        model = load_merged(base, policy, device, dtype, packed=True)
-        accelerate_model(model)
+        model, decoder_class = load_sampler(base, policy, device, dtype, settings.compute.batch_invariant)
         machine = (device, dtype, *machine_numbers(), settings.model_dump_json(exclude={"reward"}))
         scratch = Scratch("evaluate", settings.round, (base, policy, prompts_path), *machine)
-        decoder = Decoder(
+        decoder = decoder_class(
             model, stop_ids_of(model, tokenizer, settings.stop_tokens), s.max_new_tokens, 1.0, s.batch_size
         )
         with progress(len(prompt_ids), f"evaluate {settings.round}") as counter:
@@ -65,7 +67,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
                 scratch.part("answers"),
             )
         record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
-    answers = [tokenizer.decode(c.ids, skip_special_tokens=True) for c in completions]
+    answers = [c.text(tokenizer) for c in completions]
     response_ids = [c.ids for c in completions]
     samples = join_prompts(prompt_ids, prompt_ids, texts, answers, response_ids, prompts)
     scores = score_samples(settings.reward, samples, scratch)

@@ -5,10 +5,11 @@ from pathlib import Path
 import click
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ppo_pipeline.files import write_json
 from ppo_pipeline.progress import result
-from ppo_pipeline.rewards.scoring import join_prompts, score_samples
+from ppo_pipeline.rewards.scoring import check_prompts, join_prompts, score_samples
 from ppo_pipeline.run_record import run_record
 from ppo_pipeline.scratch import Scratch
 from ppo_pipeline.stage_command import StageCommand
@@ -29,6 +30,8 @@ COLUMNS = ["prompt_id", "prompt_text", "response_text", "response_ids"]
 def main(settings_path: Path, prompts_path: Path, rollouts_path: Path, target: Path, metrics: Path) -> None:
     """Compute the reward components and their weighted sum, and write rewards.parquet."""
     settings = read_settings(RewardSettings, settings_path)
+    prompts = PROMPTS.read(prompts_path)
+    check_prompts(settings.reward, prompts.filter(pc.equal(prompts.column("split"), "train")))
     rollouts = ROLLOUTS.read(rollouts_path, COLUMNS).to_pydict()
     samples = join_prompts(
         rollouts["sample_id"],
@@ -36,7 +39,7 @@ def main(settings_path: Path, prompts_path: Path, rollouts_path: Path, target: P
         rollouts["prompt_text"],
         rollouts["response_text"],
         rollouts["response_ids"],
-        PROMPTS.read(prompts_path),
+        prompts,
     )
     scratch = Scratch("reward", settings.round, (prompts_path, rollouts_path))
     with run_record("reward", settings.round):

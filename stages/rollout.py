@@ -11,13 +11,12 @@ from ppo_pipeline.chat import check_prompts, render_all
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.files import write_json
 from ppo_pipeline.machine import machine_numbers, set_up
-from ppo_pipeline.models.acceleration import accelerate_model
-from ppo_pipeline.models.checkpoint import load_merged
-from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
+from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of, vocabulary_of
 from ppo_pipeline.progress import progress, result
 from ppo_pipeline.run_record import run_record
+from ppo_pipeline.sampling.batch_invariant import load_sampler
 from ppo_pipeline.sampling.completion import Completion
-from ppo_pipeline.sampling.decoder import Decoder, Request
+from ppo_pipeline.sampling.decoder import Request
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
 from ppo_pipeline.scratch import Scratch
@@ -42,16 +41,17 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
     prompts = PROMPTS.read(prompts_path)
     chosen = choose_prompts(prompts, settings)
     tokenizer = load_tokenizer(base)
+    how: dict[str, Any] = {
+        "chat_template": settings.chat_template,
+        "limit": s.max_prompt_tokens,
+        "date": settings.date,
+        "special_tokens": settings.special_tokens,
+        "vocabulary": vocabulary_of(base),
+    }
     if settings.depth == 1:
-        check_prompts(tokenizer, prompts, settings.chat_template, s.max_prompt_tokens, f"rollout {settings.round}")
+        check_prompts(tokenizer, prompts, stage=f"rollout {settings.round}", **how)
     prompt_ids = chosen.column("prompt_id").to_pylist()
-    rendered = render_all(
-        tokenizer,
-        prompt_ids,
-        chosen.column("messages").to_pylist(),
-        settings.chat_template,
-        s.max_prompt_tokens,
-    )
+    rendered = render_all(tokenizer, prompt_ids, chosen.column("messages").to_pylist(), **how)
     samples = [(p, k) for p in range(len(prompt_ids)) for k in range(s.samples_per_prompt)]
     sample_ids = [f"{settings.round}-{prompt_ids[p]}-{k}" for p, k in samples]
     requests = [
@@ -61,13 +61,14 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
     with run_record("rollout", settings.round) as record:
         device, dtype = set_up(settings.compute)
         record |= {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
-        model = load_merged(base, policy, device, dtype, packed=True)
-        accelerate_model(model)
+        model, decoder_class = load_sampler(base, policy, device, dtype, settings.compute.batch_invariant)
         inputs = (settings_path, base, policy, prompts_path)
         scratch = Scratch("rollout", settings.round, inputs, device, dtype, *machine_numbers())
         stop_ids = stop_ids_of(model, tokenizer, s.stop_tokens)
+        if not stop_ids and settings.depth == 1:
+            result(f"rollout {settings.round}", "no end token, so each response is cut (rollout.stop_tokens)")
         truncation = Truncation(s.top_k, s.top_p, s.min_p)
-        decoder = Decoder(model, stop_ids, s.max_new_tokens, s.temperature, s.batch_size, truncation)
+        decoder = decoder_class(model, stop_ids, s.max_new_tokens, s.temperature, s.batch_size, truncation)
         with progress(len(requests), f"rollout {settings.round}") as counter:
             completions = decoder.decode(
                 requests,
@@ -82,7 +83,7 @@ def main(settings_path: Path, base: Path, policy: Path, prompts_path: Path, targ
             "prompt_id": [prompt_ids[p] for p, _ in samples],
             "sample_index": [k for _, k in samples],
             "prompt_text": [rendered[p][0] for p, _ in samples],
-            "response_text": [tokenizer.decode(c.ids, skip_special_tokens=True) for c in completions],
+            "response_text": [c.text(tokenizer) for c in completions],
             "prompt_ids": [rendered[p][1] for p, _ in samples],
             "response_ids": [c.ids for c in completions],
             "rollout_logprobs": [c.logprobs for c in completions],

@@ -38,10 +38,17 @@ def parquet(table: pa.Table) -> bytes:
 PARQUET = parquet(pa.Table.from_pylist(ROWS))
 
 
+def settings_of(source: Path) -> Prompts:
+    return Prompts(
+        source=str(source), system=None, heldout_fraction=0.0, chat_template="auto", continue_final_message=True,
+        date=None, special_tokens="text",
+    )  # fmt: skip
+
+
 def read(path: Path, content: bytes) -> None:
     """Read a source with this content, and write what it gives, as the stage does."""
     path.write_bytes(content)
-    settings = Prompts(source=str(path), system=None, heldout_fraction=0.0, chat_template="auto")
+    settings = settings_of(path)
 
     def through() -> pa.Table:
         table = read_prompts(settings)
@@ -159,6 +166,5 @@ def test_headers_of_csv(text: bytes, tmp_path: Path) -> None:
 def test_a_folder_with_the_name_of_a_file_is_refused(kind: str, tmp_path: Path) -> None:
     (tmp_path / f"p.{kind}").mkdir()
     (tmp_path / f"p.{kind}" / "notes").write_text("x")
-    settings = Prompts(source=str(tmp_path), system=None, heldout_fraction=0.0, chat_template="auto")
     with pytest.raises(PipelineError):
-        read_prompts(settings)
+        read_prompts(settings_of(tmp_path))

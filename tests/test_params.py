@@ -195,12 +195,22 @@ def test_all_mistakes_are_told_at_a_time(tmp_path: Path) -> None:
 
 
 DECLARED = {
-    "rollout": {"round", "depth", "seed", "chat_template", "rollout", "compute"},
+    "rollout": {"round", "depth", "seed", "chat_template", "date", "special_tokens", "rollout", "compute"},
     "reward": {"round", "reward"},
     "reference": {"round", "temperature", "reference", "compute"},
     "advantage": {"round", "advantage"},
     "update": {"round", "depth", "seed", "temperature", "max_new_tokens", "share_prefix", "update", "compute"},
-    "evaluate": {"round", "chat_template", "max_prompt_tokens", "stop_tokens", "evaluate", "reward", "compute"},
+    "evaluate": {
+        "round",
+        "chat_template",
+        "date",
+        "special_tokens",
+        "max_prompt_tokens",
+        "stop_tokens",
+        "evaluate",
+        "reward",
+        "compute",
+    },
 }
 
 
@@ -215,7 +225,7 @@ def test_a_stage_s_file_has_its_own_sections_with_the_file_s_values(stage: str) 
         "seed": DATA["seed"],
         "share_prefix": DATA["reference"]["share_prefix"],
         **{n: DATA["rollout"][n] for n in ("temperature", "max_prompt_tokens", "max_new_tokens", "stop_tokens")},
-        "chat_template": DATA["prompts"]["chat_template"],
+        **{n: DATA["prompts"][n] for n in ("chat_template", "date", "special_tokens")},
     }
     assert settings == {key: known.get(key, DATA.get(key)) for key in DECLARED[stage]}
 

@@ -46,7 +46,7 @@ EXPECTED = {
     "update.value_clip_range update.max_grad_norm http.timeout_seconds",
     "0 or more": "seed compute.threads advantage.kl_coef advantage.missing_end_penalty update.warmup_rounds "
     "update.weight_decay update.kl_loss_coef update.value_coef update.entropy_coef evaluate.max_prompts "
-    "rule.length_penalty rule.max_length_penalty http.retries",
+    "rule.tolerance rule.length_penalty rule.max_length_penalty http.retries",
     "1 or more": "policy.rank rollout.prompts_per_round rollout.samples_per_prompt rollout.max_prompt_tokens "
     "rollout.max_new_tokens rollout.top_k rollout.batch_size reference.batch_tokens advantage.kl_horizon "
     "update.schedule_rounds update.epochs update.minibatches update.microbatch_tokens evaluate.max_new_tokens "

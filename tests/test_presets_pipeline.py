@@ -36,7 +36,9 @@ class Preset(ProjectCopy):
         lines = (REPOSITORY / "data/prompts" / prompts).read_text(encoding="utf-8").splitlines(keepends=True)
         (folder / "data/prompts" / prompts).write_text("".join(lines[:10]), encoding="utf-8")  # each fifth is held out
         self.change("base.model", "model")
-        self.change("compute", {"device": "cpu", "dtype": "fp32", "threads": 1, "kernels": "auto"})
+        self.change(
+            "compute", {"device": "cpu", "dtype": "fp32", "threads": 1, "kernels": "auto", "batch_invariant": False}
+        )
         self.change("rounds", {f"r{i:03d}": {"parent": f"r{i - 1:03d}"} for i in range(1, rounds + 1)})
 
     def table(self, name: str) -> dict[str, list[Any]]:

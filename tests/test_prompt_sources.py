@@ -22,7 +22,10 @@ SETS = REPOSITORY / "data" / "prompts"
 
 
 def prompts(source: Path, **changes: object) -> Prompts:
-    values = {"source": str(source), "system": None, "heldout_fraction": 0.2, "chat_template": "auto"}
+    values = {
+        "source": str(source), "system": None, "heldout_fraction": 0.2, "chat_template": "auto",
+        "continue_final_message": False, "date": None, "special_tokens": "text",
+    }  # fmt: skip
     return Prompts(**{**values, **changes})
 
 
@@ -99,7 +102,7 @@ def test_a_bad_file_is_named(tmp_path: Path) -> None:
         with pytest.raises(PipelineError, match=message):
             read_prompts(prompts(tmp_path / name))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PipelineError, match=r"no \.jsonl, \.csv or \.parquet file in this folder"):
+    with pytest.raises(PipelineError, match=r"no \.jsonl, .* or \.parquet file in this folder"):
         read_prompts(prompts(tmp_path / "empty"))
 
 
@@ -233,7 +236,7 @@ def test_a_bad_csv_is_named(tmp_path: Path, text: bytes, message: str) -> None:
 def test_a_folder_is_read_in_the_order_of_its_names_and_repeats_name_both_files(tmp_path: Path) -> None:
     jsonl(tmp_path / "b.jsonl", {"prompt": "from b"})
     (tmp_path / "a.csv").write_text("prompt\nfrom a\n")
-    (tmp_path / "notes.txt").write_text("no prompts")
+    (tmp_path / "README.md").write_text("no prompts")
     found = read_prompts(prompts(tmp_path, heldout_fraction=0.0)).column("messages").to_pylist()
     assert [m[0]["content"] for m in found] == ["from a", "from b"]
     jsonl(tmp_path / "c.jsonl", {"prompt": "new"}, {"prompt": "from a"})

@@ -160,6 +160,12 @@ def test_stop_tokens_end_the_stage_s_responses(run: Any) -> None:
     for ids, whole in zip(table["response_ids"].to_pylist(), free["response_ids"].to_pylist(), strict=True):
         first = next((t for t, token in enumerate(whole) if token in stops), len(whole) - 1)
         assert ids == whole[: first + 1]
+    tokenizer = tiny_tokenizer()
+    for row in table.to_pylist():
+        ended = row["finish_reason"] == "stop" and row["response_ids"][-1] in stops
+        shown = row["response_ids"][:-1] if ended else row["response_ids"]
+        assert row["response_text"] == tokenizer.decode(shown, skip_special_tokens=True)
+        assert row["finish_reason"] == "length" or not set(letters) & set(row["response_text"])
     result, _ = run(stop_tokens=["ab"])
     assert result.exit_code == 1
     assert "rollout.stop_tokens: 'ab' is 2 tokens" in result.output

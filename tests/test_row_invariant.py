@@ -6,15 +6,17 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import lora_policy, tiny_model
 from test_end_to_end import CPU, data, in_bf16, scores_and_gradients
+from test_native_layers import KINDS, model_of
 from torch import Tensor, nn
 from updating import make_policy
 
 from ppo_pipeline.models.acceleration import accelerate_policy
-from ppo_pipeline.models.policy import Policy
+from ppo_pipeline.models.policy import Policy, Scores
 from ppo_pipeline.native import row_invariant
-from ppo_pipeline.native.row_invariant import RowInvariantLinear, by_rows, parts, sizes_for
+from ppo_pipeline.native.row_invariant import LIMIT, Alike, RowInvariantLinear, by_rows, numbers_alike, parts
+from ppo_pipeline.training.data import Sampled
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +64,7 @@ def test_nothing_is_cut_where_every_number_gives_the_same() -> None:
         return (x * 2).sum(1, keepdim=True).to(torch.float32).round()
 
     x = torch.ones(700, 4)
-    assert sizes_for(("whole",), product, x) is None
+    assert numbers_alike(("whole",), product, x).least == 1
     calls.clear()
     by_rows(("whole",), product, x)
     assert calls == [700]
@@ -74,6 +76,22 @@ def test_rows_of_several_tensors_belong_together() -> None:
     both = lambda x, y: product(torch.cat([x, y], 1))  # noqa: E731
     expected = torch.cat([a, b], 1).double().sum(1, keepdim=True).float()
     assert torch.equal(by_rows(("both",), both, a, b), expected)
+
+
+def test_only_products_of_few_rows_are_filled_up_where_only_these_differ() -> None:
+    calls: list[int] = []
+    product = by_number(torch.ones(3, 4), lambda n: n >= 4)
+
+    def counted(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return product(x)
+
+    found = numbers_alike(("few",), counted, torch.ones(1, 4))
+    assert found.least == 4
+    calls.clear()
+    for count in (1, 3, 4, 5, 700, 4097):
+        by_rows(("few",), counted, torch.ones(count, 4))
+    assert calls == [16, 16, 4, 5, 700, 4096, 16]
 
 
 @pytest.mark.parametrize(
@@ -93,13 +111,13 @@ def test_parts_by_hand(count: int, sizes: tuple[int, ...], expected: list[tuple[
 
 def test_nan_and_infinities_are_numbers_like_others() -> None:
     weight = torch.tensor([[1.0, torch.inf], [torch.nan, 0.0]])
-    assert sizes_for(("nan",), lambda x: (x[:, None] * weight).sum(-1), torch.ones(2, 2)) is None
+    assert numbers_alike(("nan",), lambda x: (x[:, None] * weight).sum(-1), torch.ones(2, 2)).least == 1
 
 
 @pytest.fixture
 def numbers_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Play a processor on which the bits of every product depend on the number of rows, but for 64 and 256."""
-    monkeypatch.setattr(row_invariant, "sizes_for", lambda *_, **__: (64, 256))
+    monkeypatch.setattr(row_invariant, "numbers_alike", lambda *_, **__: Alike(LIMIT + 1, (64, 256)))
 
 
 @pytest.mark.usefixtures("either_kernels", "numbers_matter")
@@ -133,12 +151,29 @@ def test_a_sequence_scores_the_same_bits_in_every_batch(
     """On this processor, whatever it is; the first ratio of an update is then 1, however its minibatches are cut."""
     policy, samples = policy_of(architecture, tuning, dtype), data(13, prefix, count=12, longest=60)
     accelerate_policy(policy)
-    with torch.no_grad():
-        alone = [policy.score(samples.sequences(np.array([i]), 0, CPU), 1.0).logprobs for i in range(12)]
-        some = [policy.score(samples.sequences(np.arange(i, i + 4), 0, CPU), 1.0).logprobs for i in (0, 4, 8)]
-        together = policy.score(samples.sequences(np.arange(12), 0, CPU), 1.0).logprobs
-    assert torch.equal(torch.cat(alone), together)
-    assert torch.equal(torch.cat(some), together)
+    scores = batched_scores(policy, samples)
+    for name in ("logprobs", "entropy", "values", "bootstrap"):
+        together = getattr(scores[12][0], name)
+        assert all(torch.equal(torch.cat([getattr(s, name) for s in scores[size]]), together) for size in (1, 4))
+
+
+@torch.no_grad()
+def batched_scores(policy: Policy, samples: Sampled) -> dict[int, list[Scores]]:
+    """Return the scores of 12 samples in batches of 1, 4 and 12."""
+    return {
+        size: [policy.score(samples.sequences(np.arange(i, i + size), 0, CPU), 1.0) for i in range(0, 12, size)]
+        for size in (1, 4, 12)
+    }
+
+
+@pytest.mark.usefixtures("either_kernels")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("kind", KINDS)
+def test_so_it_does_where_kernels_attend(kind: str, dtype: torch.dtype) -> None:
+    policy, samples = lora_policy(model_of(kind).to(dtype), "all-linear"), data(13, 13, count=12, longest=60)
+    accelerate_policy(policy)
+    scores = batched_scores(policy, samples)
+    assert torch.equal(torch.cat([s.logprobs for s in scores[1]]), scores[12][0].logprobs)
 
 
 def test_layers_stay_what_they_are() -> None:

@@ -39,5 +39,5 @@ def test_kernels_torch_loads_no_library_and_says_so(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "logs/r001/rollout.json").read_text())["machine"]["kernels"] == "torch"
     assert library.kernels() is None
     assert machine_numbers()[2] == "torch"
-    set_up(Compute(device="cpu", dtype="fp32", threads=1, kernels="auto"))
+    set_up(Compute(device="cpu", dtype="fp32", threads=1, kernels="auto", batch_invariant=False))
     assert (machine_numbers()[2] == "torch") is (library.in_use() == "torch")

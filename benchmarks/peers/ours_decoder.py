@@ -19,7 +19,7 @@ from ppo_pipeline.sections import Compute
 
 def main(base: str, count: int, new_tokens: int, passes: int) -> None:
     """Print useful tokens and the rate of the fastest pass."""
-    device, _ = set_up(Compute(device="auto", dtype="bf16", threads=0, kernels="auto"))
+    device, _ = set_up(Compute(device="auto", dtype="bf16", threads=0, kernels="auto", batch_invariant=False))
     tokenizer, model = load_tokenizer(Path(base)), load_model(Path(base), device, torch.bfloat16)
     accelerate_model(model)
     ids = [render(tokenizer, [{"role": "user", "content": text}], "auto")[1] for text in prompts(count)]

@@ -68,17 +68,16 @@ def reply(
 ) -> str:
     """Return the model's answer to one user message."""
     from ..chat import render
-    from ..models.loading import stop_ids_of
+    from ..conversations import with_system
+    from ..models.loading import rows_of, stop_ids_of
     from ..sampling.decoder import Decoder, Request
     from ..sampling.streams import uniforms
 
-    messages = [{"role": "user", "content": prompt}]
-    if params.prompts.system is not None:
-        messages.insert(0, {"role": "system", "content": params.prompts.system})
-    _, ids = render(tokenizer, messages, params.chat_template)
+    messages = with_system([{"role": "user", "content": prompt}], params.prompts.system)
+    how: dict[str, Any] = {"date": params.date, "special_tokens": params.special_tokens, "vocabulary": rows_of(model)}
+    _, ids = render(tokenizer, messages, params.chat_template, **how)
     if not ids:
         raise PipelineError("the prompt has no token; write something.")
     numbers = uniforms(seed, prompt, max_new_tokens) if temperature else None
     decoder = Decoder(model, stop_ids_of(model, tokenizer, params.stop_tokens), max_new_tokens, temperature or 1.0, 1)
-    text: str = tokenizer.decode(decoder.decode([Request(ids, numbers)])[0].ids, skip_special_tokens=True)
-    return text.strip()
+    return decoder.decode([Request(ids, numbers)])[0].text(tokenizer).strip()

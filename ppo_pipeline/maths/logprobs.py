@@ -32,7 +32,7 @@ class _TokenLogprobs(torch.autograd.Function):
         logprobs = torch.empty(len(targets), dtype=wide, device=hidden.device)
         entropy = torch.full_like(logprobs, torch.nan)
         for start in range(0, len(targets), chunk):
-            logits = _logits(hidden[start : start + chunk], weight, bias, chunk)
+            logits = head_logits(hidden[start : start + chunk], weight, bias, chunk)
             if native.serves(logits.device, logits.dtype):
                 rows = slice(start, start + chunk)
                 logprobs[rows], found = native.token_logprobs(logits, targets[rows], temperature)
@@ -65,7 +65,7 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=entropy.dtype) if need_bias else None
         for start in range(0, len(targets), ctx.chunk):
             chunk = slice(start, start + ctx.chunk)
-            grad = _logits(hidden[chunk], weight, bias, ctx.chunk)  # the logits, then their gradient
+            grad = head_logits(hidden[chunk], weight, bias, ctx.chunk)  # the logits, then their gradient
             by_token = [None if g is None else g[chunk] for g in grads]
             _write_gradient(grad, targets[chunk], entropy[chunk], by_token, ctx.temperature)
             if grad_hidden is not None:
@@ -84,8 +84,8 @@ class _TokenLogprobs(torch.autograd.Function):
         )  # fmt: skip
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: int) -> Tensor:
-    """Return hidden W^T + b of up to `chunk` rows, each with the same bits among any other rows."""
+def head_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: int = CHUNK_TOKENS) -> Tensor:
+    """Return hidden W^T + b; on a CPU each row with the same bits among any others, `chunk` at most in a product."""
     key = ("head", tuple(weight.shape), bias is None)
     return by_rows(key, lambda x: torch.nn.functional.linear(x, weight, bias), hidden, most=chunk)
 

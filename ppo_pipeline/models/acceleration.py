@@ -7,7 +7,7 @@ from typing import Any
 
 from ..native.row_invariant import make_row_invariant
 from .native_layers import use_native_layers
-from .packing import PackedLinear, pack_linears, pack_policy
+from .packing import pack_linears, pack_policy
 from .policy import Policy
 
 
@@ -22,12 +22,11 @@ def accelerate_policy(policy: Policy) -> None:
     pack_policy(policy)
     for model in [policy.model, *([policy.separate.model] if policy.separate else ())]:
         accelerate_forward(model)
+    if policy.value_head is not None:
+        make_row_invariant(policy.value_head)
 
 
 def accelerate_forward(model: Any) -> None:
     """Prepare a model for the training forward alone; its packed weights stay packed, plain ones plain."""
     use_native_layers(model)
     make_row_invariant(model, but=model.get_output_embeddings())
-    for module in model.modules():
-        if isinstance(module, PackedLinear):
-            module.row_invariant = True

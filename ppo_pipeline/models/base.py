@@ -7,10 +7,12 @@ from typing import Any
 
 from ..errors import PipelineError
 from ..files import whole_folder, write_json
+from ..progress import result
 from ..sections import Base
 from .hub import fetch_model
-from .loading import check_complete, check_supported, readable
+from .loading import check_complete, check_supported, load_tokenizer, readable
 from .packaged import PACKAGED, fetch_packaged
+from .tokenizer import check_saved, check_tokenizer
 from .trust import check_folder
 
 
@@ -44,10 +46,13 @@ def acquire_base(settings: Base, folder: Path, check: Callable[[Any], None] = ch
             fetched = fetch_model(name, settings.revision, settings.trust_remote_code, "base.model")
             model, tokenizer = _load_pretrained(fetched, settings, f"hub model '{name}'")
         check(model)
+        for hint in check_tokenizer(model, tokenizer):
+            result("base", hint)
         with whole_folder(folder) as partial:
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
             write_json(partial / "source.json", settings.model_dump())
+            check_saved(tokenizer, load_tokenizer(partial))
     return model
 
 

@@ -54,6 +54,16 @@ def load_merged(base: Path, folder: Path, device: torch.device, dtype: torch.dty
     return model
 
 
+def load_unmerged(base: Path, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return a round's policy as a model with its LoRA layers beside the base's, as it is trained."""
+    if (folder / "config.json").is_file():
+        return load_model(folder, device, dtype)
+    read_adapter_config(folder)
+    model = load_model(base, device, dtype)
+    attach_policy(model, folder)
+    return model
+
+
 def load_checkpoint(
     base: Path, folder: Path, trainer: Path, device: torch.device, dtype: torch.dtype
 ) -> tuple[Policy, TrainerState]:

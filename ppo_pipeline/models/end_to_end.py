@@ -66,10 +66,15 @@ def lay_end_to_end(lengths: Tensor, prefix: int, total: int, width: int, device:
     return Layout(prefix, positions[None].to(device), padded.to(device), flat.to(device), bounds.to(device))
 
 
-def hidden_end_to_end(model: Any, ids: Tensor, layout: Layout) -> Tensor:
-    """Return the model's last hidden states (1, N, H) of a row of tokens (1, N)."""
+def attend_by_layout(model: Any) -> None:
+    """Have the model's attention follow the layout that a forward is given."""
     if model.config._attn_implementation != NAME:
         model.set_attn_implementation(NAME)
+
+
+def hidden_end_to_end(model: Any, ids: Tensor, layout: Layout) -> Tensor:
+    """Return the model's last hidden states (1, N, H) of a row of tokens (1, N)."""
+    attend_by_layout(model)
     output = trunk_of(model)(input_ids=ids, position_ids=layout.positions, use_cache=False, sequence_layout=layout)
     hidden: Tensor = output.last_hidden_state
     return hidden

@@ -53,6 +53,16 @@ def load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
 
 
+def vocabulary_of(folder: Path) -> int:
+    """Return how many tokens the model at `folder` has by its configuration, without loading its weights."""
+    from transformers import AutoConfig
+
+    trusted = code_allowed(read_source(folder))
+    with readable(f"{folder}: its configuration cannot be loaded"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
+        return int(config.get_text_config().vocab_size)
+
+
 @contextmanager
 def readable(problem: str) -> Iterator[None]:
     """Turn whatever transformers raises about a model's files into a PipelineError that starts with `problem`.
@@ -119,6 +129,11 @@ def hidden_width(model: Any) -> int:
     Some architectures project the last block's (OPT's `word_embed_proj_dim`), so that no name in the config is sure.
     """
     return int(head_of(model)[0].shape[1])
+
+
+def rows_of(model: Any) -> int:
+    """Return how many tokens the model has: the rows of its embedding, of which a tokenizer may use fewer."""
+    return len(model.get_input_embeddings().weight)
 
 
 def check_supported(model: Any) -> None:

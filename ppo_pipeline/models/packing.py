@@ -38,13 +38,13 @@ def _product(x: Tensor, packed: Tensor) -> Tensor:
 class PackedLinear(nn.Module):
     """A linear layer whose frozen bf16 weight is kept in oneDNN's layout, for the backward pass in a second one."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, row_invariant: bool = False) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS_HINT)
         self.bias = linear.bias
         self._transposed: Tensor | None = None
-        self.row_invariant = False
+        self.row_invariant = row_invariant
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b."""
@@ -89,22 +89,22 @@ def _has_kernels() -> bool:
     return True
 
 
-def pack_linears(model: Any, head: bool = True, made: dict[int, PackedLinear] | None = None) -> None:
+def pack_linears(model: Any, training: bool = False, made: dict[int, PackedLinear] | None = None) -> None:
     """Replace the frozen linear layers of a model by packed ones, where that helps; LoRA beside them stays.
 
-    head: the language-model head too, for decoding; the training forward takes its weight as it is.
-    made: packed layers by the address of their weight, for a second model over the same weights.
+    training: for the training forward, which takes the head's weight as it is, and whose rows are to have the same bits
+    in every batch. made: packed layers by the address of their weight, for a second model over the same weights.
     """
     if not can_pack(model):
         return
     made = {} if made is None else made
-    kept = None if head else model.get_output_embeddings()
+    kept = model.get_output_embeddings() if training else None
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear and module is not kept and not module.weight.requires_grad:
             parent, _, child = name.rpartition(".")
             address = module.weight.data_ptr()
             if address not in made:
-                made[address] = PackedLinear(module)
+                made[address] = PackedLinear(module, training)
             setattr(model.get_submodule(parent), child, made[address])
 
 
@@ -112,6 +112,6 @@ def pack_policy(policy: Policy) -> None:
     """Pack what is frozen in a policy and its critic, for the training forward and its backward pass."""
     if policy.layers:
         made: dict[int, PackedLinear] = {}
-        pack_linears(policy.model, head=False, made=made)
+        pack_linears(policy.model, training=True, made=made)
         if policy.separate is not None:
-            pack_linears(policy.separate.model, head=False, made=made)
+            pack_linears(policy.separate.model, training=True, made=made)

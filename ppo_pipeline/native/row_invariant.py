@@ -1,13 +1,13 @@
 """Products that give a row the same bits whatever rows are beside it, and however many.
 
 A CPU's kernels choose the order of their sums by the number of rows: with AMX nearly every bf16 product does, elsewhere
-those of 1 to 3 rows. The first product of each shape tries which numbers of rows give a row the same bits. Where all
-do, products run as they come; elsewhere they are cut into parts of such sizes, the last one filled up. (Kernels with
-fixed sizes of parts: He et al. 2025, "Defeating Nondeterminism in LLM Inference".)
+those of a few rows. The first product of each shape tries which numbers of rows give a row the same bits. Where all
+above some number do, such products run as they come; others are cut into parts of sizes that do, the last one filled
+up. (Kernels with fixed sizes of parts: He et al. 2025, "Defeating Nondeterminism in LLM Inference".)
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,21 @@ from torch import Tensor, nn
 LIMIT = 4096  # rows of the largest product that is tried; larger ones are cut
 STANDARD = 256  # the sizes of parts are those that agree with this one
 SIZES = (16, 32, 64, 128, STANDARD, 512, 1024, 2048, LIMIT)
-OTHERS = (1, 2, 3, 4, 8, 17, 33, 48, 100, 200, 300, 513, 700, 1000)
-PERIOD = 251  # the rows of a trial repeat, so that it sees a row at several places; a prime is no multiple of a tile
+OTHERS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 17, 33, 48, 100, 200, 300, 513, 700, 1000)
+COMPARED = 100_000  # numbers of a trial: another order of sums changes one bf16 number in thousands
+SHIFT = 7  # rows are tried at other places within a product than where the standard one has them
 
 Product = Callable[..., Tensor]
-_tried: dict[tuple[object, ...], tuple[int, ...] | None] = {}
+
+
+class Alike(NamedTuple):
+    """Numbers of rows that give a row the same bits: all from `least` up to the largest one tried, and `sizes`."""
+
+    least: int
+    sizes: tuple[int, ...]
+
+
+_tried: dict[tuple[object, ...], Alike] = {}
 
 
 def by_rows(key: tuple[object, ...], product: Product, *rows: Tensor, most: int = LIMIT) -> Tensor:
@@ -31,11 +41,11 @@ def by_rows(key: tuple[object, ...], product: Product, *rows: Tensor, most: int 
     count = len(rows[0])
     if rows[0].device.type != "cpu" or not count:
         return product(*rows)
-    sizes = sizes_for(key, product, *rows, most=most)
-    if sizes is None and count <= most:
+    alike = numbers_alike(key, product, *rows, most=most)
+    if alike.least <= count <= most:
         return product(*rows)
     out = None
-    for start, end, size in parts(count, sizes or (most,)):
+    for start, end, size in parts(count, alike.sizes):
         made = product(*(_filled_up(x[start:end], size) for x in rows))
         if out is None:
             out = made[:count] if end == count else made.new_empty(count, made.shape[1])
@@ -69,8 +79,8 @@ def _filled_up(x: Tensor, size: int) -> Tensor:
     return out
 
 
-def sizes_for(key: tuple[object, ...], product: Product, *rows: Tensor, most: int = LIMIT) -> tuple[int, ...] | None:
-    """Return the numbers of rows that give a row the same bits, None where all do; tried once in a process."""
+def numbers_alike(key: tuple[object, ...], product: Product, *rows: Tensor, most: int = LIMIT) -> Alike:
+    """Return which numbers of rows, up to `most`, give a row the same bits; tried once in a process for each key."""
     key = (key, torch.get_num_threads(), most, *((x.shape[1], x.dtype) for x in rows))
     if key not in _tried:
         with torch.no_grad():
@@ -78,21 +88,36 @@ def sizes_for(key: tuple[object, ...], product: Product, *rows: Tensor, most: in
     return _tried[key]
 
 
-def _try(product: Product, kinds: list[tuple[int, torch.dtype]], most: int) -> tuple[int, ...] | None:
-    generator = torch.Generator().manual_seed(0)
-    repeats = -(-most // PERIOD)
-    rows = [torch.randn(PERIOD, width, generator=generator).to(dtype).repeat(repeats, 1) for width, dtype in kinds]
-    standard = min(STANDARD, most)
-    expected = _bits(product(*(x[:standard] for x in rows)))[: min(PERIOD, standard)]
+def _try(product: Product, kinds: list[tuple[int, torch.dtype]], most: int) -> Alike:
+    generator, count, standard = torch.Generator().manual_seed(0), most + SHIFT, min(STANDARD, most)
+    rows = [torch.randn(count, width, generator=generator).to(dtype) for width, dtype in kinds]
+    starts = [*range(0, count - standard, standard), count - standard]
+    expected = None
+    for start in starts:
+        made = _bits(product(*(x[start : start + standard] for x in rows)))
+        expected = made.new_empty(count, made.shape[1]) if expected is None else expected
+        expected[start : start + standard] = made
+    assert expected is not None
 
-    def agrees(count: int) -> bool:
-        found = _bits(product(*(x[:count] for x in rows)))
-        return all(torch.equal(part, expected[: len(part)]) for part in found.split(len(expected)))
+    def agrees(size: int) -> bool:
+        compared = 0
+        for start in range(SHIFT, count - size + 1, size):
+            found = _bits(product(*(x[start : start + size] for x in rows)))
+            if not torch.equal(found, expected[start : start + size]):
+                return False
+            compared += found.numel()
+            if compared >= COMPARED:
+                break
+        return True
 
-    same = [count for count in (*SIZES, *OTHERS) if count <= most and agrees(count)]
-    if len(same) == sum(count <= most for count in (*SIZES, *OTHERS)):
-        return None
-    return tuple(sorted({standard, *(count for count in same if count in SIZES)}))
+    possible = {size for size in (*SIZES, most) if size <= most}
+    sizes = {size for size in possible if agrees(size)}
+    least = most + 1
+    for size in sorted(possible | {size for size in OTHERS if size < most}, reverse=True):
+        if size not in sizes and (size in possible or not agrees(size)):
+            break
+        least = size
+    return Alike(least, tuple(sorted({standard, *sizes})))
 
 
 def _bits(x: Tensor) -> Tensor:
@@ -115,7 +140,7 @@ class RowInvariantLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """Return x W^T + b, (..., in) to (..., out)."""
         m, rows = self.module, x.flatten(0, -2)
-        if x.device.type != "cpu" or (len(rows) <= LIMIT and sizes_for(self.key, self._product, rows) is None):
+        if x.device.type != "cpu" or numbers_alike(self.key, self._product, rows).least <= len(rows) <= LIMIT:
             return self.whole(x)  # type: ignore[no-any-return]
         return _Linear.apply(x, m.weight, m.bias, self)  # type: ignore[no-any-return]
 
@@ -154,8 +179,8 @@ class _Linear(torch.autograd.Function):
         return by_x, by_weight, flat.sum(0) if need_bias else None, None
 
 
-def make_row_invariant(model: nn.Module, but: nn.Module | None) -> None:
-    """Make the linear and Conv1D layers of a model row-invariant; not the head, whose product is token_logprobs'."""
+def make_row_invariant(model: nn.Module, but: nn.Module | None = None) -> None:
+    """Make a model's linear and Conv1D layers row-invariant, but for one: the head's product is token_logprobs'."""
     for module in model.modules():
         if (type(module) is nn.Linear or is_conv1d(module)) and module is not but:
             module.forward = RowInvariantLinear(module)  # type: ignore[method-assign]

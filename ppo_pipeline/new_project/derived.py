@@ -19,6 +19,7 @@ reward:
       weight: 0.0
       match: word
       pattern: null
+      tolerance: null
       hit: 1.0
       miss: 0.0
       length_penalty: 0.0

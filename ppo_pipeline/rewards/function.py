@@ -3,7 +3,9 @@
 import asyncio
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Set
+from contextlib import chdir
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,12 @@ from .samples import Samples, is_reward
 
 Function = Callable[..., Any]
 RESERVED = ("prompt", "prompts", "completion", "completions", "completion_ids")
+NO_LISTS = (str, bytes, bytearray, memoryview, Mapping, Set)  # would be read as characters, numbers, keys, in any order
+RAISED = (Exception, SystemExit)  # sys.exit() in a function must not end the stage as if all were well
+
+
+class _NoList(Exception):
+    """What a function returned is no list of rewards; the words say what it is."""
 
 
 def python_rewards(settings: PythonComponent, samples: Samples, snapshots: Snapshots | None = None) -> list[float]:
@@ -24,13 +32,14 @@ def python_rewards(settings: PythonComponent, samples: Samples, snapshots: Snaps
     format text: prompts and completions are texts, the prompt as the model saw it. messages: conversations, as
     TRL gives them for conversational data; a completion is [{"role": "assistant", "content": ...}].
     completion_ids: the response's token ids, the stop token included. The prompts' further columns (`expected`,
-    `split`, ...) are keyword arguments, lists with one entry per sample. Truth values and numbers of numpy and
-    torch count as TRL counts them; None, there "does not apply", becomes `none_as`. An `async def` is awaited.
+    `split`, ...) are keyword arguments, lists with one entry per sample. All are the function's own: what it changes
+    in them no other component sees. Truth values and numbers of numpy and torch count as TRL counts them; None,
+    there "does not apply", becomes `none_as`. An `async def` is awaited.
     Source: TRL's GRPOTrainer, "Using a custom reward function". Its trainer_state, log_extra and log_metric are
     not given: there is no trainer.
     snapshots: where the rewards of a slow function are kept, so that a killed stage does not ask for them again.
-    Raises PipelineError where the function cannot be imported, or raises; the first sample that it raises for is
-    named.
+    Raises PipelineError where the function cannot be imported, raises, or returns no list; the first sample that it
+    raises for is named.
     """
     function = load_function(settings.function, settings.name)
     found = np.zeros(len(samples))
@@ -45,66 +54,99 @@ def python_rewards(settings: PythonComponent, samples: Samples, snapshots: Snaps
 
 def _scored(function: Function, settings: PythonComponent, samples: Samples) -> list[Any]:
     try:
-        rewards = _call(function, settings.format, samples, slice(None))
-    except Exception as error:
+        return _call(function, settings, samples, slice(None))
+    except _NoList as error:
+        raise PipelineError(
+            f"reward '{settings.name}': {settings.function} returned {error}, expected a list with one number per "
+            "sample."
+        ) from None
+    except RAISED as error:
         raise PipelineError(
             f"reward '{settings.name}': {settings.function} raised {type(error).__name__}: {error} "
-            f"({_culprit(function, settings.format, samples)})."
+            f"({_culprit(function, settings, samples)})."
         ) from error
+
+
+def check_module(settings: PythonComponent) -> None:
+    """Raise PipelineError where the function's module is not there, without running its code."""
+    module = settings.function.partition(":")[0]
     try:
-        return [_plain(reward, settings.none_as) for reward in rewards]
-    except TypeError:
-        raise PipelineError(
-            f"reward '{settings.name}': {settings.function} returned {type(rewards).__name__}, expected a list with "
-            "one number per sample."
-        ) from None
+        there = find_spec(module) is not None
+    except (ImportError, ValueError):
+        there = False
+    if not there:
+        raise PipelineError(f"reward '{settings.name}': function '{settings.function}': No module named '{module}'.")
 
 
 def load_function(path: str, name: str) -> Function:
     """Import `package.module:function` from the project's top folder or the environment."""
     module, _, attribute = path.partition(":")
     try:
-        function = getattr(importlib.import_module(module), attribute)
+        with chdir("."):  # the module's code may leave the folder
+            function = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
         raise PipelineError(f"reward '{name}': function '{path}': {error}.") from None
     except AttributeError:
         raise PipelineError(f"reward '{name}': the module '{module}' has no '{attribute}'.") from None
-    except Exception as error:  # what the module's own code raises, or that it is no Python
+    except RAISED as error:  # what the module's own code raises, or that it is no Python
         raise PipelineError(f"reward '{name}': importing '{module}' raised {type(error).__name__}: {error}.") from error
     if not callable(function):
         raise PipelineError(f"reward '{name}': '{path}' is not a function.")
     return function  # type: ignore[no-any-return]
 
 
-def _call(function: Function, style: str, samples: Samples, rows: slice) -> Any:
+def _call(function: Function, settings: PythonComponent, samples: Samples, rows: slice) -> list[Any]:
+    """Return the function's rewards for these samples; it gets copies, and a change of folder ends with it."""
     prompts: list[Any] = samples.prompt_texts[rows]
     completions: list[Any] = samples.responses[rows]
-    if style == "messages":
-        prompts = samples.messages[rows]
+    if settings.format == "messages":
+        prompts = _copy(samples.messages[rows])
         completions = [[{"role": "assistant", "content": text}] for text in completions]
-    columns = {name: values[rows] for name, values in samples.columns.items() if name not in RESERVED}
-    found = function(prompts=prompts, completions=completions, completion_ids=samples.response_ids[rows], **columns)
-    return asyncio.run(_result(found)) if inspect.isawaitable(found) else found
+    columns = {name: _copy(values[rows]) for name, values in samples.columns.items() if name not in RESERVED}
+    completion_ids = [[*ids] for ids in samples.response_ids[rows]]
+    with chdir("."):
+        found = function(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
+        found = asyncio.run(_result(found)) if inspect.isawaitable(found) else found
+        return [_plain(reward, settings.none_as) for reward in _listed(found)]
 
 
 async def _result(found: Any) -> Any:
     return await found
 
 
+def _copy(value: Any) -> Any:
+    """Return a copy of lists and maps all the way down; what else a table holds cannot be changed."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copy(item) for item in value)
+    return {key: _copy(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _listed(found: Any) -> list[Any]:
+    """Return the items of a list, a tuple, a generator, or an array with one dimension."""
+    dimensions = getattr(found, "ndim", 1)
+    if dimensions != 1:
+        raise _NoList(f"{type(found).__name__} with {dimensions} dimensions")
+    if isinstance(found, NO_LISTS) or not isinstance(found, Iterable):
+        raise _NoList(type(found).__name__)
+    return list(found)
+
+
 def _plain(reward: Any, none_as: float | None) -> Any:
     """Return a number of numpy or torch, or a truth value, as a plain number; anything else as it is."""
     if reward is None:
         return none_as
+    if reward is np.ma.masked:
+        return float("nan")  # its item() is 0
     if hasattr(reward, "item") and getattr(reward, "ndim", 0) == 0:
         reward = reward.item()
     return float(reward) if isinstance(reward, bool) else reward
 
 
-def _culprit(function: Function, style: str, samples: Samples) -> str:
+def _culprit(function: Function, settings: PythonComponent, samples: Samples) -> str:
     """Call the function for one sample at a time; name the first for which it raises."""
     for i, sample_id in enumerate(samples.sample_ids):
         try:
-            _call(function, style, samples, slice(i, i + 1))
-        except Exception:
+            _call(function, settings, samples, slice(i, i + 1))
+        except RAISED:
             return f"sample '{sample_id}'"
     return "for the batch, for no single sample"

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..chat import plain_text
+from ..conversations import answered
 from ..errors import PipelineError
 from ..reward_sections import ModelComponent
 from .samples import Samples
@@ -51,7 +52,7 @@ def _texts(
     if settings.input == "chat":
         if not getattr(tokenizer, "chat_template", None):
             raise PipelineError(f"reward '{settings.name}': input: chat: the reward model has no chat template.")
-        talk = [*samples.messages[i], {"role": "assistant", "content": response}]
+        talk = answered(samples.messages[i], response)
         try:
             return [tokenizer.apply_chat_template(talk, tokenize=False)], {"add_special_tokens": False}
         except Exception as error:  # templates raise what they like

@@ -1,8 +1,12 @@
 """What a reward function is given, and what counts as a reward."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+
+LARGEST = float(np.finfo(np.float32).max)
+NUMBER = "finite number that a 32-bit float holds (at most 3.4e38)"
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,13 @@ class Samples:
 
 
 def is_reward(value: Any) -> bool:
-    """Tell a finite number; a truth value is none."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return False
+    """Tell a finite number that a 32-bit float holds, as those of advantages.parquet are; a truth value is none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def shown(value: Any) -> str:
+    """Return the beginning of a value's repr, or its type where it has none, as an integer of 5000 digits."""
     try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond the range of floats
-        return False
+        return f"{value!r:.60}"
+    except Exception:  # of a user's own object: anything
+        return f"a value of type {type(value).__name__}"

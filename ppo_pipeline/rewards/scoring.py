@@ -10,11 +10,12 @@ from ..errors import PipelineError
 from ..reward_sections import Reward
 from ..scratch import Scratch, key_of
 from ..snapshots import Snapshots
-from .function import python_rewards
+from .function import check_module, python_rewards
 from .model import model_rewards
 from .rule import rule_rewards
-from .samples import Samples, is_reward
-from .service import http_rewards
+from .samples import NUMBER, Samples, is_reward, shown
+from .service import check_service, http_rewards
+from .wanted import read_wanted
 
 FUNCTIONS = Path("reward_functions")
 SCORERS: dict[str, Callable[[Any, Samples, Snapshots | None], list[float]]] = {
@@ -22,6 +23,11 @@ SCORERS: dict[str, Callable[[Any, Samples, Snapshots | None], list[float]]] = {
     "python": python_rewards,
     "model": model_rewards,
     "http": http_rewards,
+}
+CHECKS: dict[str, Callable[[Any, Samples], object]] = {
+    "rule": lambda component, prompts: read_wanted(component, prompts, "prompt"),
+    "python": lambda component, _: check_module(component),
+    "http": check_service,
 }
 
 
@@ -35,12 +41,22 @@ def score_samples(settings: Reward, samples: Samples, scratch: Scratch | None = 
     for component in settings.components:
         kept = scratch.part(f"{component.name}-{_key(component)}") if scratch else None
         rewards = SCORERS[component.type](component, samples, kept)
-        _check(component.name, rewards, samples)
+        _check(f"reward '{component.name}'", rewards, samples)
         columns[component.name] = [float(r) for r in rewards]
     weights = {c.name: c.weight for c in settings.components}
     # A weight of 0 leaves a component out, also where it is large.
     scores = [sum(w * columns[n][i] for n, w in weights.items() if w) for i in range(len(samples))]
+    _check("the weighted sum of the rewards", scores, samples)
     return {"score": scores, **columns}
+
+
+def check_prompts(settings: Reward, prompts: pa.Table) -> None:
+    """Raise PipelineError, before anything is decoded or asked for, where `prompts` lack what a component reads."""
+    ids = prompts.column("prompt_id").to_pylist()
+    unanswered = join_prompts(ids, ids, [""] * len(ids), [""] * len(ids), [[]] * len(ids), prompts)
+    for component in settings.components:
+        if component.type in CHECKS:
+            CHECKS[component.type](component, unanswered)
 
 
 def _key(component: Any) -> str:
@@ -49,13 +65,12 @@ def _key(component: Any) -> str:
     return key_of([files[component.type]] if component.type in files else [], [component.model_dump_json()])
 
 
-def _check(name: str, rewards: list[float], samples: Samples) -> None:
+def _check(what: str, rewards: list[float], samples: Samples) -> None:
     if len(rewards) != len(samples):
-        raise PipelineError(f"reward '{name}': {len(rewards)} rewards for {len(samples)} samples.")
+        raise PipelineError(f"{what}: {len(rewards)} rewards for {len(samples)} samples.")
     for sample, reward in zip(samples.sample_ids, rewards, strict=True):
         if not is_reward(reward):
-            shown = f"{reward!r:.60}"
-            raise PipelineError(f"reward '{name}': sample '{sample}': {shown} is not a finite number.")
+            raise PipelineError(f"{what}: sample '{sample}': {shown(reward)} is not a {NUMBER}.")
 
 
 def join_prompts(

@@ -13,7 +13,7 @@ from ..kept_batches import KeptBatches
 from ..progress import progress
 from ..reward_sections import HttpComponent
 from ..snapshots import Snapshots
-from .samples import Samples, is_reward
+from .samples import NUMBER, Samples, is_reward
 from .service_post import ServiceError, open_session, post, read_token
 
 SHOWN = 200  # characters of an answer in an error
@@ -32,7 +32,7 @@ def http_rewards(settings: HttpComponent, samples: Samples, snapshots: Snapshots
     Raises PipelineError, with the batch's samples named, for anything else that comes back, and where every
     attempt failed.
     """
-    _check_columns(settings, samples)
+    check_service(settings, samples)
     token = read_token(settings)
     rewards = np.zeros(len(samples))
     starts = range(0, len(samples), settings.batch_size)
@@ -48,7 +48,9 @@ def http_rewards(settings: HttpComponent, samples: Samples, snapshots: Snapshots
     return [float(reward) for reward in rewards]
 
 
-def _check_columns(settings: HttpComponent, samples: Samples) -> None:
+def check_service(settings: HttpComponent, samples: Samples) -> None:
+    """Raise PipelineError where a column that is to be sent, or the token, is not there."""
+    read_token(settings)
     known = list(samples.columns)
     for name in settings.columns:
         if name not in known:
@@ -94,7 +96,7 @@ def _rewards(text: str, ids: list[str], token: str | None) -> list[float]:
     for sample_id, reward in zip(ids, found, strict=True):
         if not is_reward(reward):
             shown = f"{_without(json.dumps(reward), token):.60}"
-            raise ServiceError(f"the reward of sample '{sample_id}' is {shown}, no finite number", CONTRACT, text)
+            raise ServiceError(f"the reward of sample '{sample_id}' is {shown}, no {NUMBER}", CONTRACT, text)
     return found
 
 

@@ -21,7 +21,7 @@ from ..snapshots import Snapshots
 from .cache import SlotCache, cache_name
 from .completion import Completion
 from .decoder_state import load_state, save_state
-from .draw import draw, pick_greedy
+from .draw import Drawn, draw, pick_greedy
 from .masks import Masks
 from .truncation import Truncation
 
@@ -153,20 +153,24 @@ class Decoder:
             count = max(1, min(len(prompts), PREFILL_TOKENS // (len(prompts[-1]) - start)))
             batch, prompts = prompts[-count:], prompts[:-count]
             rows = [groups[p][0] for p in batch]
-            lengths = torch.tensor([len(p) - start for p in batch], device=self.device)
-            ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(p[start:]) for p in batch], batch_first=True)
-            cache.prefill(torch.tensor(rows, device=self.device))
-            inputs: dict[str, Tensor] = {"input_ids": ids.to(self.device)}
-            if start:
-                inputs |= self._behind_prefix(start, *ids.shape)
-            hidden = self._run(cache, **inputs)
-            last = hidden[torch.arange(len(batch), device=self.device), lengths - 1]
-            logits = self.head(last)
+            logits = self._logits(self._run_prompts(cache, batch, torch.tensor(rows, device=self.device)))
             for prompt, row in zip(batch, logits, strict=True):
                 for slot in groups[prompt][1:]:
                     cache.copy_slot(groups[prompt][0], slot, len(prompt))
                 by_slot |= dict.fromkeys(groups[prompt], row)
         return torch.stack([by_slot[slot] for slot in sorted(by_slot)])
+
+    def _run_prompts(self, cache: SlotCache, prompts: list[tuple[int, ...]], rows: Tensor) -> Tensor:
+        """Run prompts into the slots `rows`, and return their last hidden states (n, H)."""
+        start = cache.prefix_length
+        lengths = torch.tensor([len(p) - start for p in prompts], device=self.device)
+        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(p[start:]) for p in prompts], batch_first=True)
+        cache.prefill(rows)
+        inputs: dict[str, Tensor] = {"input_ids": ids.to(self.device)}
+        if start:
+            inputs |= self._behind_prefix(start, *ids.shape)
+        hidden = self._run(cache, **inputs)
+        return hidden[torch.arange(len(prompts), device=self.device), lengths - 1]
 
     def _behind_prefix(self, before: int, rows: int, width: int) -> dict[str, Tensor]:
         """Return position_ids and the causal attention_mask of `width` tokens a row that follow `before` tokens."""
@@ -188,7 +192,7 @@ class Decoder:
             position_ids=positions[:, None],
             attention_mask=self.masks.of(seen[:, None], len(active)),
         )
-        return self.head(hidden[:, -1])
+        return self._logits(hidden[:, -1])
 
     def _run(self, cache: SlotCache, **inputs: Any) -> Tensor:
         hidden: Tensor = self.trunk(use_cache=True, **{self.cache_name: cache}, **inputs).last_hidden_state
@@ -199,14 +203,14 @@ class Decoder:
             )
         return hidden
 
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits (n, V) of hidden states (n, H)."""
+        logits: Tensor = self.head(hidden)
+        return logits
+
     def _extend(self, active: list[_Active], logits: Tensor) -> list[int]:
         """Choose each active sequence's next token; return the places of those that go on."""
-        if active[0].request.uniforms is None:
-            drawn = pick_greedy(logits, self.temperature)
-        else:
-            numbers = [a.request.uniforms[len(a.completion.ids)] for a in active]  # type: ignore[index]
-            uniforms = torch.tensor(numbers, dtype=torch.float64)
-            drawn = draw(logits, uniforms, self.temperature, self.truncation)
+        drawn = self._draw(active, logits)
         keep = []
         for place, (sequence, token, logprob, kept) in enumerate(
             zip(active, *(column.tolist() for column in drawn.on_host()), strict=True)
@@ -220,6 +224,12 @@ class Decoder:
             elif len(completion.ids) < self.max_new_tokens:
                 keep.append(place)
         return keep
+
+    def _draw(self, active: list[_Active], logits: Tensor) -> Drawn:
+        if active[0].request.uniforms is None:
+            return pick_greedy(logits, self.temperature)
+        numbers = [a.request.uniforms[len(a.completion.ids)] for a in active]  # type: ignore[index]
+        return draw(logits, torch.tensor(numbers, dtype=torch.float64), self.temperature, self.truncation)
 
     @staticmethod
     def _compact(cache: SlotCache, active: list[_Active], keep: list[int]) -> list[_Active]:

@@ -77,7 +77,7 @@ def own_state(model: Any, before: str = "") -> str:
 
 def deviation(model: Any) -> Deviation:
     """Decode, several prompts at a time, some greedily, and compare with a plain forward of each response alone."""
-    prompts = _prompts(model)
+    prompts = prompts_to_try(model)
     stop = range(0, text_config(model).vocab_size, STOP_EVERY)
     decoder = Decoder(model, stop, NEW_TOKENS, 1.0, SLOTS)
     drawn = [Request(ids, uniforms(0, str(i), NEW_TOKENS)) for i, ids in enumerate(prompts[: len(LENGTHS)])]
@@ -101,7 +101,7 @@ def _plain(model: Any, prompt: list[int], completion: Completion) -> Tensor:
     return torch.log_softmax(logits.float(), -1).cpu()
 
 
-def _prompts(model: Any) -> list[list[int]]:
+def prompts_to_try(model: Any) -> list[list[int]]:
     """Return random prompts: of LENGTHS, and then some that start alike. Special tokens of the config are left out."""
     config = text_config(model)
     numbers = {**model.config.to_dict(), **config.to_dict()}

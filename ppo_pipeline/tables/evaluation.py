@@ -11,7 +11,7 @@ EVALUATION = Contract(
         [
             field("prompt_id", pa.string(), "The prompt, as in prompts.parquet"),
             field("prompt_text", pa.string(), "The prompt as the model saw it, chat template included"),
-            field("response_text", pa.string(), "The greedy answer without special tokens"),
+            field("response_text", pa.string(), "The greedy answer without special tokens and the stop token"),
             field("response_ids", pa.list_(pa.int32()), "Token ids of the answer, the stop token included"),
             field("finish_reason", pa.string(), "stop: ended by a stop token; length: cut at max_new_tokens"),
             field("score", pa.float64(), "Weighted sum of the components, the columns that follow"),

@@ -16,7 +16,7 @@ ROLLOUTS = Contract(
             field("prompt_id", pa.string(), "The prompt, as in prompts.parquet"),
             field("sample_index", pa.int32(), "Which of the prompt's samples this is, from 0"),
             field("prompt_text", pa.string(), "The prompt as the model saw it, chat template included"),
-            field("response_text", pa.string(), "The response without special tokens"),
+            field("response_text", pa.string(), "The response without special tokens and the stop token"),
             field("prompt_ids", TOKENS, "Token ids of the prompt"),
             field("response_ids", TOKENS, "Token ids of the response, the stop token included"),
             field(

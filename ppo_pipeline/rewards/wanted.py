@@ -1,0 +1,69 @@
+"""What a rule compares a response with: the prompt's `expected` and its case column, read and checked."""
+
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from ..column_values import Answer, answers, text_of, truth
+from ..errors import PipelineError, nearest
+from ..reward_sections import RuleComponent
+from .normal_form import normalise
+from .numbers import whole_value
+from .samples import Samples
+
+
+class Wanted(NamedTuple):
+    """Of one sample: normalised texts or, with match: number, values, any of which is a hit; whether case counts."""
+
+    texts: list[str]
+    values: list[Fraction]
+    keep_case: bool
+
+
+def read_wanted(settings: RuleComponent, samples: Samples, whose: str = "sample") -> list[Wanted]:
+    """Return what each sample's prompt wants; without answers where the rule compares nothing.
+
+    whose: what an entry of `samples` is, for errors. Raises PipelineError where the prompts lack a column, and, with
+    the sample and the column named, for a value that is no answer or no truth value.
+    """
+    count = len(samples)
+    compares = settings.match not in ("none", "regex")
+    expected = _column(samples, "expected", settings.name) if compares else [None] * count
+    case = [None] * count if settings.case_column is None else _column(samples, settings.case_column, settings.name)
+    found = []
+    for i, sample_id in enumerate(samples.sample_ids):
+        column = settings.case_column
+        try:
+            keep_case = truth(case[i])
+            column = "expected"
+            given = answers(expected[i]) if compares else []
+            numeric = settings.match == "number"
+            texts = [] if numeric else [_text(answer, keep_case) for answer in given]
+            found.append(Wanted(texts, [_value(answer) for answer in given] if numeric else [], keep_case))
+        except ValueError as error:
+            its = "its prompt's" if whose == "sample" else "its"
+            raise PipelineError(f"reward '{settings.name}': {whose} '{sample_id}': {its} `{column}` {error}.") from None
+    return found
+
+
+def _text(answer: Answer, keep_case: bool) -> str:
+    text = normalise(text_of(answer), keep_case)
+    if not text:
+        raise ValueError("is empty but for punctuation, which is not compared")
+    return text
+
+
+def _value(answer: Answer) -> Fraction:
+    value = whole_value(answer) if isinstance(answer, str) else Fraction(str(answer))
+    if value is None:
+        raise ValueError(f"is {answer!r:.60}, not one number in digits, which match: number compares with")
+    return value
+
+
+def _column(samples: Samples, name: str, component: str) -> list[Any]:
+    known = list(samples.columns)
+    if name not in samples.columns:
+        there = ", ".join(known) or "none"
+        raise PipelineError(
+            f"reward '{component}': the prompts have no column '{name}'.{nearest(name, known)} They have: {there}."
+        )
+    return samples.columns[name]
