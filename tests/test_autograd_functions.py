@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import ppo_pipeline
 from ppo_pipeline.maths import logprobs
 from ppo_pipeline.models import end_to_end, lora, packing
-from ppo_pipeline.native import attention, library, operations
+from ppo_pipeline.native import attention, library, operations, row_invariant
 
 IN, OUT, ROWS = 32, 48, 16
 
@@ -62,6 +62,9 @@ CASES: dict[type, Callable[[], Any]] = {
     operations._SiluTimes: lambda: operations._SiluTimes.apply(leaf(2, 8, IN), leaf(2, 8, IN)),
     operations._Rotary: lambda: operations._Rotary.apply(leaf(2, 8, 2, 16), torch.ones(2, 8, 16), torch.ones(2, 8, 16)),
     logprobs._TokenLogprobs: scores,
+    row_invariant._Linear: lambda: row_invariant._Linear.apply(
+        leaf(2, 8, IN), leaf(OUT, IN), None, row_invariant.RowInvariantLinear(linear())
+    ),
 }  # fmt: skip
 OF_KERNELS = {lora._WithLowRank, attention._Attend, operations._RmsNorm, operations._SiluTimes, operations._Rotary}
 

@@ -52,7 +52,7 @@ def acquire_base(settings: Base, folder: Path, check: Callable[[Any], None] = ch
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
             write_json(partial / "source.json", settings.model_dump())
-            check_saved(tokenizer, load_tokenizer(partial))
+            check_saved(tokenizer, load_tokenizer(partial, settings.trust_remote_code))
     return model
 
 

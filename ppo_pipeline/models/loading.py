@@ -44,11 +44,11 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype | Literal[
     return model.to(device).eval()
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer at `folder`."""
+def load_tokenizer(folder: Path, trusted: bool | None = None) -> Any:
+    """Return the tokenizer at `folder`; trusted: whether code that it brings along may run, None as in `load_model`."""
     from transformers import AutoTokenizer
 
-    trusted = code_allowed(read_source(folder))
+    trusted = code_allowed(read_source(folder)) if trusted is None else trusted
     with readable(f"{folder}: its tokenizer cannot be loaded"):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
 
