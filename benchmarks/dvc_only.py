@@ -1,6 +1,6 @@
 """A project in which DVC is all the work: the real dvc.yaml, with stages that only write small files.
 
-`code`, `settings` and `summary` are the real ones; the last two read all rounds.
+`code`, `settings`, `sources` and `summary` are the real ones; the last three read all rounds.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ for path in map(Path, arguments.values()):
         path.mkdir()
         (path / "state.json").write_text(f'{{"path": "{path}"}}')
 '''
-REAL = ("code", "settings", "summary")
+REAL = ("code", "settings", "sources", "summary")
 
 
 def make(folder: Path) -> Path:

@@ -125,7 +125,8 @@ class ForetoldProject(Project):
         """Return the stages by what is said of them: runs, follows, cached."""
         with contextlib.chdir(self.folder), dvc_project() as dvc:
             found = reruns(dvc.repo, load_params())
-        return {kind: {each.stage for each in found if each.kind == kind} for kind in ("runs", "follows", "cached")}
+        kinds = ("runs", "follows", "cached")
+        return {kind: {each.stage for each in found if each.kind == kind} - {"sources"} for kind in kinds}
 
 
 def finish(process: "subprocess.Popen[str]") -> str:
@@ -136,5 +137,5 @@ def finish(process: "subprocess.Popen[str]") -> str:
 
 
 def stages_run(printed: str) -> set[str]:
-    """Return the stages that a `dvc repro` says it ran."""
-    return set(re.findall(r"^Running stage '([^']+)'", printed, re.MULTILINE))
+    """Return the stages that a `dvc repro` says it ran, without `sources`, which runs each time."""
+    return set(re.findall(r"^Running stage '([^']+)'", printed, re.MULTILINE)) - {"sources"}

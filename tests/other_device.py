@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 
 DEVICE = torch.device("meta")
 TO_HOST = "copy to the host"
+NO_FLOAT64 = "the MPS framework does not support float64"
 # Their result's size is known only when the device has finished.
 WAITING = {"nonzero", "masked_select", "unique_dim", "_unique2", "_local_scalar_dense", "equal", "repeat_interleave"}
 MOVES = {"_to_copy", "copy_", "copy"}
@@ -46,6 +47,15 @@ class There(torch.Tensor):
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
+    @property
+    def data(self) -> torch.Tensor:  # type: ignore[override]
+        return self.detach()
+
+    @data.setter
+    def data(self, new: torch.Tensor) -> None:
+        torch.Tensor.data.__set__(self, new)  # type: ignore[attr-defined]
+        self.inner = new.inner  # type: ignore[attr-defined]
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise RuntimeError(f"{func} on the other device, outside of its mode")
@@ -63,14 +73,19 @@ class OtherDevice(TorchDispatchMode):
     @contextmanager
     def on(self) -> "Iterator[OtherDevice]":
         """Be in force; `torch.tensor(numbers, device=...)` would make a true meta tensor before any mode sees it."""
-        plain = torch.tensor
+        plain, future = torch.tensor, torch.__future__
 
         def tensor(*args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
             made = plain(*args, **kwargs)
             return made if device is None else made.to(device)
 
-        with self, patch.object(torch, "tensor", tensor):
-            yield self
+        before = future.get_swap_module_params_on_conversion()
+        future.set_swap_module_params_on_conversion(True)  # else `to` makes two of tied weights, as of no real device
+        try:
+            with self, patch.object(torch, "tensor", tensor):
+                yield self
+        finally:
+            future.set_swap_module_params_on_conversion(before)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -126,13 +141,13 @@ class OtherDevice(TorchDispatchMode):
             raise RuntimeError(f"{func}: expected all tensors to be on the same device")
         if self.like == "mps":
             if dtype in WIDE or any(x.dtype in WIDE for x in theirs):
-                raise TypeError(f"{func}: the MPS framework does not support float64")
+                raise TypeError(f"{func}: {NO_FLOAT64}")
             if not on_mps(func.name().removeprefix("aten::")):
                 raise NotImplementedError(f"{func}: no kernel for MPS")
 
     def _check_results(self, func: Any, out: Any) -> None:
         if self.like == "mps" and any(x.dtype in WIDE for x in tree.tree_leaves(out) if isinstance(x, torch.Tensor)):
-            raise TypeError(f"{func}: cannot make a float64 tensor, the MPS framework does not support it")
+            raise TypeError(f"{func}: {NO_FLOAT64}")
 
 
 @cache

@@ -12,10 +12,12 @@ from typing import Any
 
 from ..code_fingerprint import is_current
 from ..errors import PipelineError
+from ..local_models import Hashes, source_texts
+from ..local_models import is_current as sources_current
 from ..params import Params
-from .would_be import CODE, code_files, md5, settings_files, what_changed
+from .would_be import CODE, code_files, md5, settings_files, sources_files, what_changed
 
-WRITERS = ("code", "settings")  # what these write is known beforehand
+WRITERS = ("code", "settings", "sources")  # what these write is known beforehand
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ def reruns(repo: Any, params: Params) -> list[Rerun]:
             CODE
         ):  # with the installed package DVC says so always
             del status["code"]
+        if status.get("sources") == ["always changed"] and sources_current(source_texts(params, Hashes())):
+            del status["sources"]
         outlook = _Outlook(repo, params, status)
         stages = [stage for stage in networkx.dfs_postorder_nodes(repo.index.graph) if stage.cmd]
         return [found for stage in stages if (found := outlook.of(stage)) is not None]
@@ -55,11 +59,13 @@ def reruns(repo: Any, params: Params) -> list[Rerun]:
 class _Outlook:
     def __init__(self, repo: Any, params: Params, status: dict[str, list[Any]]) -> None:
         self.repo, self.status = repo, status
-        self.texts: dict[str, str] = {}  # of the files that `code` and `settings` would write
+        self.texts: dict[str, str] = {}  # of the files that `code`, `settings` and `sources` would write
         if "code" in status:
             self.texts |= code_files()
         if "code" in status or "settings" in status:
             self.texts |= settings_files(params)
+        if "sources" in status:
+            self.texts |= sources_files(params)
         self.recomputed: dict[str, str] = {}  # output: the stage that will write it anew
         self.restored: dict[str, str] = {}  # output: its hash in the cache of earlier runs
         self.inside: dict[str, list[str]] = {}  # folder: the stages by which something in it becomes another
@@ -90,7 +96,9 @@ class _Outlook:
         if not why and not follows and not self._outs_changed(name) and not first:
             return None
         same = not why and not first
-        outs = None if follows else self._cached(stage) if same else self._of_earlier_run(stage, known, set(changed))
+        outs = None
+        if not follows and not stage.always_changed:  # such a stage DVC restores never
+            outs = self._cached(stage) if same else self._of_earlier_run(stage, known, set(changed))
         if outs is not None:
             self.restored |= outs
             was = {_path(out): out.hash_info.value for out in stage.outs if out.hash_info}

@@ -47,10 +47,12 @@ def _likeliest(mass: Tensor, share: float) -> Tensor:
     needed = share * row_sums(mass)[:, None]
     count = min(FIRST, mass.shape[-1])
     values = mass.topk(count, dim=-1).values
-    sums = double(values).cumsum(dim=-1)
+    wide = double(values)
+    sums = wide.cumsum(dim=-1)
     if count < mass.shape[-1] and bool((sums[:, -1:] < needed).any()):
         values = mass.sort(dim=-1, descending=True).values
-        sums = double(values).cumsum(dim=-1)
+        wide = double(values)
+        sums = wide.cumsum(dim=-1)
     # A token is kept where the mass before it is not yet enough.
-    last = (sums - double(values) < needed).sum(dim=-1, keepdim=True) - 1
+    last = (sums - wide < needed).sum(dim=-1, keepdim=True) - 1
     return mass >= values.gather(1, last.to(mass.device))

@@ -1,5 +1,6 @@
 """The PPO update of one round: epochs over shuffled minibatches, each one optimizer step."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -108,11 +109,11 @@ class PPO:
         for part in data.batches(indices, self.settings.microbatch_tokens)[position.microbatch :]:
             if self.snapshots is not None and self.snapshots.due():
                 save_state(self, self.snapshots)
-            loss, ratio = self._microbatch(data, targets, part, sums)
-            if not torch.isfinite(loss):
+            loss, number, ratio = self._microbatch(data, targets, part, sums)
+            if not math.isfinite(number):
                 names = ", ".join(data.sample_ids[i] for i in part[:5])
                 raise PipelineError(
-                    f"update: the loss of optimizer step {self.steps + 1} is {loss.item()} (samples {names}, ...). "
+                    f"update: the loss of optimizer step {self.steps + 1} is {number} (samples {names}, ...). "
                     f"{self._kept()} Lower update.lr or update.max_grad_norm."
                 )
             self.scaler.scale(loss / divisor).backward()
@@ -142,8 +143,8 @@ class PPO:
 
     def _microbatch(
         self, data: Sampled, targets: Targets, indices: NDArray, sums: dict[str, float]
-    ) -> tuple[Tensor, Tensor]:
-        """Return the loss summed over the microbatch's tokens, and its ratios; add its statistics to `sums`."""
+    ) -> tuple[Tensor, float, Tensor]:
+        """Return the loss summed over the microbatch's tokens, its number, and the ratios; add statistics to `sums`."""
         s, batch = self.settings, targets.take(indices, self.device)
         sequences = data.sequences(indices, self.pad_id, self.device)
         self.padding.add(sequences)
@@ -172,10 +173,12 @@ class PPO:
             statistics = policy_statistics(scores.logprobs, old, advantages, s.clip_range, s.clip_range_high)
             statistics |= {"policy/entropy": scores.entropy.sum()}
             statistics |= {name: term.sum() for name, (_, term) in terms.items()}
-            for name, number in statistics.items():
-                sums[name] += number.item()
+            # One read for all of them: a GPU is waited for at each.
+            number, *numbers = torch.stack([loss, *(n.to(loss.dtype) for n in statistics.values())]).tolist()
+            for name, statistic in zip(statistics, numbers, strict=True):
+                sums[name] += statistic
             ratio = torch.exp(scores.logprobs - old)
-        return loss, ratio
+        return loss, number, ratio
 
     def _clip_and_step(self, data: Sampled, indices: NDArray) -> None:
         """Clip the gradient's norm and make the step; with fp16, skip it where the gradient overflowed."""
@@ -183,15 +186,17 @@ class PPO:
         limit = self.settings.max_grad_norm
         with_grad = [p for p in self.parameters if p.grad is not None]
         norm = gradient_norm(with_grad)
-        if not torch.isfinite(norm) and (not self.scaler.is_enabled() or self.scaler.get_scale() <= LEAST_LOSS_SCALE):
+        number = norm.item()
+        finite = math.isfinite(number)
+        if not finite and (not self.scaler.is_enabled() or self.scaler.get_scale() <= LEAST_LOSS_SCALE):
             names = ", ".join(data.sample_ids[i] for i in indices[:5])
             raise PipelineError(
                 f"update: the gradient of optimizer step {self.steps + 1} is not finite (samples {names}, ...). "
                 f"{self._kept()} Lower update.lr, or set compute.dtype to fp32."
             )
-        if torch.isfinite(norm):
+        if finite:
             torch.nn.utils.clip_grads_with_norm_(with_grad, float("inf") if limit is None else limit, norm)
-            self.grad_norms.append(norm.item())
+            self.grad_norms.append(number)
             self.steps += 1
         else:
             self.skipped += 1

@@ -16,6 +16,7 @@ from .optimizer import trained_parameters
 if TYPE_CHECKING:
     from .ppo import PPO
 
+GPUS = ("cuda", "mps")
 COUNTS = ("tokens", "steps", "skipped", "stopped", "grad_norms", "first_ratio")
 
 
@@ -48,8 +49,8 @@ def save_state(ppo: "PPO", snapshots: Snapshots) -> Path | None:
         if p.ratios:
             tensors["ratios"] = torch.cat(p.ratios)
         tensors["random"] = torch.get_rng_state()
-        if ppo.device.type == "cuda":
-            tensors["random_cuda"] = torch.cuda.get_rng_state(ppo.device)
+        if ppo.device.type in GPUS:  # LoRA's dropout draws there
+            tensors["random_gpu"] = torch.get_device_module(ppo.device).get_rng_state(ppo.device)
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "tensors.safetensors")
         numbers = {
             "position": [p.epoch, p.minibatch, p.microbatch],
@@ -96,8 +97,8 @@ def _take_up(ppo: "PPO", tensors: dict[str, Tensor], numbers: dict[str, Any]) ->
         if state:
             ppo.optimizer.state[parameter] = state
     torch.set_rng_state(tensors["random"])
-    if "random_cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random_cuda"], ppo.device)
+    if "random_gpu" in tensors:
+        torch.get_device_module(ppo.device).set_rng_state(tensors["random_gpu"], ppo.device)
     ppo.position = Position(*numbers["position"])
     ppo.position.sums |= numbers["step_sums"]
     if "ratios" in tensors:
