@@ -1,90 +1,115 @@
-"""Hashes of the models that params.yaml names by a folder or file of this machine: nothing else tells that one changed.
+"""Local models: `sources` of params.yaml names each one's folder or file, so that DVC watches it.
 
-The stage `sources` writes them at each `dvc repro`; `base` and the rewards depend on its files. A file is hashed again
-only where its size or time changed since: data/scratch/hashes.json remembers.
+Stage `source` writes the hashes of one's files to data/sources/<name>.json, whenever DVC finds that something there
+changed. Stage `settings` writes those of the base model, and of each round's reward models, to data/models/, on which
+the stages that load these models depend. So nothing more reruns for a file that was touched, or is not loaded.
 """
 
 import json
-import time
-from contextlib import suppress
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .files import read_json, sha256_of, write_json
+from .errors import PipelineError
+from .files import read_json, sha256_of
+from .models.packaged import PACKAGED
 from .params import ROOT, Params
 
-SOURCES = Path("data/sources")
-REMEMBERED = Path("data/scratch/hashes.json")
-FRESH_NS = 2_000_000_000  # a file that was written so shortly before may be written again at the same time, told apart
-FOLDERS = ("additional_chat_templates",)  # within a model's folder, what transformers reads too
+BASE = "base"  # the name of base.model in `sources`; those of reward models are free
+SOURCES, MODELS = Path("data/sources"), Path("data/models")
+PLAIN = re.compile(r"(\.{0,2}/)?[A-Za-z_][A-Za-z0-9_./-]*")
 
 
-class Hashes:
-    """SHA-256 of files by path, size and time; `save` keeps what was found for the next process."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, list[Any]] = {}
-        with suppress(Exception):  # none yet, or damaged: all is hashed again
-            self.known = read_json(REMEMBERED)
-        self.found: dict[str, list[Any]] = {}
-        self.asked: set[str] = set()
-
-    def of(self, path: Path) -> str:
-        """Return a file's SHA-256."""
-        place, status = str(path.resolve()), path.stat()
-        self.asked.add(place)
-        state = [status.st_size, status.st_mtime_ns]
-        entry = self.known.get(place)
-        fits = isinstance(entry, list) and len(entry) == 3 and entry[:2] == state
-        digest = str(entry[2]) if fits and entry is not None else sha256_of(path)
-        if time.time_ns() - status.st_mtime_ns > FRESH_NS:
-            self.found[place] = [*state, digest]
-        return digest
-
-    def save(self) -> None:
-        """Remember the hashes of the files that were asked for."""
-        if self.found != self.known:
-            REMEMBERED.parent.mkdir(parents=True, exist_ok=True)
-            write_json(REMEMBERED, self.found)
+def file_hashes(path: Path) -> dict[str, str]:
+    """Return SHA-256 by name of a model's file or files; not of hidden ones, texts, or a training's checkpoints."""
+    if path.is_file():
+        return {path.name: sha256_of(path)}
+    if not path.is_dir():
+        raise PipelineError(f"params.yaml: sources: no folder or file '{path}'.")
+    found = {}
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path)
+        aside = any(part.startswith((".", "checkpoint-")) or part == "__pycache__" for part in name.parts)
+        if file.is_file() and not aside and file.suffix != ".md":
+            found[name.as_posix()] = sha256_of(file)
+    return found
 
 
-def source_texts(params: Params, hashes: Hashes) -> dict[str, str]:
-    """Return path within data/sources/ and text of each file: base.json, rewards/<round>.json.
+def check_sources(params: Params) -> None:
+    """Raise PipelineError, with the line to write, unless `sources` names each local model, and nothing else."""
+    models = list(_models(params))
+    known = {key for _, name, model in models for key in _named(params, params.sources, name, model)}
+    wanted = {key: path for key, path in params.sources.items() if key in known}
+    why: list[str] = []
+    for place, name, model in models:
+        path = Path(model).expanduser()
+        if not _named(params, wanted, name, model) and _is_local(name, model):
+            wanted[_free_name(params, name, wanted)] = str(path) if model.startswith("~") else model
+            kind = "folder" if path.is_dir() else "file"
+            why.append(f"{place} '{model}' is a local {kind}; so that dvc repro notices when its weights change")
+    unused = [key for key in params.sources if key not in wanted]
+    if unused:
+        why.append(f"sources.{unused[0]}: no model of these settings is '{params.sources[unused[0]]}'")
+    if why:
+        shown = ", ".join(f"{key}: {_yaml(path)}" for key, path in wanted.items())
+        raise PipelineError(f"params.yaml: {why[0]}, write `sources: {{{shown}}}`.")
 
-    A model of the hub or of the package has no files here. One that has gone from its place since keeps its record:
-    what was made of it may be in DVC's cache.
-    """
-    texts = {"base.json": _text(_record(params.base.model, SOURCES / "base.json", None, hashes))}
+
+def model_texts(params: Params, folder: Path = SOURCES) -> Iterator[tuple[str, str]]:
+    """Yield path within data/models/ and text of each file; a model that is not local has no hashes there."""
+    records = {key: read_json(folder / f"{key}.json", f"`dvc repro source@{key}`") for key in params.sources}
+    yield "base.json", _text(records.get(BASE, {}))
     for name in [ROOT, *params.rounds]:
-        place, records = f"rewards/{name}.json", {}
-        for component in params.of_round(name).reward.components:
-            if component.type == "model":
-                records[component.name] = _record(component.model, SOURCES / place, component.name, hashes)
-        texts[place] = _text(records)
-    return texts
+        models = [c for c in params.of_round(name).reward.components if c.type == "model"]
+        named = {model.name: _named(params, params.sources, model.name, model.model) for model in models}
+        yield f"rewards/{name}.json", _text({name: records[keys[0]] for name, keys in named.items() if keys})
 
 
-def _record(model: str, before: Path, key: str | None, hashes: Hashes) -> dict[str, Any]:
-    """Return the name in params.yaml and the hashes by file; `before`: the record's last text, `key`: where in it."""
-    path = Path(model).expanduser()
-    files = [path] if path.is_file() else []
-    if path.is_dir():
-        folders = [path, *(path / name for name in FOLDERS if (path / name).is_dir())]
-        files = [p for folder in folders for p in sorted(folder.iterdir()) if p.is_file() and p.name[0] != "."]
-    top = path if path.is_dir() else path.parent
-    if not files:
-        with suppress(Exception):  # there is none, or a damaged one
-            old = read_json(before) if key is None else read_json(before)[key]
-            if old["model"] == model:
-                return dict(old)
-    return {"model": model, "files": {p.relative_to(top).as_posix(): hashes.of(p) for p in files}}
+def remove_unnamed(params: Params, folder: Path = SOURCES) -> None:
+    """Remove the records of models that `sources` no longer names: no stage writes them any more."""
+    for path in folder.glob("*.json"):
+        if path.stem not in params.sources:
+            path.unlink()
+
+
+def _models(params: Params) -> Iterator[tuple[str, str | None, str]]:
+    """Yield where it stands, name (None: the base model) and model of `base` and of each reward model."""
+    yield "base.model:", None, params.base.model
+    for name in [ROOT, *params.rounds]:
+        if name == ROOT or "components" in params.rounds[name].reward:
+            place = "reward" if name == ROOT else f"rounds.{name}.reward"
+            for component in params.of_round(name).reward.components:
+                if component.type == "model":
+                    yield f"{place} '{component.name}': model", component.name, component.model
+
+
+def _named(params: Params, sources: dict[str, str], name: str | None, model: str) -> list[str]:
+    """Return the keys of a map of sources that name this model; `base` is base.model's, and no round's name is one."""
+    taken = (ROOT, *params.all_rounds)
+    same = [key for key, path in sources.items() if Path(path) == Path(model).expanduser() and key not in taken]
+    return [key for key in same if (key == BASE) == (name is None)]
+
+
+def _is_local(name: str | None, model: str) -> bool:
+    if name is None:  # as models/base.py reads it
+        return model not in PACKAGED and (model.endswith(".gguf") or Path(model).is_dir())
+    return Path(model).expanduser().is_dir()
+
+
+def _free_name(params: Params, name: str | None, wanted: dict[str, str]) -> str:
+    """Return a key for a model: `base`, or the component's name, with a number where that is taken."""
+    taken, found, number = {BASE, ROOT, *params.all_rounds, *wanted}, name or "", 1
+    while found in taken:
+        number += 1
+        found = f"{name}-{number}"
+    return found or BASE
+
+
+def _yaml(path: str) -> str:
+    plain = PLAIN.fullmatch(path) and path.lower() not in ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
+    return path if plain else json.dumps(path, ensure_ascii=False)
 
 
 def _text(record: dict[str, Any]) -> str:
     return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-
-
-def is_current(texts: dict[str, str]) -> bool:
-    """Tell whether data/sources/ has these texts and no other."""
-    found = {p.relative_to(SOURCES).as_posix(): p.read_text(encoding="utf-8") for p in SOURCES.rglob("*.json")}
-    return found == texts

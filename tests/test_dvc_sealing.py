@@ -8,7 +8,7 @@ import pytest
 from dvc_project import Project
 
 pytestmark = pytest.mark.slow
-CLEAN = "sources:\n\talways changed\n"  # and nothing else
+CLEAN = "Data and pipelines are up to date."
 ROUND_3 = {f"{stage}@r003" for stage in ("rollout", "reward", "reference", "advantage", "update", "evaluate")}
 SUMMARIES = (
     "metrics/training.csv",
@@ -43,7 +43,7 @@ def test_a_sealed_project_goes_on_as_one_that_was_never_sealed(tmp_path: Path) -
 
     said = rounds(project, "seal", "--keep", "0")
     assert "sealed r001, r002;" in said
-    assert project.run("dvc", "status") == CLEAN
+    assert CLEAN in project.run("dvc", "status")
     assert project.repro() == set()
     assert summaries(project) == drawn
     assert not of_round(project, "r001")
@@ -82,12 +82,12 @@ def test_a_sealed_project_goes_on_as_one_that_was_never_sealed(tmp_path: Path) -
     other = object.__new__(Project)
     other.folder = clone
     other.run("dvc", "pull", "--quiet")
-    assert other.run("dvc", "status") == CLEAN
+    assert CLEAN in other.run("dvc", "status")
     assert other.repro() == set()
 
     for each in (project, other):
         assert "unsealed r001, r002;" in rounds(each, "unseal", "r001")
-        assert each.run("dvc", "status") == CLEAN
+        assert CLEAN in each.run("dvc", "status")
         assert each.repro() == set()
         now = each.hashes()
         assert {path: now[path] for path in before if "/r00" in path} == {

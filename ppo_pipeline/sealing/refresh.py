@@ -9,17 +9,16 @@ import click
 
 from .tracked import dvc_project
 
-LISTING = ("settings", "sources", "summary")  # what these write for a round stays the same, sealed or not
+LISTING = ("settings", "summary")  # what these write for a round stays the same, sealed or not
 
 
 def refresh() -> None:
-    """Run those stages where they alone are outdated; otherwise leave it to `dvc repro`."""
+    """Run the stages `settings` and `summary` where they alone are outdated; otherwise leave it to `dvc repro`."""
     for stage in LISTING:
         with dvc_project() as dvc:
             outdated = dvc.outdated()
         # A round's settings that are missing make its stages outdated, until `settings` has written them.
-        alone = stage != "summary" or set(outdated) <= set(LISTING)
-        if stage in outdated and alone and not _repro(stage):
+        if stage in outdated and (stage == "settings" or set(outdated) <= set(LISTING)) and not _repro(stage):
             click.echo(f"`dvc repro {stage}` failed; the rounds are as told above, run it again for the reason")
             return
 

@@ -11,9 +11,6 @@ from typing import Any
 
 from ..code_fingerprint import is_current
 from ..errors import PipelineError
-from ..local_models import Hashes, source_texts
-from ..local_models import is_current as sources_current
-from ..params import load_params
 from .index import data_folder
 
 
@@ -26,8 +23,7 @@ class Tracked:
     def outdated(self) -> dict[str, str]:
         """Return the outdated stages and what of them has changed, by name as `dvc status` prints them.
 
-        To DVC the stages `sources` and, in a project with the installed package, `code` are outdated always; here by
-        what they would write.
+        To DVC the stage `code` of a project with the installed package is outdated always; here by what it would write.
         """
         from dvc.exceptions import DvcException
 
@@ -37,8 +33,6 @@ class Tracked:
             raise PipelineError(f"`dvc status` fails, nothing was sealed: {error}") from None
         if found.get("code") == "always changed" and is_current(Path("data/code")):
             del found["code"]
-        if found.get("sources") == "always changed" and sources_current(source_texts(load_params(), Hashes())):
-            del found["sources"]
         return found
 
     def round_listing(self, name: str, outs: list[dict[str, Any]]) -> dict[str, Any]:
