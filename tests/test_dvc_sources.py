@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dvc_project import ForetoldProject
+from dvc_project import ForetoldProject, stages_run
 from reward_models import save_reward_model
 
 from ppo_pipeline.files import sha256_of
@@ -115,7 +115,7 @@ def test_a_judge_less_reruns_nothing_of_the_other_rounds_and_leaves_no_record(pr
     project.change(
         "rounds", {"r001": {"parent": "r000", "reward": {"components": [JUDGE]}}, "r002": {"parent": "r000"}}
     )
-    assert project.repro() <= {"source@judge", "settings", "summary"}
+    assert stages_run(project.run("dvc", "repro")) == {"source@judge", "summary"}, "all else lies in DVC's cache"
     assert project.hashes() == before
     assert clean(project)
 

@@ -80,9 +80,9 @@ def lora(presets: tuple[Preset, Preset]) -> Preset:
 
 
 def test_every_stage_runs(full: Preset, lora: Preset) -> None:
-    shared = {"code", "settings", "base", "prompts", "init"}
+    shared = {"code", "source@base", "settings", "base", "prompts", "init"}
     first = {f"{stage}@r001" for stage in ROUND}
-    assert full.ran == shared | first | {f"{stage}@r002" for stage in ROUND[:4]}
+    assert full.ran == shared | {"source@reward"} | first | {f"{stage}@r002" for stage in ROUND[:4]}
     assert lora.ran == shared | first | {"baseline", "summary"}
 
 
