@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ACTIVATE := . $(BIN)/activate
 
-.PHONY: repro test lint deps bench architectures coverage mutation install clean
+.PHONY: repro test lint deps bench architectures coverage mutation newest install clean
 
 install: $(VENV)/installed
 
@@ -38,6 +38,19 @@ mutation: install
 	rm -rf mutants
 	$(ACTIVATE) && OMP_NUM_THREADS=1 mutmut run && mutmut results
 
+# The newest versions that pyproject.toml allows, in an environment of their own: do the models still come out right?
+# torch alone stays as constrained: a plain newest one may be a build for CUDA, of gigabytes. Minutes; no part of .ci/run.
+NEWEST := .venv-newest
+MODEL_TESTS := base init decoder decoder_speedups rollout end_to_end native_layers lora_peft lora_targets full_tuning \
+    policy_update critics gradient_checkpointing fp16 rewards_model other_device
+
+newest:
+	$(PYTHON) -m venv $(NEWEST)
+	grep '^torch==' constraints.txt > $(NEWEST)/torch.txt
+	$(NEWEST)/bin/pip install --quiet --disable-pip-version-check --upgrade -c $(NEWEST)/torch.txt -e '.[test]'
+	$(NEWEST)/bin/pip list --disable-pip-version-check | grep -iE '^(torch|transformers|tokenizers|peft|safetensors) '
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -n auto --dist loadfile $(MODEL_TESTS:%=tests/test_%.py)
+
 bench: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,trl]'
 	test -d data/base || ($(ACTIVATE) && dvc repro base)
@@ -48,4 +61,4 @@ architectures: install
 	$(ACTIVATE) && python scripts/architectures.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage* mutants
+	rm -rf $(VENV) $(NEWEST) .pytest_cache .mypy_cache .ruff_cache .coverage* mutants

@@ -1,6 +1,6 @@
 """A project in which DVC is all the work: the real dvc.yaml, with stages that only write small files.
 
-`code`, `settings` and `summary` are the real ones; the last two read all rounds.
+`code`, `settings`, `source` and `summary` are the real ones; `settings` and `summary` read all rounds.
 """
 
 from pathlib import Path
@@ -23,13 +23,14 @@ for path in map(Path, arguments.values()):
         path.mkdir()
         (path / "state.json").write_text(f'{{"path": "{path}"}}')
 '''
-REAL = ("code", "settings", "summary")
+REAL = ("code", "settings", "source", "summary")
 
 
 def make(folder: Path) -> Path:
     """Return a project whose heavy stages are stubs."""
     model = folder.parent / "model"
     model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
     project = make_project(folder, model, 8)
     for path in (project / "stages").glob("*.py"):
         if path.stem not in ("__init__", "__main__", *REAL):

@@ -30,13 +30,15 @@ def make_project(folder: Path, base: Path, count: int, heldout: int = 16) -> Pat
             shutil.copy(ROOT / name, folder / name)
     (folder / "sealed/metrics").mkdir(parents=True)
     (folder / "sealed/rounds.yaml").write_text(EMPTY, encoding="utf-8")
-    (folder / "data" / "prompts").mkdir(parents=True)
+    (folder / "data/sources").mkdir(parents=True)
+    (folder / "data" / "prompts").mkdir()
     rows = [{"prompt": text, "split": "train"} for text in prompts(count)]
     rows += [{"prompt": text.replace("?", "."), "split": "heldout"} for text in prompts(count + heldout)[count:]]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "data/prompts/english.jsonl").write_text(lines, encoding="utf-8")
     settings = {
         "base.model": str(base.resolve()),
+        "sources.base": str(base.resolve()),
         "reward.components": [LENGTH_ONLY],
         "rollout.prompts_per_round": count,
         "rollout.batch_size": count,

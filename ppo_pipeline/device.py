@@ -6,6 +6,7 @@ import sys
 
 import torch
 
+from .device_trial import attends_rightly
 from .errors import PipelineError
 
 WITHOUT_FLOAT64 = {"mps"}
@@ -37,9 +38,16 @@ def _keep_memory() -> None:
 
 
 def _device(name: str, setting: str) -> str:
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    apple = torch.backends.mps.is_available()
+    sound = apple and (name not in ("auto", "mps") or attends_rightly(torch.device("mps")))
+    available = {"cuda": torch.cuda.is_available(), "mps": sound, "cpu": True}
     if name == "auto":
         return next(n for n, there in available.items() if there)
+    if name == "mps" and apple and not sound:
+        raise PipelineError(
+            f"params.yaml: {setting}.device: torch {torch.__version__} attends wrongly on this machine's GPU, so that "
+            "every number would be wrong; install a newer torch, or set cpu (auto does)."
+        )
     if not available[name]:
         there = ", ".join(n for n, ok in available.items() if ok)
         raise PipelineError(f"params.yaml: {setting}.device: '{name}' is not available here; this machine has {there}.")

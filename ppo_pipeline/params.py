@@ -12,6 +12,7 @@ from .sections import (
     Base,
     Compute,
     Evaluate,
+    Name,
     Policy,
     Prompts,
     Reference,
@@ -45,6 +46,10 @@ class Params(Section):
 
     seed: int = Field(description="Seed of everything random", ge=0)
     base: Base
+    sources: dict[Name, Annotated[str, Field(min_length=1)]] = Field(
+        description="Path of each local model, which dvc repro watches, by a name: `base` where base.model is a "
+        "folder or .gguf file, any other for a reward model's folder, such as the component's"
+    )
     prompts: Prompts
     policy: Policy
     compute: Compute

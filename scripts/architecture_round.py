@@ -13,10 +13,10 @@ from tiny_models import POSITIONS, byte_tokenizer, tiny_model
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.loading import text_config
-from stages import advantage, base, evaluate, init, prompts, reference, reward, rollout, settings, update
+from stages import advantage, base, evaluate, init, prompts, reference, reward, rollout, settings, source, update
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-ONCE = (settings, base, prompts, init)
+ONCE = (source, settings, base, prompts, init)
 ROUND = (rollout, reward, reference, advantage, update, evaluate)
 STAGES = {stage.__name__.rpartition(".")[2]: stage.main for stage in (*ONCE, *ROUND)}
 TOLERANCE = 1e-3  # nats, and of logits by their spread; fp32, so that rounding is far below
@@ -109,6 +109,7 @@ def write_project(folder: Path, targets: str) -> None:
     yaml = YAML()
     params = yaml.load(REPOSITORY / "params.yaml")
     params["base"]["model"] = str(folder / "model")
+    params["sources"] = {"base": str(folder / "model")}
     params["prompts"]["source"] = "prompts.jsonl"
     params["policy"]["target_modules"] = targets
     params["compute"].update(device="cpu", dtype="fp32", threads=1)
@@ -125,7 +126,8 @@ def write_project(folder: Path, targets: str) -> None:
 def run_stage(folder: Path, stage: str) -> None:
     """Run a stage in this process, by the command that dvc.yaml has for it; round r001 where it is a round's."""
     entry = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")["stages"][stage]
-    command = entry.get("do", entry)["cmd"].replace("${key}", "r001").replace("${item.parent}", "r000")
+    command = entry.get("do", entry)["cmd"].replace("${key}", "base" if stage == "source" else "r001")
+    command = command.replace("${item.parent}", "r000")
     _, _, _, script, *arguments = shlex.split(command.replace("${prompts.source}", "prompts.jsonl"))
     with chdir(folder):
         STAGES[script].main(arguments, standalone_mode=False)

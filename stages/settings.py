@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from ppo_pipeline.files import whole_folder
+from ppo_pipeline.local_models import check_sources, model_texts, remove_unnamed
 from ppo_pipeline.params import load_params
 from ppo_pipeline.progress import result
 from ppo_pipeline.settings_files import settings_texts
@@ -14,9 +15,19 @@ from ppo_pipeline.stage_command import StageCommand
 @click.command("settings", cls=StageCommand)
 @click.option("--params", "params_path", type=click.Path(path_type=Path), required=True)
 @click.option("--settings", "folder", type=click.Path(path_type=Path), required=True)
-def main(params_path: Path, folder: Path) -> None:
-    """Write data/settings/<round>/<stage>.json; any mistake in params.yaml stops here, before costly work."""
+@click.option("--models", type=click.Path(path_type=Path), required=True)
+def main(params_path: Path, folder: Path, models: Path) -> None:
+    """Write data/settings/<round>/<stage>.json; any mistake in params.yaml stops here, before costly work.
+
+    Write data/models/ too: the hashes of the local models' files, by what loads them.
+    """
     params = load_params(params_path)
+    check_sources(params)
+    remove_unnamed(params)
+    with whole_folder(models) as partial:
+        for name, text in model_texts(params):
+            (partial / name).parent.mkdir(exist_ok=True)
+            (partial / name).write_text(text, encoding="utf-8")
     with whole_folder(folder) as partial:
         for name, stage, text in settings_texts(params):
             (partial / name).mkdir(exist_ok=True)

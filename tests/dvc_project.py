@@ -36,6 +36,8 @@ class ProjectCopy:
         (folder / "sealed/metrics").mkdir(parents=True)
         (folder / "sealed/metrics/.gitkeep").touch()
         (folder / "sealed/rounds.yaml").write_text(EMPTY)
+        (folder / "data/sources").mkdir(parents=True)
+        (folder / "data/sources/.gitkeep").touch()
         self.run("git", "init", "--quiet")
         self.run("dvc", "init", "--quiet")
 
@@ -89,7 +91,7 @@ class Project(ProjectCopy):
     def __init__(self, folder: Path, tied: bool = True, **policy: Any) -> None:
         super().__init__(folder)
         save_tiny(folder / "model", tied=tied)
-        (folder / "data" / "prompts").mkdir(parents=True)
+        (folder / "data" / "prompts").mkdir()
         write_letter_prompts(folder, "abcdefghijklmnop")
         make_small(folder / "params.yaml", **policy)
 
@@ -99,6 +101,7 @@ def make_small(path: Path, **policy: Any) -> None:
     yaml = YAML()
     params = yaml.load(path)
     params["base"]["model"] = "model"
+    params["sources"] = {"base": "model"}
     params["policy"].update(policy)
     params["compute"].update(device="cpu", dtype="fp32", threads=1)
     params["rollout"].update(prompts_per_round=4, samples_per_prompt=2, max_new_tokens=6)
@@ -125,7 +128,8 @@ class ForetoldProject(Project):
         """Return the stages by what is said of them: runs, follows, cached."""
         with contextlib.chdir(self.folder), dvc_project() as dvc:
             found = reruns(dvc.repo, load_params())
-        return {kind: {each.stage for each in found if each.kind == kind} for kind in ("runs", "follows", "cached")}
+        kinds = ("runs", "follows", "cached")
+        return {kind: {each.stage for each in found if each.kind == kind} for kind in kinds}
 
 
 def finish(process: "subprocess.Popen[str]") -> str:

@@ -188,4 +188,5 @@ def test_stages_that_read_params_yaml_track_the_sections_that_they_use() -> None
         used = {s for s in sections if f"params.{s}" in source or f"load_params(params_path).{s}" in source}
         assert used <= set(BODIES[name]["params"]), name
         assert used, name
+    assert BODIES["source"]["params"] == ["sources.${key}"]
     assert set(BODIES["settings"]["params"]) == set(YAML(typ="safe").load(ROOT / "params.yaml"))

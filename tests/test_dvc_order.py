@@ -12,7 +12,7 @@ from ppo_pipeline.sealing.tracked import dvc_project
 
 pytestmark = pytest.mark.slow
 
-SHARED = ["code", "settings", "base", "prompts", "init", "baseline"]
+SHARED = ["code", "source@base", "settings", "base", "prompts", "init", "baseline"]
 ROUND = ["rollout", "reference", "reward", "advantage", "update", "evaluate"]
 
 

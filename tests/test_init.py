@@ -13,13 +13,15 @@ from ruamel.yaml import YAML
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.code_fingerprint import all_fingerprints, is_current, stage_fingerprints
 from ppo_pipeline.files import write_json
+from ppo_pipeline.local_models import check_sources
 from ppo_pipeline.new_project import files as new_project
 from ppo_pipeline.new_project.derived import project_dvc_yaml, project_params
 from ppo_pipeline.params import load_params
 from ppo_pipeline.prompt_sources import read_prompts
 
 NAMES = {
-    ".dvc", ".dvcignore", ".gitignore", "README.md", "dvc.yaml", "params.yaml", "prompts", "reward_functions", "sealed",
+    ".dvc", ".dvcignore", ".gitignore", "README.md", "data", "dvc.yaml", "params.yaml", "prompts", "reward_functions",
+    "sealed",
 }  # fmt: skip
 
 
@@ -67,7 +69,7 @@ def test_without_git_it_says_what_is_left_to_do(here: Path, monkeypatch: pytest.
     assert names(here / "mine") == NAMES
 
 
-@pytest.mark.parametrize("name", [*sorted(NAMES), "dvc.lock", "data", "metrics"])
+@pytest.mark.parametrize("name", [*sorted(NAMES), "dvc.lock", "metrics"])
 def test_a_folder_that_holds_one_of_the_names_stays_as_it_is(here: Path, name: str) -> None:
     Path("mine").mkdir()
     Path("mine", name).write_text("kept")
@@ -148,13 +150,16 @@ def test_the_params_differ_from_the_committed_ones_in_prompts_reward_and_size_al
 @pytest.mark.parametrize("model", ["Qwen/Qwen3-0.6B", "on", 'a "b" #c', "modèle: 1"])
 def test_a_model_s_name_is_written_as_it_is(here: Path, model: str) -> None:
     init("mine", "--model", model)
-    assert load_params(here / "mine/params.yaml").base.model == model
+    params = load_params(here / "mine/params.yaml")
+    assert (params.base.model, params.sources) == (model, {})
 
 
 def test_a_model_s_path_counts_from_where_the_command_was_given(here: Path) -> None:
     Path("weights").mkdir()
     init("mine", "--model", "weights")
-    assert load_params(here / "mine/params.yaml").base.model == str(here / "weights")
+    params = load_params(here / "mine/params.yaml")
+    assert params.base.model == params.sources["base"] == str(here / "weights")
+    check_sources(params)
 
 
 def test_an_empty_model_is_refused_and_nothing_is_written(here: Path) -> None:
@@ -186,7 +191,7 @@ def test_the_pipeline_is_the_repository_s_but_for_where_the_code_lies() -> None:
         (project_dvc_yaml, "dvc.yaml", "python -m stages ", "python -m stages."),
         (project_dvc_yaml, "dvc.yaml", "      - stages\n", ""),
         (project_dvc_yaml, "dvc.yaml", "      - stages\n", "      - stages\n      - more\n"),
-        (project_params, "params.yaml", "  source:", "  sources:"),
+        (project_params, "params.yaml", "  source:", "  sourced:"),
         (project_params, "params.yaml", "\nreward:", "\nrewards:"),
         (project_params, "params.yaml", "  samples_per_prompt:", "  samples:"),
     ],

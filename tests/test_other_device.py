@@ -14,7 +14,8 @@ from stage_runs import Stages
 from test_decoder import STOP, prompts
 from updating import TEMPERATURE, make_data, make_policy, make_targets, update_settings
 
-from ppo_pipeline import device, machine
+from ppo_pipeline import device, device_trial, machine
+from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.checkpoint import TrainerState
 from ppo_pipeline.native import library
 from ppo_pipeline.sampling.decoder import Decoder, Request
@@ -58,6 +59,33 @@ def test_the_device_refuses_what_the_real_ones_refuse() -> None:
         with pytest.raises(NotImplementedError, match="no kernel for MPS"):
             torch.geqrf(there)
     assert on_mps("searchsorted.Tensor") and on_mps("mm") and on_mps("logsumexp") and not on_mps("geqrf")
+
+
+def test_a_gpu_that_attends_wrongly_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """auto takes the CPU then, `mps` is refused; wrong as in the reports: a view is read as if it were contiguous."""
+    right = device_trial.attend
+
+    def misread(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **more: Any) -> torch.Tensor:
+        def read(x: torch.Tensor) -> torch.Tensor:
+            return x if x.is_contiguous() else torch.as_strided(x, x.shape, torch.empty(x.shape).stride())
+
+        return right(*(read(x) if x.device == DEVICE else x for x in (q, k, v)), **more)
+
+    def mask_of_the_first(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: Any = None) -> torch.Tensor:
+        if attn_mask is not None and q.device == DEVICE:
+            attn_mask = attn_mask[:1].expand_as(attn_mask)
+        return right(q, k, v, attn_mask=attn_mask)
+
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "attends_rightly", lambda _: device_trial.attends_rightly(DEVICE))
+    with OtherDevice("mps").on():
+        assert device._device("auto", "compute") == device._device("mps", "compute") == "mps"
+        for wrong in (misread, mask_of_the_first):
+            monkeypatch.setattr(device_trial, "attend", wrong)
+            assert device._device("auto", "compute") == "cpu"
+            with pytest.raises(PipelineError, match=r"compute\.device: torch .* attends wrongly"):
+                device._device("mps", "compute")
 
 
 def decoded(model: Any, greedy: bool, truncation: Truncation | None) -> list[Any]:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.cli.status import about, in_tree, seconds
 from ppo_pipeline.outlook.durations import Durations
-from ppo_pipeline.outlook.would_be import code_files, settings_files, what_changed
+from ppo_pipeline.outlook.would_be import code_files, model_files, settings_files, what_changed
 from ppo_pipeline.params import load_params
 from stages.code import main as code
 from stages.settings import main as settings
@@ -34,9 +34,12 @@ def files_of(folder: Path) -> dict[str, str]:
 
 
 def test_files_of_settings_and_code_are_those_that_the_stages_write() -> None:
-    done = CliRunner().invoke(settings, ["--params", "params.yaml", "--settings", "data/settings"])
+    done = CliRunner().invoke(
+        settings, ["--params", "params.yaml", "--settings", "data/settings", "--models", "data/models"]
+    )
     assert done.exit_code == 0, done.output
     assert settings_files(load_params()) == files_of(Path("data/settings"))
+    assert model_files(load_params()) == files_of(Path("data/models"))
     assert CliRunner().invoke(code, ["--code", "data/code"]).exit_code == 0
     assert code_files() == files_of(Path("data/code"))
 

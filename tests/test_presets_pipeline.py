@@ -32,10 +32,11 @@ class Preset(ProjectCopy):
         super().__init__(folder)
         self.run("ppo-pipeline", "preset", name)
         save_tiny(folder / "model", architecture)
-        (folder / "data/prompts").mkdir(parents=True)
+        (folder / "data/prompts").mkdir()
         lines = (REPOSITORY / "data/prompts" / prompts).read_text(encoding="utf-8").splitlines(keepends=True)
         (folder / "data/prompts" / prompts).write_text("".join(lines[:10]), encoding="utf-8")  # each fifth is held out
         self.change("base.model", "model")
+        self.change("sources", {"base": "model"})
         self.change(
             "compute", {"device": "cpu", "dtype": "fp32", "threads": 1, "kernels": "auto", "batch_invariant": False}
         )
@@ -55,6 +56,7 @@ def presets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Preset, Preset]:
     save_reward_model(full.folder / "reward-model", "deberta-v2", max_position_embeddings=512)
     for setting, value in {"model": "reward-model", "device": "cpu", "dtype": "fp32"}.items():
         full.change(f"reward.components.0.{setting}", value)
+    full.change("sources.reward", "reward-model")
     lora = Preset(tmp_path_factory.mktemp("lora"), "notebook-lora", "qwen2", "english.jsonl", 1)
     lora.change("rollout.prompts_per_round", 8)
     lora.change("rollout.max_new_tokens", 12)
@@ -78,9 +80,9 @@ def lora(presets: tuple[Preset, Preset]) -> Preset:
 
 
 def test_every_stage_runs(full: Preset, lora: Preset) -> None:
-    shared = {"code", "settings", "base", "prompts", "init"}
+    shared = {"code", "source@base", "settings", "base", "prompts", "init"}
     first = {f"{stage}@r001" for stage in ROUND}
-    assert full.ran == shared | first | {f"{stage}@r002" for stage in ROUND[:4]}
+    assert full.ran == shared | {"source@reward"} | first | {f"{stage}@r002" for stage in ROUND[:4]}
     assert lora.ran == shared | first | {"baseline", "summary"}
 
 

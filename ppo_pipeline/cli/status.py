@@ -18,7 +18,7 @@ KINDS = {
     "follows": "follows: runs too, unless what it reads comes out as it was",
     "cached": "cached: DVC restores it, nothing is computed",
 }
-UNTIMED = ("code", "settings", "prompts", "summary")  # light stages, which keep no record of their time
+UNTIMED = ("code", "settings", "source", "prompts", "summary")  # light stages, which keep no record of their time
 
 
 @click.command()

@@ -40,8 +40,11 @@ def project_dvc_yaml(text: str) -> str:
     return _replaced(r"python -m stages ", "python -m ppo_pipeline.stages ", text)
 
 
-def project_params(text: str, model: str | None = None) -> str:
-    """Return the repository's params.yaml with the example's prompts and reward; model: `base.model`."""
+def project_params(text: str, model: str | None = None, local: bool = False) -> str:
+    """Return the repository's params.yaml with the example's prompts and reward.
+
+    model: `base.model`; local: it is a folder or file, which `sources` names too.
+    """
     text = _replaced(r"(?<=\n)  source: .*\n", f"  source: {SOURCE}\n", text, 1)
     text = _replaced(r"(?<=\n)reward:\n(?:(?: .*)?\n)*", COMPONENTS, text, 1)
     text = _replaced(r"(?<=\n)  prompts_per_round: .*\n", "  prompts_per_round: 16\n", text, 1)
@@ -49,6 +52,9 @@ def project_params(text: str, model: str | None = None) -> str:
     if model is not None:
         line = f"  model: {json.dumps(model, ensure_ascii=False)}\n"  # YAML reads JSON's strings
         text = _replaced(r"(?<=\n)  model: .*\n", line, text, 1)
+    if model is not None and local:
+        line = f"sources: {{base: {json.dumps(model, ensure_ascii=False)}}}\n"
+        text = _replaced(r"(?<=\n)sources: .*\n", line, text, 1)
     return text
 
 

@@ -19,16 +19,17 @@ TEMPLATES = {
     "reward_functions/__init__.py": "reward_functions/__init__.py",
     "reward_functions/example.py": "reward_functions/example.py",
 }
-LATER = ("data", "metrics", "dvc.lock")  # what the pipeline makes, and would find there
+LATER = ("metrics", "dvc.lock")  # what the pipeline makes, and would find there
 
 
-def project_files(model: str | None) -> dict[str, str]:
-    """Return the text of each file of a new project, by its path there."""
+def project_files(model: str | None, local: bool = False) -> dict[str, str]:
+    """Return the text of each file of a new project, by its path there; local: whether `model` is a path."""
     made = {
         "dvc.yaml": project_dvc_yaml(_read(repository_file("dvc.yaml"))),
-        "params.yaml": project_params(_read(repository_file("params.yaml")), model),
+        "params.yaml": project_params(_read(repository_file("params.yaml")), model, local),
         "sealed/rounds.yaml": EMPTY,
         "sealed/metrics/.gitkeep": "",
+        "data/sources/.gitkeep": "",
     }
     copied = {name: _read(repository_file(name)) for name in AS_THEY_ARE}
     return made | copied | {name: _read(TEMPLATE / source) for name, source in TEMPLATES.items()}
@@ -40,9 +41,10 @@ def make_project(folder: Path, model: str | None = None) -> list[str]:
     model: `base.model`; a path counts from the current folder. Raises PipelineError where one of the names is taken;
     nothing is changed then.
     """
-    if model and Path(model).exists():
-        model = str(Path(model).resolve())
-    files = project_files(model)
+    local = bool(model) and Path(str(model)).exists()
+    if local:
+        model = str(Path(str(model)).resolve())
+    files = project_files(model, local)
     names = sorted({Path(name).parts[0] for name in files})
     if folder.exists() and not folder.is_dir():
         raise PipelineError(f"{folder}: is a file; name a folder.")

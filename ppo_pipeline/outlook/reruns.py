@@ -12,8 +12,9 @@ from typing import Any
 
 from ..code_fingerprint import is_current
 from ..errors import PipelineError
+from ..local_models import MODELS, check_sources
 from ..params import Params
-from .would_be import CODE, code_files, md5, settings_files, what_changed
+from .would_be import CODE, code_files, md5, model_files, settings_files, what_changed
 
 WRITERS = ("code", "settings")  # what these write is known beforehand
 
@@ -34,11 +35,12 @@ class Rerun:
 def reruns(repo: Any, params: Params) -> list[Rerun]:
     """Return the stages that `dvc repro` would not skip, in its order; `repo` is DVC's, and is of no use afterwards.
 
-    Raises PipelineError where DVC cannot read the pipeline.
+    Raises PipelineError where DVC cannot read the pipeline, or `sources` does not fit the models.
     """
     import networkx
     from dvc.exceptions import DvcException
 
+    check_sources(params)
     try:
         status = repo.status()
         if status.get("code") == ["always changed"] and is_current(
@@ -59,7 +61,7 @@ class _Outlook:
         if "code" in status:
             self.texts |= code_files()
         if "code" in status or "settings" in status:
-            self.texts |= settings_files(params)
+            self.texts |= settings_files(params) | model_files(params)
         self.recomputed: dict[str, str] = {}  # output: the stage that will write it anew
         self.restored: dict[str, str] = {}  # output: its hash in the cache of earlier runs
         self.inside: dict[str, list[str]] = {}  # folder: the stages by which something in it becomes another
@@ -90,7 +92,9 @@ class _Outlook:
         if not why and not follows and not self._outs_changed(name) and not first:
             return None
         same = not why and not first
-        outs = None if follows else self._cached(stage) if same else self._of_earlier_run(stage, known, set(changed))
+        outs = None
+        if not follows and not any(out.persist for out in stage.outs):  # of such a stage DVC restores no run
+            outs = self._cached(stage) if same else self._of_earlier_run(stage, known, set(changed))
         if outs is not None:
             self.restored |= outs
             was = {_path(out): out.hash_info.value for out in stage.outs if out.hash_info}
@@ -100,6 +104,11 @@ class _Outlook:
         if name not in WRITERS:
             self.recomputed |= {_path(out): name for out in stage.outs}
             self._enter(name, [_path(out) for out in stage.outs])
+        if name.startswith("source@"):  # then `settings` may write other hashes
+            self.texts = {
+                path: text for path, text in self.texts.items() if not path.startswith(f"{MODELS.as_posix()}/")
+            }
+            self.recomputed[MODELS.as_posix()] = "settings"
         if first:
             return Rerun(name, "runs", ["has not run yet"])
         if why or not follows:

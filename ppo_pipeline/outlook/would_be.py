@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..code_fingerprint import all_fingerprints, stage_fingerprints
+from ..local_models import MODELS, SOURCES, model_texts
 from ..params import Params
 from ..settings_files import differences, flattened, settings_texts, told
 
@@ -34,6 +35,13 @@ def settings_files(params: Params) -> dict[str, str]:
     return {(SETTINGS / name / f"{stage}.json").as_posix(): text for name, stage, text in settings_texts(params)}
 
 
+def model_files(params: Params) -> dict[str, str]:
+    """Return path and text of each file of data/models/ that `settings` would write; none where a record is missing."""
+    if not all((SOURCES / f"{name}.json").is_file() for name in params.sources):
+        return {}
+    return {(MODELS / name).as_posix(): text for name, text in model_texts(params)}
+
+
 def md5(text: str) -> str:
     """Return the hash by which DVC knows a file with this text."""
     return hashlib.md5(text.encode("utf-8"), usedforsecurity=False).hexdigest()
@@ -42,6 +50,8 @@ def md5(text: str) -> str:
 def what_changed(path: str, before: str | None, now: str) -> list[str]:
     """Return what differs between two texts of a file of code or settings, one line for each change."""
     of_code = path.startswith(CODE.as_posix())
+    if path.startswith(f"{MODELS.as_posix()}/"):
+        return ["the files of a local model"]
     if before is None:
         return ["its code" if of_code else "its settings"]
     first, second = json.loads(before), json.loads(now)

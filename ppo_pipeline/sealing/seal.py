@@ -69,7 +69,8 @@ def _refuse_outdated(dvc: Tracked, names: list[str]) -> None:
                 f"{name} cannot be sealed: its stage {stage} is unfinished or outdated ({changes}). `dvc repro {key}` "
                 "brings it up to date. Nothing was sealed."
             )
-        if not at and key not in UNREAD:
+        gone = stage == "source" and changes.endswith(" deleted")  # a model that is not on this machine
+        if (not at or stage == "source") and key not in UNREAD and not gone:
             raise PipelineError(
                 f"Stage {key} is outdated ({changes}), so that rounds may be too; `dvc repro` brings it up to date. "
                 "Nothing was sealed."

@@ -1,0 +1,28 @@
+"""Stage `source`: the hashes of a local model's files, taken where DVC finds that something changed there."""
+
+from pathlib import Path
+
+import click
+
+from ppo_pipeline.files import whole_file, write_json
+from ppo_pipeline.local_models import file_hashes
+from ppo_pipeline.params import load_params
+from ppo_pipeline.progress import result
+from ppo_pipeline.stage_command import StageCommand
+
+
+@click.command("source", cls=StageCommand)
+@click.option("--params", "params_path", type=click.Path(path_type=Path), required=True)
+@click.option("--name", required=True, help="Name in `sources`.")
+@click.option("--record", type=click.Path(path_type=Path), required=True)
+def main(params_path: Path, name: str, record: Path) -> None:
+    """Write data/sources/<name>.json: SHA-256 by file."""
+    model = load_params(params_path).sources[name]
+    hashes = file_hashes(Path(model))
+    with whole_file(record) as partial:
+        write_json(partial, hashes)
+    result("source", f"{name}, {len(hashes)} files in {model}")
+
+
+if __name__ == "__main__":
+    main()
