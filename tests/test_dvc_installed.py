@@ -36,7 +36,7 @@ def test_the_code_is_the_wheel_s_and_there_is_no_other(project: InstalledProject
 
 
 def test_a_first_run_computes_every_stage_and_a_second_one_looks_at_the_code_alone(project: InstalledProject) -> None:
-    shared = {"code", "settings", "base", "prompts", "init", "baseline", "summary"}
+    shared = {"code", "source@base", "settings", "base", "prompts", "init", "baseline", "summary"}
     assert project.first_run == ROUND_1 | ROUND_2 | shared
     assert project.repro() == {"code"}
     if sys.platform == "linux":

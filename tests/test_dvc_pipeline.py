@@ -21,7 +21,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> ForetoldProject:
 
 
 def test_a_first_run_computes_every_stage_and_a_second_one_nothing(project: Project) -> None:
-    shared = {"code", "settings", "base", "prompts", "init", "baseline", "summary"}
+    shared = {"code", "source@base", "settings", "base", "prompts", "init", "baseline", "summary"}
     assert project.first_run == ROUND_1 | ROUND_2 | shared
     assert project.repro() == set()
 

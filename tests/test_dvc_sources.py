@@ -70,6 +70,9 @@ def test_other_weights_in_the_folder_rerun_the_base_and_what_is_made_of_it(proje
     said = project.run("dvc", "status")
     assert "source@base" in said and "modified:           model\n" in said
     assert why(project)["source@base"] == ["model: modified"]
+    process = project.start("ppo-pipeline", "rounds", "seal", "--through", "r001")
+    assert "Stage source@base is outdated (model modified)" in "".join(process.communicate())
+    assert process.returncode == 1
     assert project.repro("base") == {"source@base", "settings", "base"}
     assert {"init", "baseline"} | ROUND <= project.repro()
     assert clean(project)
