@@ -20,6 +20,7 @@ from ppo_pipeline.sampling.batch_invariant import BatchInvariantDecoder, check_b
 from ppo_pipeline.sampling.decoder import Decoder, Request
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
+from ppo_pipeline.snapshots import INTERVAL, Snapshots
 
 pytestmark = pytest.mark.skipif(not serves(torch.device("cpu"), torch.float32), reason="no C compiler here")
 
@@ -64,6 +65,31 @@ def test_it_is_the_decoder_but_for_rounding(architecture: str) -> None:
     for one, other in zip(plain, found, strict=True):
         assert one.ids == other.ids
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
+
+
+def test_stopped_it_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(INTERVAL, "0")
+    monkeypatch.setattr(Snapshots, "_pause", lambda self: 0.0)
+    model, asked = invariant_model("llama"), requests(20)
+    wanted = BatchInvariantDecoder(model, [5], 12, 0.7, 4).decode(asked)
+    stops = 0
+    while True:
+        steps = 0
+
+        def stop(tokens: int, done: int) -> None:
+            nonlocal steps
+            steps += tokens > 0
+            if steps == 3:
+                raise KeyboardInterrupt
+
+        try:
+            kept = Snapshots(tmp_path / "s", "rollout")
+            found = BatchInvariantDecoder(model, [5], 12, 0.7, 4).decode(asked, stop, kept)
+            break
+        except KeyboardInterrupt:
+            stops += 1
+    assert found == wanted
+    assert stops >= 5
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
