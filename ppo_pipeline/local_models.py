@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PipelineError
-from .files import read_json, sha256_of
+from .files import read_json, sha256_of, whole_file, write_json
 from .models.packaged import PACKAGED
 from .params import ROOT, Params
 
@@ -34,6 +34,14 @@ def file_hashes(path: Path) -> dict[str, str]:
         if file.is_file() and not aside and file.suffix != ".md":
             found[name.as_posix()] = sha256_of(file)
     return found
+
+
+def write_record(record: Path, model: Path) -> int:
+    """Write data/sources/<name>.json; return how many files the model has."""
+    hashes = file_hashes(model)
+    with whole_file(record) as partial:
+        write_json(partial, hashes)
+    return len(hashes)
 
 
 def check_sources(params: Params) -> None:
@@ -66,8 +74,14 @@ def model_texts(params: Params, folder: Path = SOURCES) -> Iterator[tuple[str, s
         yield f"rewards/{name}.json", _text({name: records[keys[0]] for name, keys in named.items() if keys})
 
 
-def remove_unnamed(params: Params, folder: Path = SOURCES) -> None:
-    """Remove the records of models that `sources` no longer names: no stage writes them any more."""
+def settle_records(params: Params, folder: Path = SOURCES) -> None:
+    """Remove the records of models that `sources` no longer names: no stage writes them any more.
+
+    Write one that is missing, where its model is here: with --allow-missing DVC skips its stage.
+    """
+    for name, model in params.sources.items():
+        if not (folder / f"{name}.json").is_file() and Path(model).exists():
+            write_record(folder / f"{name}.json", Path(model))
     for path in folder.glob("*.json"):
         if path.stem not in params.sources:
             path.unlink()

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ppo_pipeline.files import whole_folder
-from ppo_pipeline.local_models import check_sources, model_texts, remove_unnamed
+from ppo_pipeline.local_models import check_sources, model_texts, settle_records
 from ppo_pipeline.params import load_params
 from ppo_pipeline.progress import result
 from ppo_pipeline.settings_files import settings_texts
@@ -23,7 +23,7 @@ def main(params_path: Path, folder: Path, models: Path) -> None:
     """
     params = load_params(params_path)
     check_sources(params)
-    remove_unnamed(params)
+    settle_records(params)
     with whole_folder(models) as partial:
         for name, text in model_texts(params):
             (partial / name).parent.mkdir(exist_ok=True)

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from ppo_pipeline.files import whole_file, write_json
-from ppo_pipeline.local_models import file_hashes
+from ppo_pipeline.local_models import write_record
 from ppo_pipeline.params import load_params
 from ppo_pipeline.progress import result
 from ppo_pipeline.stage_command import StageCommand
@@ -18,10 +17,8 @@ from ppo_pipeline.stage_command import StageCommand
 def main(params_path: Path, name: str, record: Path) -> None:
     """Write data/sources/<name>.json: SHA-256 by file."""
     model = load_params(params_path).sources[name]
-    hashes = file_hashes(Path(model))
-    with whole_file(record) as partial:
-        write_json(partial, hashes)
-    result("source", f"{name}, {len(hashes)} files in {model}")
+    count = write_record(record, Path(model))
+    result("source", f"{name}, {count} files in {model}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from conftest import save_tiny
 from ruamel.yaml import YAML
 
 from ppo_pipeline.errors import PipelineError
-from ppo_pipeline.local_models import check_sources, file_hashes, model_texts, remove_unnamed
+from ppo_pipeline.local_models import check_sources, file_hashes, model_texts, settle_records
 from ppo_pipeline.params import load_params
 from stages.settings import main as settings
 
@@ -153,8 +153,11 @@ def test_each_stage_reads_of_its_own_models_and_a_name_that_has_gone_leaves_noth
         "rewards/r001.json": judge,
         "rewards/r002.json": {"other": {"config.json": "y"}},
     }
-    remove_unnamed(load_params(), Path("records"))
+    settle_records(load_params(), Path("records"))
     assert {path.name for path in Path("records").iterdir()} == {"base.json", "x.json", "y.json", ".gitkeep"}
+    Path("records/x.json").unlink()
+    settle_records(load_params(), Path("records"))
+    assert json.loads(Path("records/x.json").read_text()) == file_hashes(Path("j"))
     write("owner/name", {}, (), {"r001": {"parent": "r000"}})
     texts = dict(model_texts(load_params(), Path("records")))
     assert set(texts.values()) == {"{}\n"}
