@@ -56,7 +56,7 @@ def test_a_tokenizer_that_is_another_one_when_loaded_again_is_refused(
     """transformers takes some tokenizers for its own of that model type, with other rules."""
     other = tiny_tokenizer()
     other.backend_tokenizer.normalizer = normalizers.Lowercase()
-    monkeypatch.setattr(base, "load_tokenizer", lambda _: other)
+    monkeypatch.setattr(base, "load_tokenizer", lambda *_: other)
     with pytest.raises(PipelineError, match="loads the saved tokenizer as another one"):
         acquire_base(settings(str(save_tiny(tmp_path / "model"))), tmp_path / "base")
     assert not (tmp_path / "base").exists()
