@@ -176,7 +176,7 @@ def test_another_source_compiler_or_processor_has_another_key(monkeypatch: pytes
         with monkeypatch.context() as patch:
             patch.setattr(library, name, [*getattr(library, name), added])
             assert library._key(compiler) != key
-    for name, value in (("FLAGS", ("-O2",)), ("_processor", lambda: b"another")):
+    for name, value in (("FLAGS", ("-O2",)), ("processor", lambda: b"another")):
         with monkeypatch.context() as patch:
             patch.setattr(library, name, value)
             assert library._key(compiler) != key

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +15,16 @@ from updating import make_policy
 
 from ppo_pipeline.models.acceleration import accelerate_policy
 from ppo_pipeline.models.policy import Policy, Scores
-from ppo_pipeline.native import row_invariant
+from ppo_pipeline.native import library, row_invariant
 from ppo_pipeline.native.row_invariant import LIMIT, Alike, RowInvariantLinear, by_rows, numbers_alike, parts
 from ppo_pipeline.training.data import Sampled
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what other tests and this machine have tried."""
     monkeypatch.setattr(row_invariant, "_tried", {})
+    monkeypatch.setattr(row_invariant, "_file", lambda: None)
 
 
 def by_number(weight: Tensor, good: Callable[[int], bool]) -> Callable[[Tensor], Tensor]:
@@ -68,6 +71,38 @@ def test_nothing_is_cut_where_every_number_gives_the_same() -> None:
     calls.clear()
     by_rows(("whole",), product, x)
     assert calls == [700]
+
+
+def test_what_was_tried_is_kept_for_other_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    monkeypatch.setattr(row_invariant, "_file", lambda: file)
+    product, x = by_number(torch.ones(3, 4), lambda n: n >= 4), torch.ones(1, 4)
+
+    def never(*_: Tensor) -> Tensor:
+        raise AssertionError("it is known")
+
+    found = numbers_alike(("kept",), product, x)
+    row_invariant._tried.clear()  # another process
+    assert numbers_alike(("kept",), never, x) == found
+    for damaged in ("", "[1]", '{"a": 3}', '{"a": [1, ["x"]]}'):
+        row_invariant._tried.clear()
+        file.write_text(damaged)
+        assert numbers_alike(("kept",), product, x) == found
+    row_invariant._tried.clear()
+    assert numbers_alike(("kept",), never, x) == found
+
+
+def test_another_processor_version_or_choice_is_tried_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    names = [row_invariant._file()]
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    names.append(row_invariant._file())
+    monkeypatch.setattr(torch, "__version__", "0")
+    names.append(row_invariant._file())
+    monkeypatch.setattr(library, "processor", lambda: b"another")
+    names.append(row_invariant._file())
+    assert len(set(names)) == 4 and None not in names
 
 
 def test_rows_of_several_tensors_belong_together() -> None:

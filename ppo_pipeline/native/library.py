@@ -55,7 +55,7 @@ def _library() -> ctypes.CDLL | None:
         compiler = _compiler()
         if compiler is None:
             return None
-        path = _folder() / f"kernels-{_key(compiler)}.so"
+        path = cache_folder() / f"kernels-{_key(compiler)}.so"
         if not _is_whole(path):
             _compile(compiler, path)
         return ctypes.CDLL(str(path), mode=os.RTLD_NOW)
@@ -72,8 +72,8 @@ def _compiler() -> list[str] | None:
     return None
 
 
-def _folder() -> Path:
-    """Return this user's folder for the library; nobody else may write there, since it is code."""
+def cache_folder() -> Path:
+    """Return this user's folder for what is made once on a machine; nobody else may write there, since it is code."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     folder = (cache if cache.is_absolute() else Path.home() / ".cache") / "ppo_pipeline"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -88,10 +88,10 @@ def _key(compiler: list[str]) -> str:
     told = subprocess.run([*compiler, "--version"], capture_output=True, timeout=COMPILE_SECONDS, check=True).stdout
     source = [path.read_bytes() for path in (*SOURCES, *HEADERS)]
     settings = repr((compiler, FLAGS, VARIANTS)).encode()
-    return hashlib.sha256(b"\0".join([*source, settings, told, _processor()])).hexdigest()[:24]
+    return hashlib.sha256(b"\0".join([*source, settings, told, processor()])).hexdigest()[:24]
 
 
-def _processor() -> bytes:
+def processor() -> bytes:
     """Return the processor's name and instructions: a home folder may serve several machines."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     kinds = ("model name", "flags", "Features", "CPU part")

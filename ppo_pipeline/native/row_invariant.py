@@ -3,14 +3,21 @@
 A CPU's kernels choose the order of their sums by the number of rows: with AMX nearly every bf16 product does, elsewhere
 those of a few rows. The first product of each shape tries which numbers of rows give a row the same bits. Where all
 above some number do, such products run as they come; others are cut into parts of sizes that do, the last one filled
-up. (Kernels with fixed sizes of parts: He et al. 2025, "Defeating Nondeterminism in LLM Inference".)
+up. What was found is kept for further processes on the machine. (Kernels with fixed sizes of parts: He et al. 2025,
+"Defeating Nondeterminism in LLM Inference".)
 """
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from . import library
 
 LIMIT = 4096  # rows of the largest product that is tried; larger ones are cut
 STANDARD = 256  # the sizes of parts are those that agree with this one
@@ -29,7 +36,7 @@ class Alike(NamedTuple):
     sizes: tuple[int, ...]
 
 
-_tried: dict[tuple[object, ...], Alike] = {}
+_tried: dict[str, Alike] = {}
 
 
 def by_rows(key: tuple[object, ...], product: Product, *rows: Tensor, most: int = LIMIT) -> Tensor:
@@ -80,12 +87,45 @@ def _filled_up(x: Tensor, size: int) -> Tensor:
 
 
 def numbers_alike(key: tuple[object, ...], product: Product, *rows: Tensor, most: int = LIMIT) -> Alike:
-    """Return which numbers of rows, up to `most`, give a row the same bits; tried once in a process for each key."""
-    key = (key, torch.get_num_threads(), most, *((x.shape[1], x.dtype) for x in rows))
-    if key not in _tried:
-        with torch.no_grad():
-            _tried[key] = _try(product, [(x.shape[1], x.dtype) for x in rows], most)
-    return _tried[key]
+    """Return which numbers of rows, up to `most`, give a row the same bits; tried once on a machine for each key."""
+    name = repr((key, torch.get_num_threads(), most, *((x.shape[1], x.dtype) for x in rows)))
+    if name not in _tried:
+        file = _file()
+        _tried.update(_read(file))
+        if name not in _tried:
+            with torch.no_grad():
+                _tried[name] = _try(product, [(x.shape[1], x.dtype) for x in rows], most)
+            _write(file)
+    return _tried[name]
+
+
+def _file() -> Path | None:
+    """Return where this machine keeps what was tried: a name for all that torch's choice of kernels depends on."""
+    try:
+        chosen = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith(("ONEDNN", "DNNL", "MKL", "ATEN")))
+        what = (torch.__version__, torch.__config__.show(), library.processor(), os.cpu_count(), chosen, SIZES, OTHERS)
+        return library.cache_folder() / f"rows-{hashlib.sha256(repr(what).encode()).hexdigest()[:24]}.json"
+    except (OSError, AttributeError):  # no home folder, another system
+        return None
+
+
+def _read(file: Path | None) -> dict[str, Alike]:
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8")) if file else {}
+        return {name: Alike(int(least), tuple(map(int, sizes))) for name, (least, sizes) in kept.items()}
+    except (OSError, ValueError, TypeError, AttributeError):  # absent or damaged: tried again
+        return {}
+
+
+def _write(file: Path | None) -> None:
+    if file is None:
+        return
+    part = file.with_suffix(f".{os.getpid()}")
+    try:
+        part.write_text(json.dumps({**_read(file), **_tried}), encoding="utf-8")
+        part.replace(file)
+    except OSError:  # a full disk: the next process tries again
+        part.unlink(missing_ok=True)
 
 
 def _try(product: Product, kinds: list[tuple[int, torch.dtype]], most: int) -> Alike:
