@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import PipelineError
-from .files import read_json, sha256_of, whole_file, write_json
+from .files import read_json, sha256_of, write_json
 from .models.packaged import PACKAGED
 from .params import ROOT, Params
 
@@ -39,8 +39,7 @@ def file_hashes(path: Path) -> dict[str, str]:
 def write_record(record: Path, model: Path) -> int:
     """Write data/sources/<name>.json; return how many files the model has."""
     hashes = file_hashes(model)
-    with whole_file(record) as partial:
-        write_json(partial, hashes)
+    write_json(record, hashes)
     return len(hashes)
 
 

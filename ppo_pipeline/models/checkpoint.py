@@ -6,6 +6,7 @@ moments by parameter name) and state.json. Nothing is pickled.
 """
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -46,21 +47,25 @@ class TrainerState:
 
 def load_merged(base: Path, folder: Path, device: torch.device, dtype: torch.dtype, packed: bool = False) -> Any:
     """Return a round's policy as one plain model; `packed` if it is to be decoded with, for acceleration.py."""
+
+    def merge(model: Any, adapter: Path) -> None:
+        attach_merged(model, adapter, *([pack] if packed and can_pack(model) else []))
+
+    return load_unmerged(base, folder, device, dtype, merge)
+
+
+def load_unmerged(
+    base: Path, folder: Path, device: torch.device, dtype: torch.dtype, attach: Callable[..., Any] = attach_policy
+) -> Any:
+    """Return a round's policy as a model with its LoRA layers beside the base's, as it is trained.
+
+    attach(model, folder): what puts the adapter onto the base model.
+    """
     if (folder / "config.json").is_file():
         return load_model(folder, device, dtype)
     read_adapter_config(folder)  # a wrong folder is told before the base is loaded
     model = load_model(base, device, dtype)
-    attach_merged(model, folder, *([pack] if packed and can_pack(model) else []))
-    return model
-
-
-def load_unmerged(base: Path, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    """Return a round's policy as a model with its LoRA layers beside the base's, as it is trained."""
-    if (folder / "config.json").is_file():
-        return load_model(folder, device, dtype)
-    read_adapter_config(folder)
-    model = load_model(base, device, dtype)
-    attach_policy(model, folder)
+    attach(model, folder)
     return model
 
 

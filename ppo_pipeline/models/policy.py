@@ -13,8 +13,8 @@ from .loading import head_of, logit_divisor, trunk_of
 from .lora import LoraLinear, lora_off
 from .value_head import ValueHead
 
-# CPU attention kernels round a row differently where the width is no multiple of their vector length. With this
-# multiple a sequence's logprobs are the same bits in every batch, so that the first ratio of an update is 1.
+# Elementwise operations of torch may round the numbers behind the last whole vector differently, and attention over
+# padded rows does at widths that are no multiple of one. With this multiple nothing stands behind.
 PAD_MULTIPLE = 16
 
 

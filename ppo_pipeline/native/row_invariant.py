@@ -11,12 +11,14 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..files import write_json
 from . import library
 
 LIMIT = 4096  # rows of the largest product that is tried; larger ones are cut
@@ -118,14 +120,9 @@ def _read(file: Path | None) -> dict[str, Alike]:
 
 
 def _write(file: Path | None) -> None:
-    if file is None:
-        return
-    part = file.with_suffix(f".{os.getpid()}")
-    try:
-        part.write_text(json.dumps({**_read(file), **_tried}), encoding="utf-8")
-        part.replace(file)
-    except OSError:  # a full disk: the next process tries again
-        part.unlink(missing_ok=True)
+    with suppress(OSError):  # a full disk: the next process tries again
+        if file is not None:
+            write_json(file, {**_read(file), **_tried})
 
 
 def _try(product: Product, kinds: list[tuple[int, torch.dtype]], most: int) -> Alike:
