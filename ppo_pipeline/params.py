@@ -81,6 +81,11 @@ class Params(Section):
                 f"update.minibatches: {self.update.minibatches} for {count} samples a round; a minibatch without a "
                 "sample would make no step. Lower it, or sample more"
             )
+        if estimator in ("rloo", "grpo") and self.whiten_minibatches and count // self.update.minibatches < 2:
+            raise ValueError(
+                f"advantage.whiten_advantages: minibatch, over one response, makes {estimator}'s advantages 0; set it "
+                "to round, or lower update.minibatches"
+            )
         horizon = self.advantage.kl_horizon
         if self.advantage.kl_target is not None and count >= 5 * horizon:  # it moves by a fifth of count / horizon
             raise ValueError(
@@ -123,6 +128,11 @@ class Params(Section):
     def share_prefix(self) -> bool:
         """Whether the prompts' common start runs once in training forwards."""
         return self.reference.share_prefix
+
+    @property
+    def whiten_minibatches(self) -> bool:
+        """Whether advantages are whitened within each minibatch, which only the update knows."""
+        return self.advantage.whiten_advantages == "minibatch"
 
     @property
     def max_prompt_tokens(self) -> int:

@@ -87,6 +87,13 @@ class Policy(Section):
         description="shared: a value head on the policy's last hidden state; separate: on a trunk of its own (with "
         "LoRA an adapter of its own over the same base, else a second model); none: for estimators without values"
     )
+    value_head_init: Literal["zero", "normal", "uniform"] = Field(
+        description="First weights of the value head: zero, so that every value is 0 at first; normal with "
+        "`value_head_std`, bias 0; uniform within 1/sqrt(hidden width), bias too, as torch's Linear"
+    )
+    value_head_std: Positive | None = Field(
+        description="Standard deviation with value_head_init: normal. null with any other"
+    )
     rank: Count = Field(description="LoRA rank r")
     alpha: Positive = Field(description="LoRA alpha: the update is scaled by alpha / rank")
     use_rslora: bool = Field(
@@ -99,6 +106,15 @@ class Policy(Section):
         "layers that LoRA has no place on (some routers, parts that text does not reach), which `init` tells",
         min_length=1,
     )
+
+    @model_validator(mode="after")
+    def _std_belongs_to_normal(self) -> "Policy":
+        if (self.value_head_init == "normal") != (self.value_head_std is not None):
+            raise ValueError(
+                "value_head_init: normal needs a value_head_std, such as 0.01, and every other needs value_head_std: "
+                "null"
+            )
+        return self
 
     @field_validator("target_modules")
     @classmethod
@@ -210,10 +226,14 @@ class Advantage(Section):
     )
     gamma: UnitInterval = Field(description="Discount factor; rloo and grpo do not discount")
     lam: UnitInterval = Field(alias="lambda", description="GAE's lambda")
-    bootstrap_truncated: bool = Field(
-        description="A response cut by length continues with its value estimate instead of 0"
+    bootstrap: Literal["none", "truncated", "always"] = Field(
+        description="GAE's value after the last token. none: 0; truncated: the critic's where the response was cut by "
+        "length, 0 after its own end; always: the critic's"
     )
-    whiten_advantages: bool = Field(description="Mean 0 and variance 1 over the round's response tokens")
+    whiten_advantages: Literal["none", "round", "minibatch", "response"] = Field(
+        description="Mean 0 and variance 1 over the response tokens of the whole round; of each minibatch, within "
+        "`update`; or of each response. Where a minibatch or response has one token, or equal advantages, they become 0"
+    )
 
     @model_validator(mode="after")
     def _settings_agree(self) -> "Advantage":
@@ -221,8 +241,13 @@ class Advantage(Section):
             raise ValueError("missing_end_penalty subtracts, missing_end_score replaces; set one of them to null")
         if self.kl_target is not None and self.kl_coef == 0:
             raise ValueError("kl_target multiplies kl_coef, and 0 stays 0; set kl_coef above 0")
-        if self.estimator == "reinforce++" and not self.whiten_advantages:
-            raise ValueError("reinforce++ is the whitened reward to go; set whiten_advantages to true")
+        if self.estimator == "reinforce++" and self.whiten_advantages != "round":
+            raise ValueError("reinforce++ is the reward to go, whitened over the round; set whiten_advantages to round")
+        if self.estimator in ("rloo", "grpo") and self.whiten_advantages == "response":
+            raise ValueError(
+                f"{self.estimator} gives all tokens of a response one advantage, which whiten_advantages: response "
+                "makes 0; set it to none or round"
+            )
         return self
 
 

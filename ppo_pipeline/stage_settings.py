@@ -78,6 +78,7 @@ class UpdateSettings(StageSettings):
     temperature: float
     max_new_tokens: int
     share_prefix: bool
+    whiten_minibatches: bool
     update: Update
     compute: Compute
 

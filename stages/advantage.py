@@ -13,7 +13,7 @@ from ppo_pipeline.files import write_json
 from ppo_pipeline.maths.gae import gae
 from ppo_pipeline.maths.groups import group_normalised, leave_one_out
 from ppo_pipeline.maths.kl import kl_estimate
-from ppo_pipeline.maths.masked import whiten
+from ppo_pipeline.maths.masked import whiten, whiten_each
 from ppo_pipeline.maths.rewards import kl_penalties, token_rewards
 from ppo_pipeline.maths.schedule import adapted_kl_coef
 from ppo_pipeline.maths.scores import judge_missing_ends, merged_moments, scaled
@@ -64,7 +64,11 @@ def main(
         if s.whiten_rewards != "none":
             per_token = whiten(per_token, shift_mean=s.whiten_rewards == "mean_and_variance")
         found = estimate(per_token, reference, counts, cut, groups_of(rollouts), s)
-        used = whiten(found.advantages) if s.whiten_advantages else found.advantages
+        used = found.advantages
+        if s.whiten_advantages == "round":
+            used = whiten(used)
+        elif s.whiten_advantages == "response":
+            used = whiten_each(used, counts)
     kind = pa.float32()
     table = pa.table(
         {
@@ -97,7 +101,7 @@ def main(
     write_json(metrics, numbers)
     result(
         f"advantage {settings.round}",
-        f"{len(counts)} samples, KL {numbers['objective/kl']:.4f} nats a sample",
+        f"{len(counts)} samples, KL {numbers['objective/kl']:.4f} nats a sample{flat_responses(used, counts, s)}",
         numbers,
     )
 
@@ -138,7 +142,8 @@ def estimate(
     if s.estimator == "gae":
         values = flat(reference, "values").astype(np.float64)
         after = reference.column("bootstrap_value").to_numpy()
-        last_values = np.where(cut & s.bootstrap_truncated, after, 0.0)
+        goes_on = {"none": np.zeros_like(cut), "truncated": cut, "always": np.ones_like(cut)}[s.bootstrap]
+        last_values = np.where(goes_on, after, 0.0)
         return Estimated(*gae(rewards, values, last_values, counts, s.gamma, s.lam))
     if s.estimator == "reinforce++":
         # With all values 0 and lambda 1 GAE is the discounted reward to go (Hu 2025, arXiv:2501.03262).
@@ -147,6 +152,15 @@ def estimate(
     sums = np.add.reduceat(rewards, np.cumsum(counts) - counts)
     per_response = leave_one_out(sums, groups) if s.estimator == "rloo" else group_normalised(sums, groups)
     return Estimated(np.repeat(per_response, counts), None)
+
+
+def flat_responses(advantages: np.ndarray, counts: np.ndarray, s: Advantage) -> str:
+    """Return what is to be said of responses that whitening by itself left nothing to learn from."""
+    if s.whiten_advantages != "response":
+        return ""
+    largest = np.maximum.reduceat(np.abs(advantages), np.cumsum(counts) - counts)
+    flat = int((largest < 1e-6).sum())
+    return f"; {flat} of one token or equal advantages, which whiten_advantages: response makes 0" if flat else ""
 
 
 def groups_of(rollouts: pa.Table) -> np.ndarray:

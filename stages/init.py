@@ -13,7 +13,7 @@ from ppo_pipeline.models.loading import hidden_width, load_model, read_source
 from ppo_pipeline.models.lora import copy_with_same_weights
 from ppo_pipeline.models.policy import Policy, SeparateCritic
 from ppo_pipeline.models.trial import try_whole
-from ppo_pipeline.models.value_head import ValueHead
+from ppo_pipeline.models.value_head import ValueHead, init_value_head
 from ppo_pipeline.params import load_params
 from ppo_pipeline.progress import result
 from ppo_pipeline.stage_command import StageCommand
@@ -25,7 +25,7 @@ from ppo_pipeline.stage_command import StageCommand
 @click.option("--policy", "policy_folder", type=click.Path(path_type=Path), required=True)
 @click.option("--trainer", "trainer_folder", type=click.Path(path_type=Path), required=True)
 def main(params_path: Path, base: Path, policy_folder: Path, trainer_folder: Path) -> None:
-    """Write r000: a policy that is the base still, a critic that says 0, no moments."""
+    """Write r000: a policy that is the base still, a fresh critic, no moments."""
     params = load_params(params_path)
     settings = params.policy
     model = load_model(base, torch.device("cpu"), "auto")
@@ -37,7 +37,10 @@ def main(params_path: Path, base: Path, policy_folder: Path, trainer_folder: Pat
         text = f"LoRA on {len(layers)} layers{_but(', none on', left_out)}"
     else:
         layers, text = {}, "the whole model"
-    head = None if settings.critic == "none" else ValueHead(hidden_width(model))
+    head = None
+    if settings.critic != "none":
+        head = ValueHead(hidden_width(model))
+        init_value_head(head, settings.value_head_init, settings.value_head_std, params.seed)
     separate = None
     if twin is not None:
         own = fresh_lora(twin, settings, params.seed + 1, list(layers))[0] if layers else {}

@@ -66,7 +66,9 @@ def main(
         scratch = Scratch("update", settings.round, inputs, device, dtype, *machine_numbers())
         optimizer = make_optimizer(policy, s, state, factor)
         scaler = loss_scaler(device, dtype, state.loss_scale, state.loss_scale_streak)
-        ppo = PPO(policy, optimizer, s, settings.temperature, 0, settings.max_new_tokens, scaler)
+        ppo = PPO(
+            policy, optimizer, s, settings.temperature, 0, settings.max_new_tokens, scaler, settings.whiten_minibatches
+        )
         if s.gradient_checkpointing:
             policy.save_memory()
         data = sampled(rollouts, can_lay_end_to_end(policy.model), settings.share_prefix)

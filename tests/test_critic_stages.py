@@ -1,6 +1,7 @@
 """Critics in real stages: what is in the tables and folders of rounds with and without values."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ def state(project: Stages, name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_without_a_critic(tuning: str, tmp_path: Any) -> None:
-    project = Stages(tmp_path, settings("none", tuning, estimator="rloo", whiten_advantages=False))
+    project = Stages(tmp_path, settings("none", tuning, estimator="rloo", whiten_advantages="none"))
     project.run("init")
     project.run("baseline")
     for name in ("r001", "r002"):
@@ -114,3 +115,36 @@ def test_an_update_that_ends_before_its_first_step(tmp_path: Any) -> None:
     assert state(project, "r002")["optimizer_step"] == 2
     files = [project.path(f"{name}/policy/adapter_model.safetensors").read_bytes() for name in ("r001", "r002")]
     assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+@pytest.mark.parametrize("how", ["zero", "normal", "uniform"])
+def test_the_value_head_starts_as_set(critic: str, how: str, tmp_path: Path) -> None:
+    """Against the plain statistics of each distribution over 32 weights, by bounds that no seed breaks by chance."""
+
+    def change(params: Any) -> None:
+        std = 0.01 if how == "normal" else None
+        params["policy"].update(critic=critic, value_head_init=how, value_head_std=std)
+
+    project = Stages(tmp_path, change)
+    project.run("init")
+    head = load_file(project.path("r000/trainer/value_head.safetensors"))
+    weight, bias = head["value_head.linear.weight"], head["value_head.linear.bias"]
+    assert weight.dtype == torch.float32 and weight.shape == (1, 32)
+    if how == "zero":
+        assert not weight.any() and not bias.any()
+    elif how == "normal":
+        assert not bias.any() and 0.005 < weight.std().item() < 0.02 and weight.abs().max() < 0.06
+    else:
+        bound = 1 / 32**0.5
+        assert bias.abs() <= bound and bias.any()
+        assert weight.abs().max() <= bound and weight.max() > 0.05 and weight.min() < -0.05
+    first = weight.clone()
+    project.run("init")
+    assert torch.equal(
+        load_file(project.path("r000/trainer/value_head.safetensors"))["value_head.linear.weight"], first
+    )
+    project.run("rollout", "r001")
+    project.run("reference", "r001")
+    values = [v for row in project.column("r001/reference.parquet", "values") for v in row]
+    assert any(values) == (how != "zero")

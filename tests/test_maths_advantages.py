@@ -1,5 +1,7 @@
 """KL, token rewards, GAE and whitening against slow loops, hand-worked numbers and properties."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from ppo_pipeline.maths.gae import gae
 from ppo_pipeline.maths.kl import kl_estimate
-from ppo_pipeline.maths.masked import whiten
+from ppo_pipeline.maths.masked import whiten, whiten_each
 from ppo_pipeline.maths.rewards import kl_penalties, token_rewards
 
 UNIT = st.floats(0, 1)
@@ -198,3 +200,10 @@ def test_kl_penalties_by_hand() -> None:
     assert kl_penalties(kl, lengths, 0.5, "sequence_mean").tolist() == [0, 0, -1.5, -2]
     with pytest.raises(ValueError, match="'last'; use token, sequence_sum or sequence_mean"):
         kl_penalties(kl, lengths, 0.5, "last")
+
+
+def test_each_sequence_is_whitened_by_itself() -> None:
+    """By hand: 1, 2, 3 has mean 2 and deviation 1; 0, 4 mean 2 and deviation sqrt 8; 7 is alone; 5, 5 are equal."""
+    values, lengths = np.array([1.0, 2, 3, 0, 4, 7, 5, 5]), np.array([3, 2, 1, 2])
+    half = 2 / math.sqrt(8)
+    np.testing.assert_allclose(whiten_each(values, lengths), [-1, 0, 1, -half, half, 0, 0, 0], atol=1e-7)

@@ -199,7 +199,17 @@ DECLARED = {
     "reward": {"round", "reward"},
     "reference": {"round", "temperature", "reference", "compute"},
     "advantage": {"round", "advantage"},
-    "update": {"round", "depth", "seed", "temperature", "max_new_tokens", "share_prefix", "update", "compute"},
+    "update": {
+        "round",
+        "depth",
+        "seed",
+        "temperature",
+        "max_new_tokens",
+        "share_prefix",
+        "whiten_minibatches",
+        "update",
+        "compute",
+    },
     "evaluate": {
         "round",
         "chat_template",
@@ -224,6 +234,7 @@ def test_a_stage_s_file_has_its_own_sections_with_the_file_s_values(stage: str) 
         "depth": 2,
         "seed": DATA["seed"],
         "share_prefix": DATA["reference"]["share_prefix"],
+        "whiten_minibatches": False,
         **{n: DATA["rollout"][n] for n in ("temperature", "max_prompt_tokens", "max_new_tokens", "stop_tokens")},
         **{n: DATA["prompts"][n] for n in ("chat_template", "date", "special_tokens")},
     }

@@ -31,8 +31,38 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         for critic in ("none", "shared")
     ),
     (
-        {"advantage.estimator": "reinforce++", "advantage.whiten_advantages": False},
-        "advantage: reinforce++ is the whitened reward to go; set whiten_advantages to true.",
+        {"advantage.estimator": "reinforce++", "advantage.whiten_advantages": "none"},
+        "advantage: reinforce++ is the reward to go, whitened over the round; set whiten_advantages to round.",
+    ),
+    *(
+        (
+            {
+                "advantage.estimator": estimator,
+                "rollout.samples_per_prompt": 2,
+                "advantage.whiten_advantages": "response",
+            },
+            f"advantage: {estimator} gives all tokens of a response one advantage, which whiten_advantages: response "
+            "makes 0; set it to none or round.",
+        )
+        for estimator in ("rloo", "grpo")
+    ),
+    (
+        {
+            "advantage.estimator": "rloo",
+            "rollout.samples_per_prompt": 2,
+            "update.minibatches": 65,
+            "advantage.whiten_advantages": "minibatch",
+        },
+        "advantage.whiten_advantages: minibatch, over one response, makes rloo's advantages 0; set it to round, or "
+        "lower update.minibatches.",
+    ),
+    *(
+        (
+            {"policy.value_head_init": how, "policy.value_head_std": std},
+            "policy: value_head_init: normal needs a value_head_std, such as 0.01, and every other needs "
+            "value_head_std: null.",
+        )
+        for how, std in (("normal", None), ("zero", 0.01), ("uniform", 0.01))
     ),
     (
         {"policy.tuning": "full", "compute.dtype": "fp16"},

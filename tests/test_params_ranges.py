@@ -41,7 +41,8 @@ RANGES: dict[str, tuple[list[float], list[float]]] = {
 EXPECTED = {
     "any": "advantage.missing_end_score rule.weight rule.hit rule.miss python.weight python.none_as model.weight "
     "http.weight model.label",
-    "above 0": "policy.alpha rollout.temperature advantage.kl_target advantage.score_clip update.lr update.value_lr "
+    "above 0": "policy.alpha policy.value_head_std rollout.temperature advantage.kl_target advantage.score_clip "
+    "update.lr update.value_lr "
     "update.adam_eps update.clip_range update.clip_range_high update.target_kl update.rollout_correction "
     "update.value_clip_range update.max_grad_norm http.timeout_seconds",
     "0 or more": "seed compute.threads advantage.kl_coef advantage.missing_end_penalty update.warmup_rounds "

@@ -27,10 +27,11 @@ LENGTHS = [3, 1, 4, 2, 5, 1, 2]
 CUT = [False, True, True, False, False, True, False]
 SCORES = [1.0, -2.0, 0.5, 3.0, 0.25, 2.0, -1.5]
 Rows = list[list[float]]
+SAID: list[str] = []  # by the stage, each time that it ran
 
 
 def settings_of(**changes: Any) -> Advantage:
-    return Advantage(**{**COMMITTED, "whiten_advantages": False, **changes})
+    return Advantage(**{**COMMITTED, "whiten_advantages": "none", **changes})
 
 
 def rows(seed: int) -> Rows:
@@ -72,6 +73,7 @@ def run(folder: Path, s: Advantage, state: Controllers | None = None) -> tuple[d
     arguments = [a for name, file in options.items() for a in (f"--{name}", str(folder / file))]
     result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
+    SAID.append(result.output)
     return (
         ADVANTAGES.read(folder / "out").to_pydict(),
         json.loads((folder / "metrics").read_text()),
@@ -104,6 +106,8 @@ def slow_scores(s: Advantage, seen: list[float]) -> list[float]:
 
 def whitened(table: Rows, keep_mean: bool) -> Rows:
     tokens = [x for row in table for x in row]
+    if len(tokens) == 1:
+        return [[0.0]]
     mean = sum(tokens) / len(tokens)
     deviation = math.sqrt(sum((x - mean) ** 2 for x in tokens) / (len(tokens) - 1) + 1e-8)
     return [[(x - mean) / deviation + (mean if keep_mean else 0) for x in row] for row in table]
@@ -134,13 +138,18 @@ def slow(s: Advantage, numbers: dict[str, Rows], kl_coef: float, seen: list[floa
         elif s.estimator == "reinforce++":
             advantages.append([sum(s.gamma ** (u - t) * rewards[i][u] for u in range(t, n)) for t in range(n)])
         else:
-            last = numbers["bootstrap"][i][0] if CUT[i] and s.bootstrap_truncated else 0.0
+            goes_on = s.bootstrap == "always" or (s.bootstrap == "truncated" and CUT[i])
+            last = numbers["bootstrap"][i][0] if goes_on else 0.0
             v = [*numbers["values"][i], last]
             delta = [rewards[i][t] + s.gamma * v[t + 1] - v[t] for t in range(n)]
             row = [sum((s.gamma * s.lam) ** (u - t) * delta[u] for u in range(t, n)) for t in range(n)]
             advantages.append(row)
             returns.append([a + b for a, b in zip(row, v[:-1], strict=True)])
-    used = whitened(advantages, keep_mean=False) if s.whiten_advantages else advantages
+    used = advantages
+    if s.whiten_advantages == "round":
+        used = whitened(advantages, keep_mean=False)
+    elif s.whiten_advantages == "response":
+        used = [whitened([row], keep_mean=False)[0] for row in advantages]
     return {"token_rewards": rewards, "advantages": used, "returns": returns or None}
 
 
@@ -154,7 +163,7 @@ def agrees(found: dict[str, Any], expected: dict[str, Rows | None]) -> None:
 
 
 ESTIMATORS = ["gae", "rloo", "grpo", "reinforce++"]
-WHITENED = {"whiten_advantages": True}
+WHITENED = {"whiten_advantages": "round"}
 CASES: list[dict[str, Any]] = [
     *[{"kl_penalty": p, "kl_estimator": k} for p in ("token", "sequence_sum", "sequence_mean") for k in ("k1", "k3")],
     {"kl_estimator": "k2", "kl_coef": 0.7},
@@ -166,7 +175,8 @@ CASES: list[dict[str, Any]] = [
     {"score_clip": 1.0},
     {"whiten_rewards": "variance"},
     {"whiten_rewards": "mean_and_variance", **WHITENED},
-    {"gamma": 0.9, "lambda": 0.8, "bootstrap_truncated": True},
+    {"gamma": 0.9, "lambda": 0.8, "bootstrap": "truncated"},
+    {"gamma": 0.9, "lambda": 0.8, "bootstrap": "always"},
     {"gamma": 0.5, "lambda": 1.0, **WHITENED},
 ]
 
@@ -180,11 +190,29 @@ def test_the_stage_is_a_slow_loop(folder: Path, estimator: str, changes: dict[st
     found, metrics, _ = run(folder, s)
     expected = slow(s, numbers, s.kl_coef, [])
     agrees(found, expected)
-    raw = slow(s.model_copy(update={"whiten_advantages": False}), numbers, s.kl_coef, [])
+    raw = slow(s.model_copy(update={"whiten_advantages": "none"}), numbers, s.kl_coef, [])
     tokens = np.concatenate(raw["advantages"])
     assert metrics["val/advantage_mean"] == pytest.approx(tokens.mean(), abs=1e-9)
     assert metrics["val/advantage_std"] == pytest.approx(tokens.std())
     assert ("val/explained_variance" in metrics) is (estimator == "gae")
+
+
+def test_each_response_may_be_whitened_by_itself(folder: Path) -> None:
+    """One token alone, of which there are two responses, is worth 0, and the stage says so."""
+    s = settings_of(estimator="gae", whiten_advantages="response")
+    numbers = write_tables(folder)
+    found, _, _ = run(folder, s)
+    agrees(found, slow(s, numbers, s.kl_coef, []))
+    assert [row for row, n in zip(found["advantages"], LENGTHS, strict=True) if n == 1] == [[0.0], [0.0]]
+    assert "; 2 of one token or equal advantages, which whiten_advantages: response makes 0" in SAID[-1]
+
+
+def test_by_minibatch_the_stage_leaves_advantages_as_they_are(folder: Path) -> None:
+    write_tables(folder)
+    raw, _, _ = run(folder, settings_of(whiten_advantages="none"))
+    found, _, _ = run(folder, settings_of(whiten_advantages="minibatch"))
+    assert found == raw
+    assert "of one token" not in SAID[-1]
 
 
 def test_metrics(folder: Path) -> None:

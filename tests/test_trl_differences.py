@@ -138,7 +138,7 @@ def test_statistics_count_real_tokens_only() -> None:
 
 
 def test_a_cut_response_may_be_bootstrapped() -> None:
-    """TRL takes 0 for the value behind a cut response. So do we, unless `advantage.bootstrap_truncated` is set."""
+    """TRL takes 0 for the value behind a cut response. So do we, unless `advantage.bootstrap` says otherwise."""
     ragged = ragged_batch()
     batch = row(ragged, int(ragged.lengths.argmax()), ragged.tokens.shape[1])
     kl = (batch.logprobs - batch.ref_logprobs)[0].numpy()

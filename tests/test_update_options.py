@@ -13,6 +13,7 @@ from ppo_pipeline.maths.schedule import learning_rate_factor
 from ppo_pipeline.models.checkpoint import TrainerState
 from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.sections import Update
+from ppo_pipeline.training.batches import generator, shuffled_minibatches
 from ppo_pipeline.training.data import Sampled
 from ppo_pipeline.training.optimizer import make_optimizer, trained_parameters
 from ppo_pipeline.training.ppo import PPO
@@ -222,3 +223,36 @@ def test_the_factor_scales_both_learning_rates(depth: int, factor: float) -> Non
         found.append(parameters_of(policy))
     for name, parameter in found[0].items():
         torch.testing.assert_close(parameter, found[1][name], atol=1e-6, rtol=1e-5)
+
+
+def test_advantages_are_whitened_over_each_minibatch_s_tokens() -> None:
+    """The update equals one whose advantages were whitened by hand, minibatch by minibatch; the table's stay."""
+    settings = update_settings(epochs=1, minibatches=3, microbatch_tokens=20)
+    data = make_data()
+    one, other = make_policy(), make_policy()
+    targets = make_targets(one, data)
+    given = [a.clone() for a in targets.advantages]
+    ppo = PPO(one, make_optimizer(one, settings, TrainerState()), settings, TEMPERATURE, 0, whiten_minibatches=True)
+    ppo.run(data, targets, ("seed", "r001"))
+    assert all(torch.equal(a, b) for a, b in zip(targets.advantages, given, strict=True))
+    rng = generator("seed", "r001", "epoch", 0)
+    rng.integers(2**63)  # the dropout's seed
+    by_hand = list(given)
+    for indices in shuffled_minibatches(len(given), 3, rng):
+        tokens = [x for i in indices for x in given[i].tolist()]
+        mean = sum(tokens) / len(tokens)
+        deviation = math.sqrt(sum((x - mean) ** 2 for x in tokens) / (len(tokens) - 1) + 1e-8)
+        for i in indices:
+            by_hand[i] = (given[i] - mean) / deviation
+    run(other, settings, data, replace(targets, advantages=by_hand))
+    found, wanted = parameters_of(one), parameters_of(other)
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], rtol=0, atol=1e-6)
+    plain = make_policy()
+    run(plain, settings, data, targets)
+    assert any((parameters_of(plain)[name] - wanted[name]).abs().max() > 1e-3 for name in wanted)
+
+
+def test_one_token_alone_in_its_minibatch_has_advantage_0() -> None:
+    targets = Targets([torch.zeros(1)] * 2, None, [torch.tensor([3.0]), torch.tensor([5.0])], None)
+    assert targets.whitened(np.array([1])).advantages == [torch.tensor([3.0]), torch.tensor([0.0])]

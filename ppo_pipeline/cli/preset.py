@@ -15,13 +15,18 @@ PARAMS, FOLDER = Path("params.yaml"), Path("params")
 
 @click.command()
 @click.argument("name", required=False)
-def preset(name: str | None) -> None:
+@click.option("--scaled", is_flag=True, help="The preset NAME-scaled: the same task with rounds of a sensible size.")
+def preset(name: str | None, scaled: bool) -> None:
     """List the presets, or check the preset NAME and make it params.yaml.
 
     A file in the project's folder params/ is a preset too, and counts before this package's of the same name. The
     former params.yaml is kept as params.before-NAME.yaml, unless a preset holds the same bytes.
     """
     found = presets()
+    if name is not None and scaled:
+        if name in found and f"{name}-scaled" not in found:
+            raise PipelineError(f"the preset '{name}' has no scaled variant: there is no '{name}-scaled'.")
+        name += "-scaled"
     if name is None:
         width = max(map(len, found))
         for stem, path in found.items():

@@ -13,7 +13,7 @@ ADVANTAGES = Contract(
         [
             field("sample_id", pa.string(), "The sample, as in rollouts.parquet"),
             field("token_rewards", FLOATS, "Reward of each response token: KL penalty, and the score on the last one"),
-            field("advantages", FLOATS, "Advantage of each response token, whitened if so set"),
+            field("advantages", FLOATS, "Advantage of each response token, whitened over round or response if so set"),
             field(
                 "returns",
                 FLOATS,

@@ -26,6 +26,7 @@ class PPO:
     """Runs the update. After `run`, `metrics` returns token-weighted means over all its steps.
 
     max_new_tokens: the length by which loss_normalization fixed_length divides. scaler: of fp16's loss.
+    whiten_minibatches: whether advantages are whitened over each minibatch's tokens.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class PPO:
         pad_id: int,
         max_new_tokens: int = 1,
         scaler: torch.amp.GradScaler | None = None,
+        whiten_minibatches: bool = False,
     ) -> None:
         self.policy, self.optimizer, self.settings = policy, optimizer, settings
         self.temperature, self.pad_id, self.max_new_tokens = temperature, pad_id, max_new_tokens
+        self.whiten_minibatches = whiten_minibatches
         self.parameters = list(trained_parameters(policy).values())
         self.device = next(iter(policy.model.parameters())).device
         self.scaler = scaler or torch.amp.GradScaler(self.device.type, enabled=False)
@@ -103,6 +106,8 @@ class PPO:
         position = self.position
         if not position.microbatch:
             self.optimizer.zero_grad(set_to_none=True)
+        if self.whiten_minibatches:
+            targets = targets.whitened(indices)
         tokens = sum(len(targets.advantages[i]) for i in indices)
         divisor = self._divisor(len(indices), tokens)
         sums, ratios = position.sums, position.ratios

@@ -1,11 +1,14 @@
 """What the update learns from, beside the tokens."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from ..maths.masked import whiten
 
 
 class Batch(NamedTuple):
@@ -39,6 +42,18 @@ class Targets:
         """Return the chosen samples' entries."""
         columns = (getattr(self, field.name) for field in fields(self))
         return Batch(*(None if c is None else torch.cat([c[i] for i in indices]).to(device) for c in columns))
+
+    def whitened(self, indices: NDArray) -> "Targets":
+        """Return targets whose advantages have mean 0 and variance 1 over the tokens of the samples `indices`.
+
+        The other samples' stay as they are. The convention of CleanRL's and Stable-Baselines3's PPO, per minibatch.
+        """
+        parts = [self.advantages[i] for i in indices]
+        flat = torch.from_numpy(whiten(torch.cat(parts).numpy().astype(np.float64)).astype(np.float32))
+        advantages = list(self.advantages)
+        for i, part in zip(indices, flat.split([len(part) for part in parts]), strict=True):
+            advantages[i] = part
+        return replace(self, advantages=advantages)
 
 
 def sampling_weights(policy: list[Tensor], sampler: list[Tensor], kept: list[Tensor], cap: float) -> list[Tensor]:
