@@ -24,9 +24,10 @@ class RuleComponent(Component):
     """A reward computed from the response's text, mostly with the prompt's `expected` answer."""
 
     type: Literal["rule"]
-    match: Literal["exact", "word", "number", "contains", "regex", "none"] = Field(
+    match: Literal["exact", "word", "number", "contains", "characters", "regex", "none"] = Field(
         description="exact: the response is the answer; word: the answer stands in it as whole words and numbers; "
-        "number: the last number in it has the answer's value; contains: it stands anywhere in it; regex: `pattern` is "
+        "number: the last number in it has the answer's value; contains: it stands anywhere in it; "
+        "characters: the same, white space and punctuation left out of both everywhere; regex: `pattern` is "
         "found in it; none: only the length counts"
     )
     pattern: str | None = Field(

@@ -61,6 +61,25 @@ def test_the_lora_notebook_s_rule() -> None:
     assert rule_rewards(rule(), given) == pytest.approx([1 - 0.002 * 19, -1 - 0.002 * 6, -1.0])
 
 
+@pytest.mark.parametrize(
+    ("response", "expected", "reward"),
+    [
+        ("The name is: Alice  Brown.", "alice brown", 1 - 0.002 * 19),  # thenameisalicebrown
+        ("alice-BROWN", "Alice Brown", 1 - 0.002 * 10),
+        ("“李明”，\n是我的 名字。", "李明", 1 - 0.002 * 7),
+        ("I love\tmusic!", "I love music", 1 - 0.002 * 10),
+        ("1 2", "12", 1 - 0.002 * 2),  # a known weakness
+        ("-5", "5", 1 - 0.002 * 2),  # as with contains
+        ("5", "-5", -1 - 0.002),
+        ("1.5", "15", -1 - 0.002 * 3),
+        ("... !", "x", -1.0),
+    ],
+)
+def test_characters_leave_white_space_and_punctuation_out(response: str, expected: str, reward: float) -> None:
+    given = samples([response], expected=[expected])
+    assert rule_rewards(rule(match="characters"), given) == pytest.approx([reward])
+
+
 def test_case_counts_only_where_the_column_says_so() -> None:
     given = samples(["CAT", "CAT", "cat"], expected=["cat", "cat", "cat"], exact_case=[True, False, True])
     settings = rule(match="exact", length_penalty=0.0, case_column="exact_case")

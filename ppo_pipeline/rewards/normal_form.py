@@ -11,6 +11,7 @@ BOUNDED = rf"(?:[^\W_{UNSPACED}]|[{MARKS}])"  # a letter or digit, or a vowel si
 EDGES = " \t\n.,;:!?。，；：！？、\"'`*“”‘’「」()（）"
 # A minus before a number, and no hyphen: 3-5 is a range, and so are 3–5 and (3)-5.
 BEFORE_SIGN = rf"(?<!{BOUNDED})(?<![)\]-])"
+NUMBER = re.compile(rf"((?:{BEFORE_SIGN}-)?(?:(?<![\w.])\.)?\d+(?:[.,]\d+)*)")  # with what of punctuation is its own
 MINUS = re.compile(rf"{BEFORE_SIGN}[\u2010-\u2013\u2212](?=\.?\d)")
 # What NFKC would join to a number: 5² is not 52, 1½ not 11⁄2, and 3，5 are two numbers where 3,5 is one.
 JOINED = (
@@ -35,3 +36,16 @@ def normalise(text: str, keep_case: bool = False) -> str:
         text = f".{text}"
     text = MINUS.sub("-", text)
     return text if keep_case else text.casefold()
+
+
+def bare(text: str, keep_case: bool = False) -> str:
+    """Return `normalise(text)` with white space and punctuation left out everywhere, as the LoRA notebook does.
+
+    What belongs to a number stays: its sign, and points and commas between digits.
+    """
+    parts = NUMBER.split(normalise(text, keep_case))  # every second one is a number
+    return "".join(part if i % 2 else "".join(filter(_counts, part)) for i, part in enumerate(parts))
+
+
+def _counts(character: str) -> bool:
+    return not (character.isspace() or character in EDGES or unicodedata.category(character).startswith("P"))

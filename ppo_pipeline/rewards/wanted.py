@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from ..column_values import Answer, answers, text_of, truth
 from ..errors import PipelineError, nearest
 from ..reward_sections import RuleComponent
-from .normal_form import normalise
+from .normal_form import bare, normalise
 from .numbers import whole_value
 from .samples import Samples
 
@@ -37,7 +37,8 @@ def read_wanted(settings: RuleComponent, samples: Samples, whose: str = "sample"
             column = "expected"
             given = answers(expected[i]) if compares else []
             numeric = settings.match == "number"
-            texts = [] if numeric else [_text(answer, keep_case) for answer in given]
+            form = bare if settings.match == "characters" else normalise
+            texts = [] if numeric else [_text(form(text_of(answer), keep_case)) for answer in given]
             found.append(Wanted(texts, [_value(answer) for answer in given] if numeric else [], keep_case))
         except ValueError as error:
             its = "its prompt's" if whose == "sample" else "its"
@@ -45,8 +46,7 @@ def read_wanted(settings: RuleComponent, samples: Samples, whose: str = "sample"
     return found
 
 
-def _text(answer: Answer, keep_case: bool) -> str:
-    text = normalise(text_of(answer), keep_case)
+def _text(text: str) -> str:
     if not text:
         raise ValueError("is empty but for punctuation, which is not compared")
     return text
