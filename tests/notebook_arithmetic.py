@@ -4,6 +4,7 @@ A response is scored by a plain forward of its own, prompt and response one behi
 """
 
 import math
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-SEPARATORS = " \n\r\t" + ",.!?;:'\"()[]{}<>-_…，。！？；：、“”‘’（）《》【】"
 
 
 @dataclass
@@ -150,5 +150,10 @@ def loss_terms(
 
 def rule_score(response: str, expected: str) -> float:
     """The LoRA notebook's reward: +1 where the answer stands in the response, else -1; less 0.002 a character."""
-    text, answer = ("".join(c for c in s.lower() if c not in SEPARATORS) for s in (response, expected))
+    text, answer = ("".join(c for c in s.lower() if not separates(c)) for s in (response, expected))
     return (1.0 if answer in text else -1.0) - 0.002 * len(text)
+
+
+def separates(character: str) -> bool:
+    """Tell white space and the punctuation of any script."""
+    return character.isspace() or character == "`" or unicodedata.category(character).startswith("P")

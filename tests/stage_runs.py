@@ -3,6 +3,7 @@
 import importlib
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
@@ -17,23 +18,31 @@ ROUND = ("rollout", "reward", "reference", "advantage", "update", "evaluate")
 
 
 class Stages:
-    """A project folder with a tiny base model and prompts; `change` edits the settings in place."""
+    """A project folder with a tiny base model and prompts; `change` edits the settings in place.
+
+    preset: the settings of that preset with its prompts, in fp32 on one thread of the CPU, else as committed; without
+    one the committed settings, with rounds of a few letters.
+    """
 
     def __init__(
-        self, folder: Path, change: Callable[[Any], None], architecture: str = "llama", tied: bool = True
-    ) -> None:
+        self, folder: Path, change: Callable[[Any], None], architecture: str = "llama", tied: bool = True,
+        preset: str | None = None,
+    ) -> None:  # fmt: skip
         self.folder = folder
         save_tiny(folder / "data/base", architecture, tied=tied)
         (folder / "data/base/source.json").write_text(json.dumps({"model": "tiny", "trust_remote_code": False}))
         (folder / "data/prompts").mkdir()
-        write_letter_prompts(folder, "abcdefgh")
         yaml = YAML()
-        params = yaml.load(REPOSITORY / "params.yaml")
+        params = yaml.load(REPOSITORY / (f"params/{preset}.yaml" if preset else "params.yaml"))
         params["compute"].update(device="cpu", dtype="fp32", threads=1)
-        params["rollout"].update(prompts_per_round=4, samples_per_prompt=2, max_new_tokens=6)
-        params["evaluate"]["max_new_tokens"] = 6
-        params["update"].update(epochs=2, minibatches=1)
-        params["rounds"] = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}}
+        if preset:
+            shutil.copy(REPOSITORY / params["prompts"]["source"], folder / params["prompts"]["source"])
+        else:
+            write_letter_prompts(folder, "abcdefgh")
+            params["rollout"].update(prompts_per_round=4, samples_per_prompt=2, max_new_tokens=6)
+            params["evaluate"]["max_new_tokens"] = 6
+            params["update"].update(epochs=2, minibatches=1)
+            params["rounds"] = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}}
         change(params)
         self.parents = {name: entry["parent"] for name, entry in params["rounds"].items()}
         yaml.dump(params, folder / "params.yaml")

@@ -1,5 +1,6 @@
 """params/: every preset loads and says what its notebook did; `ppo-pipeline preset` applies one and loses nothing."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,27 +17,61 @@ from ppo_pipeline.rewards.samples import Samples
 from ppo_pipeline.stage_settings import ROUND_STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
-PRESETS = {path.stem: path for path in sorted((ROOT / "params").iterdir())}
+PRESETS = dict(sorted((path.stem, path) for path in (ROOT / "params").iterdir()))
+# Written down from the notebooks, not from the presets. value_coef: the full notebook has 0.5 of a squared error
+# without the half that ours has.
 NOTEBOOKS: dict[str, dict[str, Any]] = {
     "notebook-full": {
         "base": {"model": "Qwen/Qwen3-0.6B"},
-        "prompts": {"source": "data/prompts/chinese.jsonl"},
-        "policy": {"tuning": "full", "critic": "shared"},
-        "rollout": {"prompts_per_round": 2, "samples_per_prompt": 1, "max_new_tokens": 50},
-        "advantage": {"estimator": "gae", "gamma": 0.99, "lambda": 0.95, "kl_penalty": "sequence_sum"},
-        "update": {"clip_range": 0.2, "entropy_coef": 0.01, "epochs": 4, "value_clip_range": None},
+        "prompts": {"source": "data/prompts/questions-chinese.jsonl", "system": None, "chat_template": "plain"},
+        "policy": {"tuning": "full", "critic": "shared", "value_head_init": "normal", "value_head_std": 0.01},
+        "compute": {"dtype": "fp32"},
+        "rollout": {
+            "prompts_per_round": 2, "samples_per_prompt": 1, "max_new_tokens": 50, "temperature": 1.0, "top_k": 50,
+            "top_p": 0.9, "min_p": None, "greedy": False, "batch_size": 2,
+        },
+        "advantage": {
+            "estimator": "gae", "kl_coef": 0.1, "kl_estimator": "k1", "kl_penalty": "sequence_sum", "kl_target": None,
+            "gamma": 0.99, "lambda": 0.95, "bootstrap": "always", "whiten_advantages": "minibatch",
+            "whiten_rewards": "none", "score_scaling": "none", "score_clip": None,
+        },
+        "update": {
+            "lr": 5e-6, "value_lr": 5e-6, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_eps": 1e-8, "weight_decay": 0.0,
+            "epochs": 2, "minibatches": 2, "clip_range": 0.2, "clip_range_high": None, "value_clip_range": None,
+            "value_coef": 1.0, "entropy_coef": 0.005, "max_grad_norm": 0.5, "loss_normalization": "token_mean",
+            "lr_schedule": "constant", "target_kl": None, "gradient_checkpointing": False,
+        },
     },
     "notebook-lora": {
+        "seed": 42,
         "base": {"model": "Qwen/Qwen2-0.5B-Instruct"},
-        "prompts": {"chat_template": "auto"},
-        "policy": {
-            "tuning": "lora", "critic": "shared", "rank": 8, "alpha": 16.0, "use_rslora": False,
-            "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        "prompts": {
+            "source": "data/prompts/tasks-chinese.jsonl", "system": "You are a helpful assistant.",
+            "chat_template": "auto",
         },
-        "advantage": {"estimator": "gae", "kl_penalty": "token"},
-        "update": {"clip_range": 0.2, "value_clip_range": 0.2, "gradient_checkpointing": True, "entropy_coef": 0.0},
+        "policy": {
+            "tuning": "lora", "critic": "shared", "rank": 8, "alpha": 16.0, "use_rslora": False, "dropout": 0.05,
+            "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+            "value_head_init": "uniform",
+        },
+        "rollout": {
+            "prompts_per_round": 1, "samples_per_prompt": 1, "max_new_tokens": 48, "temperature": 1.0, "top_k": None,
+            "top_p": 0.9, "min_p": None, "greedy": False,
+        },
+        "advantage": {
+            "estimator": "gae", "kl_coef": 0.05, "kl_estimator": "k1", "kl_penalty": "token", "kl_target": None,
+            "gamma": 1.0, "lambda": 0.95, "bootstrap": "none", "whiten_advantages": "response",
+            "whiten_rewards": "none",
+        },
+        "update": {
+            "lr": 1e-4, "value_lr": 1e-4, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_eps": 1e-8,
+            "weight_decay": 0.01, "epochs": 2, "minibatches": 1, "clip_range": 0.2, "value_clip_range": 0.2,
+            "value_coef": 0.5, "entropy_coef": 0.0, "max_grad_norm": 1.0, "loss_normalization": "token_mean",
+            "gradient_checkpointing": True,
+        },
     },
 }  # fmt: skip
+ROUNDS = {"notebook-full": 3, "notebook-lora": 40, "notebook-lora-scaled": 12}
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -63,20 +98,58 @@ def test_every_preset_s_prompts_are_committed_and_have_what_its_rewards_read(
             assert component.match in ("none", "regex") or wanted <= set(table.column_names)
 
 
-def test_the_notebooks_presets_are_there() -> None:
-    assert set(NOTEBOOKS) <= set(PRESETS)
-
-
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_s_settings(name: str) -> None:
     found = load_params(PRESETS[name]).model_dump(by_alias=True)
     for section, settings in NOTEBOOKS[name].items():
-        assert {key: found[section][key] for key in settings} == settings
+        if isinstance(settings, dict):
+            assert {key: found[section][key] for key in settings} == settings
+        else:
+            assert found[section] == settings
 
 
-def test_the_full_notebook_s_reward_is_deberta_on_the_pair() -> None:
+@pytest.mark.parametrize("name", ROUNDS)
+def test_a_notebook_s_rounds_are_a_chain(name: str) -> None:
+    rounds = load_params(PRESETS[name]).rounds
+    assert list(rounds) == [f"r{i:03d}" for i in range(1, ROUNDS[name] + 1)]
+    assert [entry.parent for entry in rounds.values()] == ["r000", *list(rounds)[:-1]]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_what_is_ours_says_why(name: str) -> None:
+    lines = PRESETS[name].read_text(encoding="utf-8").splitlines()
+    ours = [line.split("# ours")[1] for line in lines if "# ours" in line]
+    assert len(ours) > 10
+    assert all(re.match(r"[:;,] \w.{5}", text) for text in ours), ours
+
+
+def test_the_scaled_preset_is_the_lora_notebook_s_but_for_the_lines_that_say_so() -> None:
+    lines, scaled = (
+        PRESETS[name].read_text("utf-8").splitlines() for name in ("notebook-lora", "notebook-lora-scaled")
+    )
+    marked = [line for line in scaled if "# scaled" in line]
+    assert len(marked) > 8
+    mine = {line.split(":")[0] for line in marked}
+    theirs = [line for line in lines if not line.startswith("#") and line.split(":")[0] not in mine]
+    rest = [line for line in scaled if not line.startswith("#") and line.split(":")[0] not in mine]
+    assert [line.split("#")[0].rstrip() for line in theirs][: len(rest)] == [
+        line.split("#")[0].rstrip() for line in rest
+    ]
+    params = load_params(PRESETS["notebook-lora-scaled"])
+    assert params.rollout.prompts_per_round * params.rollout.samples_per_prompt == 64
+
+
+def test_scaled_is_short_for_the_preset_of_that_name(project: Path) -> None:
+    preset("notebook-lora", "--scaled")
+    assert Path("params.yaml").read_bytes() == PRESETS["notebook-lora-scaled"].read_bytes()
+    assert "no 'notebook-full-scaled'" in preset("notebook-full", "--scaled", code=1)
+    assert "Did you mean 'notebook-lora-scaled'" in preset("notebook-lor", "--scaled", code=1)
+
+
+def test_the_full_notebook_s_reward_is_deberta_on_one_text_that_is_never_cut() -> None:
     (reward,) = load_params(PRESETS["notebook-full"]).reward.components
-    assert (reward.type, reward.weight, reward.input, reward.output) == ("model", 1.0, "pair", "logit")
+    assert (reward.type, reward.weight, reward.input, reward.output) == ("model", 1.0, "concat", "logit")
+    assert reward.too_long == "error"
     assert reward.model == "OpenAssistant/reward-model-deberta-v3-base"
 
 
@@ -85,8 +158,8 @@ def test_the_full_notebook_s_reward_is_deberta_on_the_pair() -> None:
     [
         ("Paris", 1 - 5 * 0.002),
         (" **x\n", -1 - 0.002),  # stars at the ends go too
-        ("The capital is  PARIS.", 1 - 20 * 0.002),  # white space folded, the full stop at the end removed
-        ("Lyon, I think", -1 - 13 * 0.002),
+        ("The capital is  PARIS.", 1 - 17 * 0.002),  # thecapitalisparis
+        ("Lyon, I think", -1 - 10 * 0.002),
         ("", -1.0),
         ("no" * 1000, -1 - 2000 * 0.002),  # no limit
     ],
@@ -214,16 +287,16 @@ def test_a_project_without_params_has_the_package_s_presets_and_is_brought_their
     Path("dvc.yaml").touch()
     assert [line.split()[0] for line in preset().splitlines()] == list(PRESETS)
     before = files()
-    assert "with data/prompts/chinese.jsonl" in preset("notebook-full")
-    brought = {"data/prompts/chinese.jsonl": (ROOT / "data/prompts/chinese.jsonl").read_bytes()}
+    assert "with data/prompts/questions-chinese.jsonl" in preset("notebook-full")
+    brought = {"data/prompts/questions-chinese.jsonl": (ROOT / "data/prompts/questions-chinese.jsonl").read_bytes()}
     made = {"params.yaml": PRESETS["notebook-full"].read_bytes()}
     assert files() == {**before, **made, **brought, "params.before-notebook-full.yaml": before["params.yaml"]}
 
 
 def test_a_project_s_own_prompts_of_that_name_stay(project: Path) -> None:
-    Path("data/prompts/chinese.jsonl").write_text("mine")
+    Path("data/prompts/questions-chinese.jsonl").write_text("mine")
     assert "with data" not in preset("notebook-full")
-    assert Path("data/prompts/chinese.jsonl").read_text() == "mine"
+    assert Path("data/prompts/questions-chinese.jsonl").read_text() == "mine"
 
 
 def test_another_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
