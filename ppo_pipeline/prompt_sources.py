@@ -45,7 +45,7 @@ def read_prompts(settings: Prompts) -> pa.Table:
             rows.append({"prompt_id": prompt_id, "messages": messages, "split": split, **more})
     if all(row["split"] != "train" for row in rows):
         raise PipelineError(f"{settings.source}: no prompt has the split 'train'.")
-    return _table(rows, settings.source)
+    return prompts_table(rows, settings.source)
 
 
 def _digest(messages: Messages, place: str) -> str:
@@ -77,7 +77,8 @@ def _split(row: dict[str, Any], digest: str, heldout_fraction: float, place: str
     return str(split)
 
 
-def _table(rows: list[dict[str, Any]], source: str) -> pa.Table:
+def prompts_table(rows: list[dict[str, Any]], source: str) -> pa.Table:
+    """Return rows of prompts as a table; raise PipelineError, naming `source`, for a column of no single type."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = []
     for name in names:

@@ -1,6 +1,7 @@
 """docs/rewards.md: its settings are valid, and its server works as it stands there."""
 
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -8,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from reward_server import component, samples
 from ruamel.yaml import YAML
 from warm_project import until
 
+from ppo_pipeline.cli.main import main
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.reward_sections import COMPONENTS, HttpComponent, Reward
 from ppo_pipeline.rewards.service import http_rewards
@@ -62,3 +65,15 @@ def test_the_page_s_server_gives_rewards(tmp_path: Path, monkeypatch: pytest.Mon
     finally:
         server.terminate()
         server.wait()
+
+
+def test_the_page_s_table_of_scores_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parent.parent)
+    (block,) = re.findall(r"^```\n\$ ppo-pipeline (score .*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    command, table = block.split("┏")
+    printed = CliRunner().invoke(main, shlex.split(command.replace("\\\n", " ")))
+    shown = [
+        [cell.strip() for cell in line.strip("┃│").split(line[0])] for line in table.splitlines() if line[0] in "┃│"
+    ]
+    assert [line.split("\t") for line in printed.stdout.splitlines()] == shown
+    assert table.splitlines()[-1] == printed.stderr.strip()

@@ -1,6 +1,7 @@
 """docs/your-task.md: its files and settings fit together in a new project."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +65,12 @@ def test_the_reward_by_hand(project: Path) -> None:
     samples = Samples([f"{i}" for i in range(n)], [[]] * n, ["?"] * n, given, [[1]] * n, {"thing": ["hammer"] * n})
     scores = score_samples(load_params().reward, samples)["score"]
     assert list(scores) == pytest.approx([1.0, 0.95, 0.0, 0.0, 0.0, 0.0])
+
+
+def test_the_page_s_command_scores_by_hand(project: Path) -> None:
+    (command,) = re.findall(r"`ppo-pipeline (score [^`]*)`", PAGE)
+    printed = CliRunner().invoke(main, shlex.split(command)).stdout.splitlines()
+    assert [line.split("\t")[:2] for line in printed[1:]] == [
+        ["A hammer drives nails.", "+1.000"],
+        ["Nails.", "+0.000"],
+    ]

@@ -33,7 +33,7 @@ def print_table(columns: list[str], rows: Iterable[list[str]], right: Iterable[s
 
     table = Table(show_lines=lines)
     for name in columns:
-        table.add_column(literal(name), justify="right" if name in set(right) else "left")
+        table.add_column(literal(name), justify="right" if name in set(right) else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(literal, row))
     Console().print(table)

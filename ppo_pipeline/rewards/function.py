@@ -60,6 +60,8 @@ def _scored(function: Function, settings: PythonComponent, samples: Samples) -> 
             f"reward '{settings.name}': {settings.function} returned {error}, expected a list with one number per "
             "sample."
         ) from None
+    except PipelineError as error:  # what the function reads is not here: no fault of its own
+        raise PipelineError(f"reward '{settings.name}': {settings.function}: {error.message}") from None
     except RAISED as error:
         raise PipelineError(
             f"reward '{settings.name}': {settings.function} raised {type(error).__name__}: {error} "
@@ -103,7 +105,7 @@ def _call(function: Function, settings: PythonComponent, samples: Samples, rows:
         prompts = _copy(samples.messages[rows])
         completions = [[{"role": "assistant", "content": text}] for text in completions]
     columns = {name: _copy(values[rows]) for name, values in samples.columns.items() if name not in RESERVED}
-    completion_ids = [[*ids] for ids in samples.response_ids[rows]]
+    completion_ids = _copy(samples.response_ids[rows])
     with chdir("."):
         found = function(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
         found = asyncio.run(_result(found)) if inspect.isawaitable(found) else found

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import PipelineError, nearest
+
 LARGEST = float(np.finfo(np.float32).max)
 NUMBER = "finite number that a 32-bit float holds (at most 3.4e38)"
 
@@ -27,6 +29,15 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.sample_ids)
+
+
+class MissingColumn(PipelineError):
+    """A reward reads a column that the prompts have not; `column` is its name."""
+
+    def __init__(self, where: str, column: str, known: list[str]) -> None:
+        there = ", ".join(known) or "none"
+        super().__init__(f"{where}: the prompts have no column '{column}'.{nearest(column, known)} They have: {there}.")
+        self.column = column
 
 
 def is_reward(value: Any) -> bool:

@@ -8,12 +8,12 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from ..errors import PipelineError, nearest
+from ..errors import PipelineError
 from ..kept_batches import KeptBatches
 from ..progress import progress
 from ..reward_sections import HttpComponent
 from ..snapshots import Snapshots
-from .samples import NUMBER, Samples, is_reward
+from .samples import NUMBER, MissingColumn, Samples, is_reward
 from .service_post import ServiceError, open_session, post, read_token
 
 SHOWN = 200  # characters of an answer in an error
@@ -51,13 +51,9 @@ def http_rewards(settings: HttpComponent, samples: Samples, snapshots: Snapshots
 def check_service(settings: HttpComponent, samples: Samples) -> None:
     """Raise PipelineError where a column that is to be sent, or the token, is not there."""
     read_token(settings)
-    known = list(samples.columns)
     for name in settings.columns:
-        if name not in known:
-            raise PipelineError(
-                f"reward '{settings.name}': columns: the prompts have no column '{name}'.{nearest(name, known)} "
-                f"They have: {', '.join(known) or 'none'}."
-            )
+        if name not in samples.columns:
+            raise MissingColumn(f"reward '{settings.name}': columns", name, list(samples.columns))
 
 
 def _body(settings: HttpComponent, samples: Samples, rows: slice) -> bytes:

@@ -4,11 +4,11 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from ..column_values import Answer, answers, text_of, truth
-from ..errors import PipelineError, nearest
+from ..errors import PipelineError
 from ..reward_sections import RuleComponent
 from .normal_form import bare, normalise
 from .numbers import whole_value
-from .samples import Samples
+from .samples import MissingColumn, Samples
 
 
 class Wanted(NamedTuple):
@@ -60,10 +60,6 @@ def _value(answer: Answer) -> Fraction:
 
 
 def _column(samples: Samples, name: str, component: str) -> list[Any]:
-    known = list(samples.columns)
     if name not in samples.columns:
-        there = ", ".join(known) or "none"
-        raise PipelineError(
-            f"reward '{component}': the prompts have no column '{name}'.{nearest(name, known)} They have: {there}."
-        )
+        raise MissingColumn(f"reward '{component}'", name, list(samples.columns))
     return samples.columns[name]
