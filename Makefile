@@ -23,13 +23,13 @@ test: install
 	$(ACTIVATE) && scripts/check
 
 lint: install
-	$(ACTIVATE) && ruff check . && ruff format --check . && mypy
+	$(ACTIVATE) && ruff check . && ruff format --check . && mypy && lint-imports
 
 deps: install
 	$(ACTIVATE) && python scripts/params_doc.py --write
 
 coverage: install
-	$(ACTIVATE) && coverage erase && coverage run -m pytest --ignore tests/test_dvc_warm.py
+	$(ACTIVATE) && coverage erase && coverage run -m pytest --ignore tests/pipeline/test_dvc_warm.py
 	$(ACTIVATE) && coverage combine --quiet && coverage report
 
 # Not in constraints.txt: nothing else needs mutmut. A survivor's change: mutmut show NAME.
@@ -41,15 +41,14 @@ mutation: install
 # The newest versions that pyproject.toml allows, in an environment of their own: do the models still come out right?
 # torch alone stays as constrained: a plain newest one may be a build for CUDA, of gigabytes. Minutes; no part of .ci/run.
 NEWEST := .venv-newest
-MODEL_TESTS := base init decoder decoder_speedups rollout end_to_end native_layers lora_peft lora_targets full_tuning \
-    policy_update critics gradient_checkpointing fp16 rewards_model other_device
+MODEL_TESTS := tests/models tests/sampling tests/training tests/rewards/test_rewards_model.py tests/compute/test_other_device.py
 
 newest:
 	$(PYTHON) -m venv $(NEWEST)
 	grep '^torch==' constraints.txt > $(NEWEST)/torch.txt
 	$(NEWEST)/bin/pip install --quiet --disable-pip-version-check --upgrade -c $(NEWEST)/torch.txt -e '.[test]'
 	$(NEWEST)/bin/pip list --disable-pip-version-check | grep -iE '^(torch|transformers|tokenizers|peft|safetensors) '
-	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -n auto --dist loadfile $(MODEL_TESTS:%=tests/test_%.py)
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -n auto --dist loadfile $(MODEL_TESTS)
 
 bench: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,trl]'

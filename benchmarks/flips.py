@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from ppo_pipeline.chat import render
-from ppo_pipeline.machine import set_up
+from ppo_pipeline.compute.machine import set_up
 from ppo_pipeline.models.acceleration import accelerate_model
 from ppo_pipeline.models.loading import load_model, load_tokenizer, stop_ids_of
+from ppo_pipeline.prompts.rendering import render
 from ppo_pipeline.sampling.completion import Completion
 from ppo_pipeline.sampling.decoder import Decoder, Request
 from ppo_pipeline.sampling.streams import uniforms
-from ppo_pipeline.sections import Compute
+from ppo_pipeline.settings.sections import Compute
 
 from .prompts import prompts
 

@@ -16,18 +16,18 @@ from unittest import mock
 import numpy as np
 import torch
 
-from ppo_pipeline.chat import render
-from ppo_pipeline.machine import set_up
+from ppo_pipeline.compute.machine import set_up
+from ppo_pipeline.compute.native import row_invariant
+from ppo_pipeline.compute.native.row_invariant import LIMIT, Alike
 from ppo_pipeline.models.acceleration import accelerate_policy
 from ppo_pipeline.models.checkpoint import load_checkpoint
 from ppo_pipeline.models.end_to_end import can_lay_end_to_end
 from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
-from ppo_pipeline.native import row_invariant
-from ppo_pipeline.native.row_invariant import LIMIT, Alike
+from ppo_pipeline.prompts.rendering import render
 from ppo_pipeline.sampling.batch_invariant import load_sampler
 from ppo_pipeline.sampling.decoder import Request
 from ppo_pipeline.sampling.streams import uniforms
-from ppo_pipeline.sections import Compute
+from ppo_pipeline.settings.sections import Compute
 from ppo_pipeline.training.data import Sampled
 
 from .prompts import prompts

@@ -8,7 +8,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from ppo_pipeline.sealing.index import EMPTY
+from ppo_pipeline.project.sealing.index import EMPTY
 
 from .measuring import ROOT, environment
 from .prompts import prompts

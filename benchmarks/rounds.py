@@ -99,8 +99,8 @@ def unseal(project: Path) -> None:
 
 
 def library(project: Path, module: str, function: str, argument: str) -> None:
-    """Call a function of ppo_pipeline.sealing in the project's folder."""
-    program = f"from ppo_pipeline.sealing.{module} import {function}; {function}({argument})"
+    """Call a function of ppo_pipeline.project.sealing in the project's folder."""
+    program = f"from ppo_pipeline.project.sealing.{module} import {function}; {function}({argument})"
     measured([sys.executable, "-c", program], project)
 
 

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ppo_pipeline.warm.launcher import IDLE_SECONDS
+from ppo_pipeline.engine.warm.launcher import IDLE_SECONDS
 
 from .measuring import measured, module
 from .projects import change, make_project, peaks, rounds, work_inside

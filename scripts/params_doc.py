@@ -14,9 +14,9 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ppo_pipeline import params as definitions
-from ppo_pipeline.params import OVERRIDABLE, Params, load_params
-from ppo_pipeline.reward_sections import COMPONENTS
+from ppo_pipeline.settings import params as definitions
+from ppo_pipeline.settings.params import OVERRIDABLE, Params, load_params
+from ppo_pipeline.settings.reward_sections import COMPONENTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "params.md"

@@ -21,7 +21,7 @@ def main() -> None:
     try:
         run(sys.argv[1], sys.argv[2:])
     except KeyboardInterrupt:  # while modules are imported; later the stage's own command sees it first
-        from ppo_pipeline.stage_command import end_interrupted
+        from ppo_pipeline.project.stage_command import end_interrupted
 
         end_interrupted()
 
@@ -29,11 +29,11 @@ def main() -> None:
 def run(name: str, arguments: list[str]) -> None:
     """Run the stage, warm or here."""
     if name in WITH_TORCH and wanted():
-        from ppo_pipeline.warm.launcher import run_warm
+        from ppo_pipeline.engine.warm.launcher import run_warm
 
         run_warm(f"{__package__}.{name}", arguments)  # comes back only where the stage did not start
     elif name in OF_A_ROUND and wanted() and Path(BASE).is_dir():
-        from ppo_pipeline.warm.launcher import run_if_warm, start_ahead
+        from ppo_pipeline.engine.warm.launcher import run_if_warm, start_ahead
 
         like = ["--base", BASE]
         if name == "settings":  # a round begins: a stage with a model is next

@@ -8,8 +8,6 @@ import click
 import numpy as np
 import pyarrow as pa
 
-from ppo_pipeline.controllers import Controllers
-from ppo_pipeline.files import write_json
 from ppo_pipeline.maths.gae import gae
 from ppo_pipeline.maths.groups import group_normalised, leave_one_out
 from ppo_pipeline.maths.kl import kl_estimate
@@ -17,13 +15,15 @@ from ppo_pipeline.maths.masked import whiten, whiten_each
 from ppo_pipeline.maths.rewards import kl_penalties, token_rewards
 from ppo_pipeline.maths.schedule import adapted_kl_coef
 from ppo_pipeline.maths.scores import judge_missing_ends, merged_moments, scaled
-from ppo_pipeline.progress import result
-from ppo_pipeline.run_record import run_record
-from ppo_pipeline.sections import Advantage
-from ppo_pipeline.stage_command import StageCommand
-from ppo_pipeline.stage_settings import AdvantageSettings, read_settings
+from ppo_pipeline.observe.progress import result
+from ppo_pipeline.observe.run_record import run_record
+from ppo_pipeline.project.stage_command import StageCommand
+from ppo_pipeline.settings.sections import Advantage
+from ppo_pipeline.settings.stage_settings import AdvantageSettings, read_settings
+from ppo_pipeline.storage.files import write_json
 from ppo_pipeline.tables.advantages import ADVANTAGES
 from ppo_pipeline.tables.contract import flat, lengths, ragged, same_order
+from ppo_pipeline.tables.controllers import Controllers
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rewards import REWARDS
 from ppo_pipeline.tables.rollouts import ROLLOUTS

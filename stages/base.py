@@ -5,11 +5,11 @@ from pathlib import Path
 import click
 
 from ppo_pipeline.models.base import acquire_base
-from ppo_pipeline.params import load_params
-from ppo_pipeline.progress import result
-from ppo_pipeline.run_record import run_record
+from ppo_pipeline.observe.progress import result
+from ppo_pipeline.observe.run_record import run_record
+from ppo_pipeline.project.stage_command import StageCommand
 from ppo_pipeline.sampling.trial import check_model
-from ppo_pipeline.stage_command import StageCommand
+from ppo_pipeline.settings.params import load_params
 
 
 @click.command("base", cls=StageCommand)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from ppo_pipeline.code_fingerprint import all_fingerprints
-from ppo_pipeline.files import whole_folder, write_json
-from ppo_pipeline.stage_command import StageCommand
+from ppo_pipeline.project.code_fingerprint import all_fingerprints
+from ppo_pipeline.project.stage_command import StageCommand
+from ppo_pipeline.storage.files import whole_folder, write_json
 
 
 @click.command("code", cls=StageCommand)

@@ -7,18 +7,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ppo_pipeline.chat import render_all
-from ppo_pipeline.files import write_json
-from ppo_pipeline.machine import machine_numbers, set_up
+from ppo_pipeline.compute.machine import machine_numbers, set_up
 from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of, vocabulary_of
-from ppo_pipeline.progress import progress, result
+from ppo_pipeline.observe.progress import progress, result
+from ppo_pipeline.observe.run_record import run_record
+from ppo_pipeline.project.stage_command import StageCommand
+from ppo_pipeline.prompts.rendering import render_all
+from ppo_pipeline.resume.scratch import Scratch
 from ppo_pipeline.rewards.scoring import check_prompts, join_prompts, score_samples
-from ppo_pipeline.run_record import run_record
 from ppo_pipeline.sampling.batch_invariant import load_sampler
 from ppo_pipeline.sampling.decoder import Request
-from ppo_pipeline.scratch import Scratch
-from ppo_pipeline.stage_command import StageCommand
-from ppo_pipeline.stage_settings import EvaluateSettings, read_settings
+from ppo_pipeline.settings.stage_settings import EvaluateSettings, read_settings
+from ppo_pipeline.storage.files import write_json
 from ppo_pipeline.tables.evaluation import EVALUATION
 from ppo_pipeline.tables.prompts import PROMPTS
 

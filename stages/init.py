@@ -5,7 +5,6 @@ from pathlib import Path
 import click
 import torch
 
-from ppo_pipeline.files import whole_folder
 from ppo_pipeline.models.adapter import adapter_config, save_policy
 from ppo_pipeline.models.checkpoint import TrainerState, copy_model_files, save_trainer
 from ppo_pipeline.models.fresh import fresh_lora
@@ -14,9 +13,10 @@ from ppo_pipeline.models.lora import copy_with_same_weights
 from ppo_pipeline.models.policy import Policy, SeparateCritic
 from ppo_pipeline.models.trial import try_whole
 from ppo_pipeline.models.value_head import ValueHead, init_value_head
-from ppo_pipeline.params import load_params
-from ppo_pipeline.progress import result
-from ppo_pipeline.stage_command import StageCommand
+from ppo_pipeline.observe.progress import result
+from ppo_pipeline.project.stage_command import StageCommand
+from ppo_pipeline.settings.params import load_params
+from ppo_pipeline.storage.files import whole_folder
 
 
 @click.command("init", cls=StageCommand)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from ppo_pipeline.params import load_params
-from ppo_pipeline.progress import result
-from ppo_pipeline.prompt_sources import read_prompts
-from ppo_pipeline.stage_command import StageCommand
+from ppo_pipeline.observe.progress import result
+from ppo_pipeline.project.stage_command import StageCommand
+from ppo_pipeline.prompts.sources import read_prompts
+from ppo_pipeline.settings.params import load_params
 from ppo_pipeline.tables.prompts import PROMPTS
 
 

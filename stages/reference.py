@@ -9,19 +9,19 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ppo_pipeline.files import write_json
-from ppo_pipeline.kept_batches import KeptBatches
-from ppo_pipeline.machine import machine_numbers, set_up
+from ppo_pipeline.compute.machine import machine_numbers, set_up
 from ppo_pipeline.models.acceleration import accelerate_forward, accelerate_policy
 from ppo_pipeline.models.checkpoint import load_checkpoint
 from ppo_pipeline.models.end_to_end import can_lay_end_to_end
 from ppo_pipeline.models.loading import load_model
 from ppo_pipeline.models.policy import model_logprobs
-from ppo_pipeline.progress import progress, result
-from ppo_pipeline.run_record import run_record
-from ppo_pipeline.scratch import Scratch
-from ppo_pipeline.stage_command import StageCommand
-from ppo_pipeline.stage_settings import ReferenceSettings, read_settings
+from ppo_pipeline.observe.progress import progress, result
+from ppo_pipeline.observe.run_record import run_record
+from ppo_pipeline.project.stage_command import StageCommand
+from ppo_pipeline.resume.kept_batches import KeptBatches
+from ppo_pipeline.resume.scratch import Scratch
+from ppo_pipeline.settings.stage_settings import ReferenceSettings, read_settings
+from ppo_pipeline.storage.files import write_json
 from ppo_pipeline.tables.contract import flat, lengths, ragged
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rollouts import ROLLOUTS

@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ppo_pipeline.files import write_json
-from ppo_pipeline.progress import result
+from ppo_pipeline.observe.progress import result
+from ppo_pipeline.observe.run_record import run_record
+from ppo_pipeline.project.stage_command import StageCommand
+from ppo_pipeline.resume.scratch import Scratch
 from ppo_pipeline.rewards.scoring import check_prompts, join_prompts, score_samples
-from ppo_pipeline.run_record import run_record
-from ppo_pipeline.scratch import Scratch
-from ppo_pipeline.stage_command import StageCommand
-from ppo_pipeline.stage_settings import RewardSettings, read_settings
+from ppo_pipeline.settings.stage_settings import RewardSettings, read_settings
+from ppo_pipeline.storage.files import write_json
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.rewards import REWARDS
 from ppo_pipeline.tables.rollouts import ROLLOUTS

@@ -7,21 +7,21 @@ import click
 import numpy as np
 import pyarrow as pa
 
-from ppo_pipeline.chat import check_prompts, render_all
+from ppo_pipeline.compute.machine import machine_numbers, set_up
 from ppo_pipeline.errors import PipelineError
-from ppo_pipeline.files import write_json
-from ppo_pipeline.machine import machine_numbers, set_up
 from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of, vocabulary_of
-from ppo_pipeline.progress import progress, result
-from ppo_pipeline.run_record import run_record
+from ppo_pipeline.observe.progress import progress, result
+from ppo_pipeline.observe.run_record import run_record
+from ppo_pipeline.project.stage_command import StageCommand
+from ppo_pipeline.prompts.rendering import check_prompts, render_all
+from ppo_pipeline.resume.scratch import Scratch
 from ppo_pipeline.sampling.batch_invariant import load_sampler
 from ppo_pipeline.sampling.completion import Completion
 from ppo_pipeline.sampling.decoder import Request
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
-from ppo_pipeline.scratch import Scratch
-from ppo_pipeline.stage_command import StageCommand
-from ppo_pipeline.stage_settings import RolloutSettings, read_settings
+from ppo_pipeline.settings.stage_settings import RolloutSettings, read_settings
+from ppo_pipeline.storage.files import write_json
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
 from ppo_pipeline.training.batches import prompts_of_round

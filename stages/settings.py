@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from ppo_pipeline.files import whole_folder
-from ppo_pipeline.local_models import check_sources, model_texts, settle_records
-from ppo_pipeline.params import load_params
-from ppo_pipeline.progress import result
-from ppo_pipeline.settings_files import settings_texts
-from ppo_pipeline.stage_command import StageCommand
+from ppo_pipeline.observe.progress import result
+from ppo_pipeline.project.local_models import check_sources, model_texts, settle_records
+from ppo_pipeline.project.stage_command import StageCommand
+from ppo_pipeline.settings.files import settings_texts
+from ppo_pipeline.settings.params import load_params
+from ppo_pipeline.storage.files import whole_folder
 
 
 @click.command("settings", cls=StageCommand)

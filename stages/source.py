@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from ppo_pipeline.local_models import write_record
-from ppo_pipeline.params import load_params
-from ppo_pipeline.progress import result
-from ppo_pipeline.stage_command import StageCommand
+from ppo_pipeline.observe.progress import result
+from ppo_pipeline.project.local_models import write_record
+from ppo_pipeline.project.stage_command import StageCommand
+from ppo_pipeline.settings.params import load_params
 
 
 @click.command("source", cls=StageCommand)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from ppo_pipeline.files import whole_folder, write_json
-from ppo_pipeline.learning_curve import (
+from ppo_pipeline.observe.progress import result
+from ppo_pipeline.project.learning_curve import (
     CRITIC,
     HELDOUT,
     TRAINING,
@@ -17,10 +17,10 @@ from ppo_pipeline.learning_curve import (
     sealed_metrics,
     write_curve,
 )
-from ppo_pipeline.params import ROOT, load_params
-from ppo_pipeline.progress import result
-from ppo_pipeline.scratch import remove_done
-from ppo_pipeline.stage_command import StageCommand
+from ppo_pipeline.project.stage_command import StageCommand
+from ppo_pipeline.resume.scratch import remove_done
+from ppo_pipeline.settings.params import ROOT, load_params
+from ppo_pipeline.storage.files import whole_folder, write_json
 
 
 @click.command("summary", cls=StageCommand)

@@ -5,21 +5,21 @@ from pathlib import Path
 import click
 import pyarrow as pa
 
-from ppo_pipeline.controllers import Controllers
-from ppo_pipeline.files import write_json
-from ppo_pipeline.machine import machine_numbers, set_up
+from ppo_pipeline.compute.machine import machine_numbers, set_up
 from ppo_pipeline.maths.schedule import learning_rate_factor
 from ppo_pipeline.models.acceleration import accelerate_policy
 from ppo_pipeline.models.checkpoint import TrainerState, load_checkpoint, save_checkpoint
 from ppo_pipeline.models.end_to_end import can_lay_end_to_end
-from ppo_pipeline.progress import progress, result
-from ppo_pipeline.run_record import run_record
-from ppo_pipeline.scratch import Scratch
-from ppo_pipeline.sections import Update
-from ppo_pipeline.stage_command import StageCommand
-from ppo_pipeline.stage_settings import UpdateSettings, read_settings
+from ppo_pipeline.observe.progress import progress, result
+from ppo_pipeline.observe.run_record import run_record
+from ppo_pipeline.project.stage_command import StageCommand
+from ppo_pipeline.resume.scratch import Scratch
+from ppo_pipeline.settings.sections import Update
+from ppo_pipeline.settings.stage_settings import UpdateSettings, read_settings
+from ppo_pipeline.storage.files import write_json
 from ppo_pipeline.tables.advantages import ADVANTAGES
 from ppo_pipeline.tables.contract import same_order
+from ppo_pipeline.tables.controllers import Controllers
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rollouts import ROLLOUTS
 from ppo_pipeline.training.data import sampled, split

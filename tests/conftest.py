@@ -39,7 +39,7 @@ def write_letter_prompts(folder: Path, letters: str) -> None:
 
 def policy_settings(**changes: Any) -> Any:
     """Return the `policy` section: LoRA of rank 4 on llama's projections, a shared critic."""
-    from ppo_pipeline.sections import Policy
+    from ppo_pipeline.settings.sections import Policy
 
     values = {
         "tuning": "lora", "critic": "shared", "rank": 4, "alpha": 8, "use_rslora": False, "dropout": 0.0,
@@ -149,7 +149,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.fixture(params=["native", "torch"])
 def either_kernels(request: pytest.FixtureRequest) -> Iterator[None]:
     """Run a test twice: with the CPU kernels of this project, and without."""
-    from ppo_pipeline.native import library
+    from ppo_pipeline.compute.native import library
 
     library.allow(request.param == "native")
     if request.param == "native" and library.kernels() is None:

@@ -13,10 +13,10 @@ from conftest import save_tiny, write_letter_prompts
 from ruamel.yaml import YAML
 
 from ppo_pipeline.errors import PipelineError
-from ppo_pipeline.outlook.reruns import reruns
-from ppo_pipeline.params import load_params
-from ppo_pipeline.sealing.index import EMPTY
-from ppo_pipeline.sealing.tracked import dvc_project
+from ppo_pipeline.project.plan.reruns import reruns
+from ppo_pipeline.project.sealing.index import EMPTY
+from ppo_pipeline.project.sealing.tracked import dvc_project
+from ppo_pipeline.settings.params import load_params
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CODE = ("dvc.yaml", ".dvcignore", ".gitignore", "stages", "ppo_pipeline", "reward_functions", "params", "params.yaml")

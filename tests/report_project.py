@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from conftest import tiny_tokenizer
 
-from ppo_pipeline.files import write_json
+from ppo_pipeline.storage.files import write_json
 from ppo_pipeline.tables.advantages import ADVANTAGES
 from ppo_pipeline.tables.contract import ragged
 from ppo_pipeline.tables.evaluation import EVALUATION

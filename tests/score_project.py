@@ -12,7 +12,7 @@ from reward_models import POSITIONS
 from ruamel.yaml import YAML
 
 from ppo_pipeline.cli.main import main
-from ppo_pipeline.params import load_params
+from ppo_pipeline.settings.params import load_params
 
 COMMITTED = Path(__file__).resolve().parent.parent / "params.yaml"
 RULE: dict[str, Any] = {

@@ -65,14 +65,14 @@ class WarmProject:
         self.folder = folder
         self.sockets = Path(tempfile.mkdtemp(prefix="warm"))  # pytest's folder is too long a name for a socket
         code = folder / "ppo_pipeline" / "warm"
-        shutil.copytree(REPOSITORY / "ppo_pipeline/warm", code, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / "ppo_pipeline/engine/warm", code, ignore=shutil.ignore_patterns("__pycache__"))
         replace(code / "libraries.py", 'THREADED = ("numpy", "pyarrow")', "THREADED = ()")
         with (code / "libraries.py").open("a") as file:
             file.write(f"\n\nLIBRARIES = {libraries!r}\n")
         replace(code / "launcher.py", "IDLE_SECONDS = 20.0", f"IDLE_SECONDS = {idle}")
         (folder / "stages").mkdir()
         (folder / "ppo_pipeline/__init__.py").touch()
-        shutil.copy(REPOSITORY / "ppo_pipeline/memory.py", folder / "ppo_pipeline")
+        shutil.copy(REPOSITORY / "ppo_pipeline/errors/memory.py", folder / "ppo_pipeline")
         (folder / "stages/__init__.py").touch()
         shutil.copy(REPOSITORY / "stages/__main__.py", folder / "stages")
         (folder / "stages/update.py").write_text(STAGE)

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.prompts import prompts
-from ppo_pipeline.chat import render
-from ppo_pipeline.machine import set_up
+from ppo_pipeline.compute.machine import set_up
 from ppo_pipeline.models.acceleration import accelerate_model
 from ppo_pipeline.models.loading import load_model, load_tokenizer, stop_ids_of
+from ppo_pipeline.prompts.rendering import render
 from ppo_pipeline.sampling.decoder import Decoder, Request
 from ppo_pipeline.sampling.streams import uniforms
-from ppo_pipeline.sections import Compute
+from ppo_pipeline.settings.sections import Compute
 
 
 def main(base: str, count: int, new_tokens: int, passes: int) -> None:

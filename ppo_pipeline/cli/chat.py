@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ..errors import PipelineError
-from ..params import Params, load_params
+from ..settings.params import Params, load_params
 from .literal import literal
 from .policies import BASE, load_base, policy_folder
 
@@ -67,9 +67,9 @@ def reply(
     model: Any, tokenizer: Any, params: Params, prompt: str, temperature: float, max_new_tokens: int, seed: int
 ) -> str:
     """Return the model's answer to one user message."""
-    from ..chat import render
-    from ..conversations import with_system
     from ..models.loading import rows_of, stop_ids_of
+    from ..prompts.conversations import with_system
+    from ..prompts.rendering import render
     from ..sampling.decoder import Decoder, Request
     from ..sampling.streams import uniforms
 

@@ -7,9 +7,9 @@ import click
 import pyarrow as pa
 
 from ..errors import PipelineError, nearest
-from ..outlook.as_run import metrics_of, settings_of
-from ..params import ROOT, Params, load_params
-from ..settings_files import differences, told
+from ..project.plan.as_run import metrics_of, settings_of
+from ..settings.files import differences, told
+from ..settings.params import ROOT, Params, load_params
 from .paired import paired
 from .printed import heading, json_text, note, print_table
 from .rounds import describe

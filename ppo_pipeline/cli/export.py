@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from ..errors import PipelineError
-from ..files import whole_folder
-from ..params import load_params
+from ..settings.params import load_params
+from ..storage.files import whole_folder
 from .policies import BASE, policy_folder
 
 

@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 from ..errors import PipelineError
-from ..params import Params
-from ..reward_sections import Reward
 from ..rewards.samples import MissingColumn
 from ..rewards.scoring import check_prompts, join_prompts, score_samples
+from ..settings.params import Params
+from ..settings.reward_sections import Reward
 from .handwritten import Handwritten
 from .policy_view import Absent, PolicyView, policy_view
 

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import click
 import pyarrow as pa
 
-from ..conversations import Messages, conversation_of, with_system
 from ..errors import PipelineError, nearest
-from ..prompt_files import KINDS, NAMED, NOT_JSON, rows_of
-from ..prompt_sources import OWN, prompts_table
-from ..sections import Prompts
+from ..prompts.conversations import Messages, conversation_of, with_system
+from ..prompts.files import KINDS, NAMED, NOT_JSON, rows_of
+from ..prompts.sources import OWN, prompts_table
+from ..settings.sections import Prompts
 from ..tables.prompts import SPLITS
 from .literal import token_text
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..new_project.files import make_project
+from ..project.new_project.files import make_project
 
 
 @click.command()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..terminal import spelled_out
+from ..errors.terminal import spelled_out
 
 
 def literal(text: str, style: str = "") -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from .joined import contract_of, with_neighbours
+from ..tables.joined import contract_of, with_neighbours
 
 NOT_PAIRED = ("sample_id", "prompt_text", "sample_index", "prompt_id", "prompt", "response_text", "score")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PipelineError, nearest
-from ..params import ROOT, Params
+from ..settings.params import ROOT, Params
 
 ROUNDS, BASE = Path("data/rounds"), Path("data/base")
 
@@ -24,7 +24,7 @@ def policy_folder(params: Params, name: str) -> Path:
 
 def load_base(params: Params) -> tuple[Any, Any]:
     """Return the base model on the device of `compute`, and its tokenizer."""
-    from ..machine import set_up
+    from ..compute.machine import set_up
     from ..models.loading import load_model, load_tokenizer
 
     device, dtype = set_up(params.compute)

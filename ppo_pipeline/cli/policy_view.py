@@ -7,11 +7,11 @@ rewards that do without are computed all the same.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..chat import Renderer, plain_text
 from ..errors import PipelineError
-from ..files import read_json
-from ..params import Params
-from ..special_text import SpecialText
+from ..prompts.rendering import Renderer, plain_text
+from ..prompts.special_text import SpecialText
+from ..settings.params import Params
+from ..storage.files import read_json
 from .handwritten import Handwritten
 from .policies import BASE
 

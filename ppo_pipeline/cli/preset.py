@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 
 from ..errors import PipelineError, nearest
-from ..files import whole_file
-from ..layout import repository_file
-from ..params import SEALED, load_params, read_sealed
+from ..project.layout import repository_file
+from ..settings.params import SEALED, load_params, read_sealed
+from ..storage.files import whole_file
 from .literal import token_text
 
 PARAMS, FOLDER = Path("params.yaml"), Path("params")

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from ..terminal import json_spelled_out
-from .joined import json_ready
+from ..errors.terminal import json_spelled_out
+from ..tables.joined import json_ready
 from .literal import literal, token_text
 
 

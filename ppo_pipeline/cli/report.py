@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ..errors import PipelineError
-from ..files import whole_file
+from ..storage.files import whole_file
 
 
 @click.command()

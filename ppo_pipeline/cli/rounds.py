@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from ..params import ROOT, Round, load_params
-from ..rounds_file import RoundsFile, parse_overrides
+from ..project.rounds_file import RoundsFile, parse_overrides
+from ..settings.params import ROOT, Round, load_params
 
 PARAMS = Path("params.yaml")
 MANY = 30  # open rounds; DVC then takes about as long as a small round's work
@@ -106,8 +106,8 @@ def seal(keep: int | None, through: str | None) -> None:
 
     Each becomes one folder tracked by DVC (sealed/ROUND.dvc) and no longer reruns when settings or code change.
     """
-    from ..sealing.refresh import refresh
-    from ..sealing.seal import seal as seal_rounds
+    from ..project.sealing.refresh import refresh
+    from ..project.sealing.seal import seal as seal_rounds
 
     if keep is not None and through is not None:
         raise click.UsageError("--keep and --through exclude each other.")
@@ -123,8 +123,8 @@ def seal(keep: int | None, through: str | None) -> None:
 @click.argument("name")
 def unseal(name: str) -> None:
     """Take the sealed round NAME, and those that descend from it, back into the pipeline."""
-    from ..sealing.refresh import refresh
-    from ..sealing.unseal import unseal as unseal_round
+    from ..project.sealing.refresh import refresh
+    from ..project.sealing.unseal import unseal as unseal_round
 
     names = unseal_round(name)
     click.echo(f"unsealed {', '.join(names)}; commit sealed/, params.yaml and dvc.lock to git")

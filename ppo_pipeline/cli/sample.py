@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..tables.advantages import ADVANTAGES
+from ..tables.joined import data_folder
 from ..tables.reference import REFERENCE
-from .joined import data_folder
 from .literal import literal, token_text
 from .printed import print_table
 

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from ..errors import PipelineError, nearest
-from ..params import ROOT, SEALED, Params, load_params
-from ..reward_sections import Reward
+from ..settings.params import ROOT, SEALED, Params, load_params
+from ..settings.reward_sections import Reward
 from .handwritten import Handwritten, from_command_line, from_file, parse_columns
 from .literal import token_text
 from .printed import json_text, note, print_table

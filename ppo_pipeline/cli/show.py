@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import PipelineError, nearest
-from .joined import OF_SAMPLES, contract_of, with_neighbours
+from ..tables.joined import OF_SAMPLES, contract_of, with_neighbours
 from .printed import json_text, note, print_table
 from .selected import in_order, only_columns
 from .where import matching

@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from ..errors import PipelineError
-from ..outlook.as_run import metrics_of
-from ..outlook.durations import Durations
-from ..params import ROOT, Params, load_params
+from ..project.plan.as_run import metrics_of
+from ..project.plan.durations import Durations
+from ..settings.params import ROOT, Params, load_params
 from .printed import heading, json_text, note, on_terminal, print_table
 from .rounds import FILES, describe
 
@@ -94,9 +94,9 @@ def round_entry(params: Params, name: str, branch: int) -> dict[str, Any]:
 
 def _outlook(params: Params) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the stages that would not be skipped, and the bytes of each round that are in DVC's cache."""
-    from ..outlook.cached import cached_bytes
-    from ..outlook.reruns import reruns
-    from ..sealing.tracked import dvc_project
+    from ..project.plan.cached import cached_bytes
+    from ..project.plan.reruns import reruns
+    from ..project.sealing.tracked import dvc_project
 
     durations = Durations(params)
     with dvc_project() as dvc:

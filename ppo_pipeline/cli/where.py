@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import PipelineError, nearest
-from .joined import json_ready
+from ..tables.joined import json_ready
 
 ROW = "_row_"
 # Text in single quotes, a quoted name, a dotted name: SQLite would take the last for a table's column, and a quoted

@@ -5,7 +5,7 @@ And what makes a row of a training forward the same bits in every batch: product
 
 from typing import Any
 
-from ..native.row_invariant import make_row_invariant
+from ..compute.native.row_invariant import make_row_invariant
 from .native_layers import use_native_layers
 from .packing import pack_linears, pack_policy
 from .policy import Policy

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from ..errors import PipelineError
-from ..files import read_json, whole_folder, write_json
-from ..sections import Policy as PolicySettings
+from ..settings.sections import Policy as PolicySettings
+from ..storage.files import read_json, whole_folder, write_json
 from .lora import LoraLinear, add_lora, is_conv1d, merge_lora
 from .peft_names import peft_targets
 from .policy import Policy

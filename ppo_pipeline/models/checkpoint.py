@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..controllers import Controllers, record_of
 from ..errors import PipelineError
-from ..files import read_json, whole_folder, write_json
+from ..storage.files import read_json, whole_folder, write_json
+from ..tables.controllers import Controllers, record_of
 from .adapter import attach_merged, attach_policy, lora_arguments, read_adapter_config, save_policy
 from .loading import hidden_width, load_model, trunk_of
 from .lora import add_lora, copy_with_same_weights

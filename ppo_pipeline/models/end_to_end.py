@@ -19,8 +19,8 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from ..machine_faults import is_machines
-from ..native.attention import attend_end_to_end, attends
+from ..compute.native.attention import attend_end_to_end, attends
+from ..errors.machine_faults import is_machines
 from .loading import text_config, trunk_of
 from .prefix import causal_mask
 from .reach import sliding_window

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from ..sections import Policy as PolicySettings
+from ..settings.sections import Policy as PolicySettings
 from .lora import LoraLinear, NoPlaceForLora, add_lora, init_lora, kind_of, remove_lora
 from .peft_names import check_loadable
 from .policy import Policy

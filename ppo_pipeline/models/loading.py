@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ..errors import PipelineError
-from ..files import read_json
-from ..machine_faults import is_machines
+from ..errors.machine_faults import is_machines
+from ..storage.files import read_json
 from .trust import advice, check_folder, code_allowed
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

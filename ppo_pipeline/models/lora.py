@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..compute.native import low_rank
+from ..compute.native.operations import serves
+from ..compute.native.row_invariant import by_rows, is_conv1d, no_view
 from ..errors import PipelineError, nearest
-from ..native import low_rank
-from ..native.operations import serves
-from ..native.row_invariant import by_rows, is_conv1d, no_view
 
 
 class _AddLowRank(torch.autograd.Function):

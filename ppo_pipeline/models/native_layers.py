@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..native.operations import LANES, rms_norm, rotary, serves, silu_times
+from ..compute.native.operations import LANES, rms_norm, rotary, serves, silu_times
 from .loading import text_config, trunk_of
 from .reach import sliding_window
 

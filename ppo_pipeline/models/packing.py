@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..native.operations import LANES
-from ..native.row_invariant import by_rows, no_view
+from ..compute.native.operations import LANES
+from ..compute.native.row_invariant import by_rows, no_view
 from .policy import Policy
 
 ROWS_HINT = 128  # the layout is chosen for this many rows; measured, it is good for 1 to 512

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..maths.logprobs import token_logprobs
 from .checkpointing import checkpoint_blocks
 from .end_to_end import Layout, hidden_end_to_end, lay_end_to_end
 from .loading import head_of, logit_divisor, trunk_of
+from .logprobs import token_logprobs
 from .lora import LoraLinear, lora_off
 from .value_head import ValueHead
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import PipelineError
-from ..machine_faults import is_machines
+from ..errors.machine_faults import is_machines
 
 CHECKSUM = "sha256"
 

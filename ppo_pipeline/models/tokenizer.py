@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from ..chat_template import START
 from ..errors import PipelineError
+from ..prompts.chat_template import START
 from .loading import rows_of, stop_ids_of
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import PipelineError
-from ..machine_faults import is_machines
+from ..errors.machine_faults import is_machines
 from .loading import text_config
 from .lora import LoraLinear, NoPlaceForLora, is_conv1d, kind_of
 from .policy import Policy, pad

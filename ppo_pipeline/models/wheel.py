@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 
 from ..errors import PipelineError
-from ..files import whole_file
+from ..storage.files import whole_file
 
 BLOCK = 1 << 20
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..params import ROOT, Params, Round
+from ..settings.params import ROOT, Params, Round
 
 
 @dataclass(frozen=True)

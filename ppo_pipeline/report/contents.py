@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..cli.joined import last_user_messages
 from ..errors import PipelineError
-from ..params import ROOT
+from ..settings.params import ROOT
 from ..tables.evaluation import EVALUATION
+from ..tables.joined import last_user_messages
 from .curves import curves
 from .distributions import distributions
 from .round_data import read_round

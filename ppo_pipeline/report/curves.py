@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from ..errors import PipelineError
-from ..learning_curve import merged, round_metrics, sealed_metrics
-from ..params import ROOT
+from ..project.learning_curve import merged, round_metrics, sealed_metrics
+from ..settings.params import ROOT
 from .run import Run
 
 # The first charts, with the words for them; every other metric follows under its own name.

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ..cli.joined import last_user_messages, sequence_kl
 from ..tables.advantages import ADVANTAGES
 from ..tables.contract import lengths
+from ..tables.joined import last_user_messages, sequence_kl
 from ..tables.reference import REFERENCE
 from ..tables.rewards import REWARDS
 from ..tables.rollouts import ROLLOUTS

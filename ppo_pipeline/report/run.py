@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ..errors import PipelineError, nearest
-from ..params import ROOT, load_params
+from ..settings.params import ROOT, load_params
 from ..tables.contract import Contract, TableError
 from .branches import lines_of
 

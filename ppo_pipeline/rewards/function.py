@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import PipelineError
-from ..kept_batches import KeptBatches
-from ..reward_sections import PythonComponent
-from ..snapshots import Snapshots
+from ..resume.kept_batches import KeptBatches
+from ..resume.snapshots import Snapshots
+from ..settings.reward_sections import PythonComponent
 from .samples import Samples, is_reward
 
 Function = Callable[..., Any]

@@ -3,10 +3,10 @@
 from typing import Any
 
 from ..errors import PipelineError, nearest
-from ..kept_batches import KeptBatches
-from ..progress import progress, result
-from ..reward_sections import ModelComponent
-from ..snapshots import Snapshots
+from ..observe.progress import progress, result
+from ..resume.kept_batches import KeptBatches
+from ..resume.snapshots import Snapshots
+from ..settings.reward_sections import ModelComponent
 from .samples import Samples
 
 
@@ -21,7 +21,7 @@ def model_rewards(settings: ModelComponent, samples: Samples, snapshots: Snapsho
     import numpy as np
     import torch
 
-    from ..device import device_and_format
+    from ..compute.device import device_and_format
     from ..training.batches import by_token_budget
     from .model_files import load_classifier
     from .model_inputs import tokenise

@@ -6,7 +6,7 @@ from typing import Any
 from ..errors import PipelineError
 from ..models.hub import SMALL_FILES, fetch, offline
 from ..models.trust import check_folder
-from ..reward_sections import ModelComponent
+from ..settings.reward_sections import ModelComponent
 
 SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"
 

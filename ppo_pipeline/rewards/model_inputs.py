@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from ..chat import plain_text
-from ..conversations import answered
 from ..errors import PipelineError
-from ..reward_sections import ModelComponent
+from ..prompts.conversations import answered
+from ..prompts.rendering import plain_text
+from ..settings.reward_sections import ModelComponent
 from .samples import Samples
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")

@@ -3,7 +3,7 @@
 import re
 from fractions import Fraction
 
-from ..reward_sections import RuleComponent
+from ..settings.reward_sections import RuleComponent
 from .normal_form import BOUNDED, bare, normalise
 from .numbers import last_value, spans
 from .samples import Samples

@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import PipelineError
-from ..reward_sections import Reward
-from ..scratch import Scratch, key_of
-from ..snapshots import Snapshots
+from ..resume.scratch import Scratch, key_of
+from ..resume.snapshots import Snapshots
+from ..settings.reward_sections import Reward
 from .function import check_module, python_rewards
 from .model import model_rewards
 from .rule import rule_rewards

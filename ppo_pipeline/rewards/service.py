@@ -9,10 +9,10 @@ from urllib.parse import unquote
 import numpy as np
 
 from ..errors import PipelineError
-from ..kept_batches import KeptBatches
-from ..progress import progress
-from ..reward_sections import HttpComponent
-from ..snapshots import Snapshots
+from ..observe.progress import progress
+from ..resume.kept_batches import KeptBatches
+from ..resume.snapshots import Snapshots
+from ..settings.reward_sections import HttpComponent
 from .samples import NUMBER, MissingColumn, Samples, is_reward
 from .service_post import ServiceError, open_session, post, read_token
 

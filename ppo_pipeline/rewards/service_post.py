@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from ..errors import PipelineError
-from ..reward_sections import HttpComponent
+from ..settings.reward_sections import HttpComponent
 
 RETRIED = (408, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 30.0  # seconds between two attempts

@@ -3,9 +3,9 @@
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from ..column_values import Answer, answers, text_of, truth
 from ..errors import PipelineError
-from ..reward_sections import RuleComponent
+from ..prompts.column_values import Answer, answers, text_of, truth
+from ..settings.reward_sections import RuleComponent
 from .normal_form import bare, normalise
 from .numbers import whole_value
 from .samples import MissingColumn, Samples

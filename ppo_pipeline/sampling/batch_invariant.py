@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..compute.native.operations import serves, token_logprobs
 from ..errors import PipelineError
-from ..maths.logprobs import head_logits
 from ..models.acceleration import accelerate_forward, accelerate_model
 from ..models.checkpoint import load_merged, load_unmerged
 from ..models.end_to_end import attend_by_layout, can_lay_end_to_end
 from ..models.loading import head_of
+from ..models.logprobs import head_logits
 from ..models.packing import pack_linears
 from ..models.policy import end_to_end, model_logprobs
 from ..models.prefix import LEAST_PREFIX, common_prefix
-from ..native.operations import serves, token_logprobs
 from .cache import SlotCache
 from .decoder import Decoder, Request
 from .draw import Drawn

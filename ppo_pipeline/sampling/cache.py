@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from ..compute.native.operations import attend_step
 from ..models.end_to_end import Layout
-from ..native.operations import attend_step
 
 
 class SlotCache(Cache):

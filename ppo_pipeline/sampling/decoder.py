@@ -17,7 +17,7 @@ from ..errors import PipelineError
 from ..models.loading import logit_divisor, trunk_of
 from ..models.prefix import LEAST_PREFIX, causal_mask, common_prefix
 from ..models.reach import borders
-from ..snapshots import Snapshots
+from ..resume.snapshots import Snapshots
 from .cache import SlotCache, cache_name
 from .completion import Completion
 from .decoder_state import load_state, save_state

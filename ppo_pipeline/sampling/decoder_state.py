@@ -13,7 +13,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from ..snapshots import Snapshots
+from ..resume.snapshots import Snapshots
 from .cache import SlotCache
 from .completion import Completion
 

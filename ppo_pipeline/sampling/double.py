@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..device import has_float64
+from ..compute.device import has_float64
 
 BLOCK = 256
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..native.operations import draw_tokens, serves
+from ..compute.native.operations import draw_tokens, serves
 from .double import BLOCK, blocks, double, row_sums
 from .truncation import Truncation
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..errors import PipelineError
-from ..machine_faults import is_machines
+from ..errors.machine_faults import is_machines
 from ..models.loading import check_supported, text_config
 from ..models.policy import model_logprobs, pad
 from ..models.prefix import LEAST_PREFIX

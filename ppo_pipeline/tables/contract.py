@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import PipelineError
-from ..files import whole_file
-from ..machine_faults import is_machines
+from ..errors.machine_faults import is_machines
+from ..storage.files import whole_file
 
 NAME_KEY, VERSION_KEY, CHECKSUM_KEY = b"ppo_pipeline.table", b"ppo_pipeline.version", b"ppo_pipeline.checksum"
 MARK, BLANK = b"sha256:", b"0" * 64

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..errors import PipelineError
 from ..maths.ppo import kl_loss, policy_loss, policy_statistics, value_loss
 from ..models.policy import Policy
-from ..sections import Update
-from ..snapshots import Snapshots
+from ..resume.snapshots import Snapshots
+from ..settings.sections import Update
 from .batches import generator, shuffled_minibatches
 from .data import Padding, Sampled
 from .optimizer import trained_parameters

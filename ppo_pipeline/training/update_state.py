@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..snapshots import Snapshots
+from ..resume.snapshots import Snapshots
 from .optimizer import trained_parameters
 
 if TYPE_CHECKING:

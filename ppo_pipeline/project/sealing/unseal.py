@@ -1,0 +1,72 @@
+"""Unseal rounds: their stages are in the pipeline again, up to date as they were."""
+
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from ...errors import PipelineError, nearest
+from ...storage.files import write_json
+from ..learning_curve import sealed_metrics
+from ..rounds_file import RoundsFile
+from . import lock_text
+from .index import dvc_file, entries, idle_dvc_file, metrics_file, write_entries
+from .settle import PARAMS, kept_blocks, kept_outs, sweep
+from .tracked import Tracked, dvc_project
+
+
+def unseal(name: str) -> list[str]:
+    """Take a round and the sealed rounds that descend from it back into the pipeline; return their names.
+
+    The descendants come too, since they are outdated as soon as the round changes. A round that was half unsealed
+    is unsealed by calling this again. Raises PipelineError where the round's data is not in DVC's cache.
+    """
+    with dvc_project() as dvc:
+        sealed = entries()
+        if name in sweep():
+            return [name]
+        if name not in sealed:
+            raise PipelineError(f"{name} is not sealed.{nearest(name, list(sealed))}")
+        names = with_descendants(name, sealed)
+        blocks: dict[str, str] = {}
+        for each in names:
+            blocks |= _restore(dvc, each)
+        # The stages come back before DVC forgets the folders, so that the data is known to it at every point.
+        file = RoundsFile(PARAMS, settled=False)
+        file.put_first({each: sealed[each] for each in names if each not in file.rounds})
+        file.save()
+        lock_text.put_back(blocks)
+        for each in names:
+            if dvc_file(each).exists():
+                dvc_file(each).replace(idle_dvc_file(each))
+        write_entries({each: entry for each, entry in sealed.items() if each not in names})
+        sweep()
+        return names
+
+
+def with_descendants(name: str, sealed: dict[str, Any]) -> list[str]:
+    """Return the round and the sealed ones that descend from it, in the order of sealed/rounds.yaml."""
+    found = {name}
+    for _ in sealed:  # entries may stand before their parents
+        more = {child for child, entry in sealed.items() if entry["parent"] in found}
+        if more <= found:
+            break
+        found |= more
+    return [each for each in sealed if each in found]
+
+
+def _restore(dvc: Tracked, name: str) -> dict[str, str]:
+    """Write the metrics of a round's stages and bring DVC's cache up to date; return its entries of dvc.lock."""
+    if not dvc_file(name).is_file() and not idle_dvc_file(name).is_file():
+        raise PipelineError(f"{dvc_file(name)}: no such file, though {name} is sealed; git has it.")
+    blocks = kept_blocks(name)
+    data, metrics = kept_outs(name, blocks)
+    if dvc_file(name).is_file():  # otherwise an earlier call was here already
+        digest = YAML(typ="safe", pure=True).load(dvc_file(name).read_text(encoding="utf-8"))["outs"][0]["md5"]
+        dvc.restore_listings(name, digest, data)
+    values = sealed_metrics(metrics_file(name).parent, name)
+    for out in metrics:
+        file = Path(out["path"])
+        write_json(file, values[file.stem])
+        dvc.keep_file(file, out["md5"])
+    return blocks

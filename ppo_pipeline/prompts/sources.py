@@ -1,0 +1,104 @@
+"""Read prompt sets into the prompts table: each row's id, conversation, split and further columns."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import PipelineError, nearest
+from ..settings.sections import Prompts
+from ..tables.prompts import MESSAGE, SPLITS
+from .column_values import uniform
+from .conversations import Messages, conversation_of, with_system
+from .files import prompt_files, rows_of
+
+DEEPEST = 20  # of lists and maps in a further column
+OWN = ("prompt_id", "prompt", "messages", "split")
+
+
+def read_prompts(settings: Prompts) -> pa.Table:
+    """Return the prompts table of the file or folder `prompts.source`, in the order of its files and rows.
+
+    Each row has `prompt` (the user's message, or a list of messages) or `messages`; optional `prompt_id` (else a hash
+    of the messages), `split` (else by that hash) and any further columns. The hash is of what the row's author wrote:
+    no setting changes an id or moves a prompt into the other split. Raises PipelineError naming file and row
+    for text that is not UTF-8, empty or repeated prompts, unknown roles or splits.
+    """
+    rows: list[dict[str, Any]] = []
+    seen_ids: dict[str, str] = {}
+    seen_prompts: dict[str, str] = {}
+    for path in prompt_files(Path(settings.source)):
+        for number, source in rows_of(path):
+            place = f"{path}, row {number}"
+            written = conversation_of(source, settings.continue_final_message, place)
+            messages = with_system(written, settings.system)
+            digest, shown = _digest(written, place), _digest(messages, place)
+            prompt_id = _prompt_id(source.get("prompt_id"), digest, place)
+            for key, seen, what in ((shown, seen_prompts, "prompt"), (prompt_id, seen_ids, "prompt_id")):
+                if key in seen:
+                    raise PipelineError(f"{place}: the same {what} as in {seen[key]}; remove one of them.")
+                seen[key] = place
+            more = {k: v for k, v in source.items() if k not in OWN}
+            split = _split(source, digest, settings.heldout_fraction, place)
+            rows.append({"prompt_id": prompt_id, "messages": messages, "split": split, **more})
+    if all(row["split"] != "train" for row in rows):
+        raise PipelineError(f"{settings.source}: no prompt has the split 'train'.")
+    return prompts_table(rows, settings.source)
+
+
+def _digest(messages: Messages, place: str) -> str:
+    try:
+        return hashlib.sha256(json.dumps(messages, ensure_ascii=False).encode()).hexdigest()
+    except UnicodeEncodeError as error:
+        raise PipelineError(f"{place}: half of a character, as cutting an emoji leaves ({error}).") from None
+
+
+def _prompt_id(given: Any, digest: str, place: str) -> str:
+    """Return a text as it is, a whole number as pandas may write it (3.0) without a point; none: from the hash."""
+    if given in (None, ""):
+        return digest[:12]
+    if isinstance(given, float) and given.is_integer():
+        given = int(given)
+    if not isinstance(given, (str, int)) or isinstance(given, bool):
+        raise PipelineError(f"{place}: a prompt_id must be text or a whole number, found {given!r}.")
+    return str(given)
+
+
+def _split(row: dict[str, Any], digest: str, heldout_fraction: float, place: str) -> str:
+    split = row.get("split")
+    if split in (None, ""):  # by the prompt's own hash: adding prompts later moves no prompt from one side to the other
+        return "heldout" if int(digest[:8], 16) / 2**32 < heldout_fraction else "train"
+    if split not in SPLITS:
+        raise PipelineError(
+            f"{place}: split '{split}' is neither 'train' nor 'heldout'.{nearest(str(split), [*SPLITS])}"
+        )
+    return str(split)
+
+
+def prompts_table(rows: list[dict[str, Any]], source: str) -> pa.Table:
+    """Return rows of prompts as a table; raise PipelineError, naming `source`, for a column of no single type."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = []
+    for name in names:
+        kind = pa.list_(MESSAGE) if name == "messages" else None
+        try:
+            name.encode()
+            values = uniform([row.get(name) for row in rows], is_answer=name == "expected")
+            columns.append(pa.array(values, type=kind))
+            _check_storable(columns[-1].type)
+        except (pa.ArrowException, OverflowError, ValueError) as error:
+            shown = name.encode("utf-8", "backslashreplace").decode()
+            raise PipelineError(f"{source}: column '{shown}' mixes types or holds no valid value: {error}") from None
+    return pa.table(columns, names=names)
+
+
+def _check_storable(kind: pa.DataType, depth: int = 0) -> None:
+    """Raise ValueError for a type that Parquet cannot hold: a map without keys, or one nested too deeply."""
+    if depth > DEEPEST:
+        raise ValueError(f"nested more than {DEEPEST} deep")
+    if pa.types.is_struct(kind) and not kind.num_fields:
+        raise ValueError("{} in all rows, which Parquet has no type for")
+    for place in range(kind.num_fields):
+        _check_storable(kind.field(place).type, depth + 1)

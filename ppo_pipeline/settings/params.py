@@ -1,0 +1,245 @@
+"""params.yaml as one typed, strict object, with the overrides of its rounds and the sealed rounds behind them."""
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
+
+from ..errors import PipelineError, nearest
+from .explain import explain
+from .reward_sections import Reward
+from .sections import Advantage, Base, Compute, Evaluate, Name, Policy, Prompts, Reference, Rollout, Section, Update
+
+ROOT = "r000"
+SEALED = Path("sealed/rounds.yaml")  # beside params.yaml; ppo_pipeline/project/sealing/ says what sealing is
+RoundName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+OVERRIDABLE = ("seed", "rollout", "reward", "reference", "advantage", "update", "evaluate")
+
+
+class Round(Section):
+    """One entry of `rounds`: its parent and, optionally, settings that hold in this round alone."""
+
+    parent: RoundName = Field(description="Round whose policy this one starts from; r000 is the untrained one")
+    seed: int | None = None
+    rollout: dict[str, Any] = Field(default_factory=dict)
+    reward: dict[str, Any] = Field(default_factory=dict)
+    reference: dict[str, Any] = Field(default_factory=dict)
+    advantage: dict[str, Any] = Field(default_factory=dict)
+    update: dict[str, Any] = Field(default_factory=dict)
+    evaluate: dict[str, Any] = Field(default_factory=dict)
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: int = Field(description="Seed of everything random", ge=0)
+    base: Base
+    sources: dict[Name, Annotated[str, Field(min_length=1)]] = Field(
+        description="Path of each local model, which dvc repro watches, by a name: `base` where base.model is a "
+        "folder or .gguf file, any other for a reward model's folder, such as the component's"
+    )
+    prompts: Prompts
+    policy: Policy
+    compute: Compute
+    rollout: Rollout
+    reward: Reward
+    reference: Reference
+    advantage: Advantage
+    update: Update
+    evaluate: Evaluate
+    rounds: dict[RoundName, Round] = Field(description="The training rounds")
+    _sealed: dict[str, Round] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> "Params":
+        """Refuse settings of different sections that exclude each other; one sentence each says the cure."""
+        estimator, samples = self.advantage.estimator, self.rollout.samples_per_prompt
+        if estimator == "gae" and self.policy.critic == "none":
+            raise ValueError("advantage.estimator gae needs values; set policy.critic to shared or separate")
+        if estimator in ("rloo", "grpo") and samples < 2:
+            raise ValueError(
+                f"advantage.estimator {estimator} compares the responses to a prompt; set rollout.samples_per_prompt "
+                "to 2 or more"
+            )
+        if self.policy.tuning == "full" and self.compute.dtype == "fp16":
+            raise ValueError("policy.tuning full trains in bf16 or fp32; set compute.dtype to one of them")
+        count = self.rollout.prompts_per_round * samples
+        if self.update.minibatches > count:
+            raise ValueError(
+                f"update.minibatches: {self.update.minibatches} for {count} samples a round; a minibatch without a "
+                "sample would make no step. Lower it, or sample more"
+            )
+        if estimator in ("rloo", "grpo") and self.whiten_minibatches and count // self.update.minibatches < 2:
+            raise ValueError(
+                f"advantage.whiten_advantages: minibatch, over one response, makes {estimator}'s advantages 0; set it "
+                "to round, or lower update.minibatches"
+            )
+        horizon = self.advantage.kl_horizon
+        if self.advantage.kl_target is not None and count >= 5 * horizon:  # it moves by a fifth of count / horizon
+            raise ValueError(
+                f"advantage.kl_horizon: {horizon} for {count} samples a round lets kl_coef fall to 0 or below; set it "
+                f"above {count // 5}"
+            )
+        return self
+
+    @property
+    def temperature(self) -> float:
+        """Sampling temperature: every logprob of the round is taken at it."""
+        return self.rollout.temperature
+
+    @property
+    def chat_template(self) -> str:
+        """How prompts are shown to the model."""
+        return self.prompts.chat_template
+
+    @property
+    def date(self) -> str | None:
+        """Today's date to a chat template that asks for it."""
+        return self.prompts.date
+
+    @property
+    def special_tokens(self) -> str:
+        """What the text of a special token is within a prompt's own words."""
+        return self.prompts.special_tokens
+
+    @property
+    def stop_tokens(self) -> list[str]:
+        """Tokens that end a response besides the model's own."""
+        return self.rollout.stop_tokens
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Length at which a sampled response is cut."""
+        return self.rollout.max_new_tokens
+
+    @property
+    def share_prefix(self) -> bool:
+        """Whether the prompts' common start runs once in training forwards."""
+        return self.reference.share_prefix
+
+    @property
+    def whiten_minibatches(self) -> bool:
+        """Whether advantages are whitened within each minibatch, which only the update knows."""
+        return self.advantage.whiten_advantages == "minibatch"
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Longest prompt that is allowed."""
+        return self.rollout.max_prompt_tokens
+
+    @property
+    def all_rounds(self) -> dict[str, Round]:
+        """Every round, the sealed ones first; those of `rounds` alone are in the pipeline."""
+        return {**self._sealed, **self.rounds}
+
+    @property
+    def last_round(self) -> str:
+        """The last round of the map, or r000 where there is none."""
+        return next(reversed(self.all_rounds), ROOT)
+
+    def depth(self, name: str) -> int:
+        """Return how many rounds lead to `name`, itself included; 0 for r000."""
+        return len(self.lineage(name))
+
+    def lineage(self, name: str) -> list[str]:
+        """Return the rounds from the first trained one to `name`; empty for r000."""
+        chain: list[str] = []
+        rounds = self.all_rounds
+        while name != ROOT:
+            if name in chain:
+                raise PipelineError(f"params.yaml: rounds.{name} is among its own ancestors; give it another parent.")
+            if name not in rounds:
+                child = f"rounds.{chain[-1]}.parent: " if chain else ""
+                raise PipelineError(f"params.yaml: {child}no round '{name}'.{nearest(name, [ROOT, *rounds])}")
+            chain.append(name)
+            name = rounds[name].parent
+        return chain[::-1]
+
+    def of_round(self, name: str) -> "Params":
+        """Return the settings with the overrides of round `name` put in place and checked."""
+        if name == ROOT:
+            return self
+        entry = self.rounds[name]
+        data = self.model_dump(by_alias=True)
+        for key in OVERRIDABLE:
+            override = getattr(entry, key)
+            if key == "seed":
+                data["seed"] = self.seed if override is None else override
+            else:
+                data[key] = {**data[key], **override}
+        return _validated(Params, data, f"params.yaml (rounds.{name})")
+
+
+class SealedRounds(Section):
+    """The whole of sealed/rounds.yaml."""
+
+    rounds: dict[RoundName, Round]
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_params(path: Path = Path("params.yaml"), sealed: Path | None = None, settled: bool = True) -> Params:
+    """Read and check params.yaml: every section, every round's lineage and overrides.
+
+    `sealed` is the list of sealed rounds; without it the one beside `path`, where there is one. A round in both is
+    half sealed or half unsealed, which only `settled=False` lets pass.
+
+    Raises PipelineError with the setting's name for anything unknown, missing, mistyped or out of range.
+    """
+    params = _validated(Params, read_map(path, "sections with settings"), str(path))
+    params._sealed = read_sealed(sealed or path.parent / SEALED)
+    for name in params.rounds:
+        if name == ROOT:
+            raise PipelineError(f"{path}: rounds.{ROOT} is the untrained policy's name; give this round another.")
+        if settled and name in params._sealed:
+            raise PipelineError(
+                f"{path}: rounds.{name} is in {SEALED} too: its sealing or unsealing was interrupted, or another round "
+                "has its name. `ppo-pipeline rounds seal` and `ppo-pipeline rounds unseal ROUND` finish what was begun."
+            )
+    for name in params.all_rounds:
+        params.lineage(name)
+        if name not in params._sealed:
+            params.of_round(name)
+    return params
+
+
+def read_sealed(path: Path) -> dict[str, Round]:
+    """Return the sealed rounds by name, each with its parent and overrides; none where the file is missing.
+
+    Their overrides were checked when they were in `rounds`: settings of today need not fit them.
+    """
+    if not path.is_file():
+        return {}
+    return _validated(SealedRounds, {"rounds": read_map(path, "rounds")}, str(path)).rounds
+
+
+def read_map(path: Path, expected: str) -> dict[str, Any]:
+    """Return a YAML file's map; raise PipelineError where it is missing, no YAML or no map."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: no such file; run from the project's top folder.") from None
+    except OSError as error:
+        raise PipelineError(f"{path}: not readable: {error}") from None
+    except RecursionError:
+        raise PipelineError(f"{path}: not valid YAML: nested too deeply") from None
+    except (
+        YAMLError,
+        ValueError,
+        KeyError,
+    ) as error:  # ValueError and KeyError: a date, a number or !!bool that is none
+        raise PipelineError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise PipelineError(f"{path}: expected {expected}, found {type(data).__name__}.")
+    return data
+
+
+def _validated(cls: type[Model], data: Any, source: str) -> Model:
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        raise PipelineError(explain(error, cls, source)) from None

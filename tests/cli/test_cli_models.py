@@ -1,0 +1,196 @@
+"""`ppo-pipeline export` and `chat`: nothing of the user's is lost, and awkward prompts are answered or refused."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from conftest import policy_settings, save_tiny, tiny_model, tiny_tokenizer
+
+from ppo_pipeline.cli.chat import reply
+from ppo_pipeline.cli.main import main
+from ppo_pipeline.models.adapter import adapter_config, attach_merged, attach_policy, save_policy
+from ppo_pipeline.models.lora import add_lora, init_lora
+from ppo_pipeline.models.policy import Policy
+from ppo_pipeline.models.value_head import ValueHead
+from ppo_pipeline.prompts.rendering import render
+from ppo_pipeline.settings.params import load_params
+
+COMMITTED = Path(__file__).resolve().parents[2] / "params.yaml"
+BASE, POLICY = Path("data/base"), Path("data/rounds/r001/policy")
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project with a tiny base and the policy of one round, far enough from it to answer otherwise."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    text = COMMITTED.read_text().replace("device: auto", "device: cpu").replace("dtype: auto", "dtype: fp32")
+    Path("params.yaml").write_text(text)
+    save_tiny(BASE)
+    model = tiny_model("llama")
+    settings = policy_settings()
+    layers = add_lora(model, settings.target_modules, 4, 8, 0.0)
+    init_lora(layers, 0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for layer in layers.values():
+            layer.lora_B.copy_(torch.randn(layer.lora_B.shape, generator=generator) * 0.3)
+    save_policy(Policy(model, layers, ValueHead(32)), adapter_config(settings, "base", layers, model), POLICY)
+
+
+def run(*arguments: str, code: int = 0, stdin: str | None = None) -> Result:
+    result = CliRunner().invoke(main, list(arguments), input=stdin)
+    assert result.exit_code == code, result.output
+    assert code == 0 or isinstance(result.exception, SystemExit), "a traceback instead of a message"
+    return result
+
+
+def files() -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(Path().rglob("*")) if p.is_file()}
+
+
+def test_export_keeps_logits_dtype_and_tokenizer() -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    output = run("export", "--round", "r001", "out").output
+    assert "from_pretrained('out')" in output
+    exported, policy = AutoModelForCausalLM.from_pretrained("out", dtype="auto"), tiny_model("llama")
+    attach_policy(policy, POLICY)
+    ids = torch.arange(20)[None] * 11 % 250
+    with torch.no_grad():
+        torch.testing.assert_close(exported(ids).logits, policy(ids).logits, atol=1e-4, rtol=1e-4)
+    assert exported.dtype == torch.float32
+    assert AutoTokenizer.from_pretrained("out").chat_template == tiny_tokenizer().chat_template
+    assert Path("out/generation_config.json").is_file()
+    assert not list(Path("out").glob("adapter*"))
+
+
+def test_export_saves_in_the_bases_own_dtype() -> None:
+    from transformers import AutoModelForCausalLM
+
+    shutil.rmtree(BASE)
+    tiny_model("llama").to(torch.bfloat16).save_pretrained(BASE)
+    tiny_tokenizer().save_pretrained(BASE)
+    run("export", "--round", "r001", "out")
+    assert AutoModelForCausalLM.from_pretrained("out", dtype="auto").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "target", ["data", "data/base", "data/base/sub", "data/rounds/r001/policy", ".", "notes", "a.txt"]
+)
+def test_overwrite_deletes_nothing_but_an_exported_model(target: str) -> None:
+    Path("notes").mkdir()
+    Path("notes/thesis.txt").write_text("years")
+    Path("a.txt").write_text("text")
+    before = files()
+    run("export", "--round", "r001", "--overwrite", target, code=1)
+    assert files() == before
+
+
+def test_overwrite_takes_a_link_to_the_base_for_the_base() -> None:
+    Path("link").symlink_to("data/base")
+    before = files()
+    assert "is the base model" in run("export", "--round", "r001", "--overwrite", "link", code=1).output
+    assert files() == before
+
+
+def test_overwrite_replaces_an_earlier_export_and_fills_an_empty_folder() -> None:
+    run("export", "--round", "r001", "out")
+    Path("out/stale.safetensors").write_text("of another model")
+    assert "exists already" in run("export", "--round", "r001", "out", code=1).output
+    run("export", "--round", "r001", "--overwrite", "out")
+    assert not Path("out/stale.safetensors").exists()
+    Path("empty").mkdir()
+    run("export", "--round", "r001", "--overwrite", "empty")
+    assert Path("empty/config.json").is_file()
+
+
+def test_a_failed_export_leaves_the_earlier_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    run("export", "--round", "r001", "out")
+    before = files()
+
+    def fail(folder: Path) -> Any:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("ppo_pipeline.models.loading.load_tokenizer", fail)  # after the weights are written
+    result = CliRunner().invoke(main, ["export", "--round", "r001", "--overwrite", "out"])
+    assert isinstance(result.exception, OSError)
+    assert files() == before
+
+
+@pytest.mark.parametrize(
+    "command", [["export", "--round", "r000", "out"], ["chat", "--round", "r000", "--prompt", "x"]]
+)
+def test_the_untrained_policys_stage_is_called_init(command: list[str]) -> None:
+    assert "dvc repro init" in run(*command, code=1).output
+
+
+def test_export_without_a_base_says_which_stage_makes_it() -> None:
+    shutil.rmtree(BASE)
+    assert "dvc repro base" in run("export", "--round", "r001", "out", code=1).output
+
+
+def greedy(model: Any, messages: list[dict[str, str]], tokens: int) -> str:
+    """Answer by transformers' own generate."""
+    tokenizer = tiny_tokenizer()
+    _, ids = render(tokenizer, messages, "auto")
+    out = model.generate(torch.tensor([ids]), max_new_tokens=tokens, do_sample=False, pad_token_id=257)
+    text: str = tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True).strip()
+    return text
+
+
+def test_chat_replies_as_generate_does_with_the_system_prompt() -> None:
+    text = Path("params.yaml").read_text().replace("system: null", "system: Be brief.")
+    Path("params.yaml").write_text(text)
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    user = {"role": "user", "content": "say a"}
+    expected = greedy(model, [{"role": "system", "content": "Be brief."}, user], 6)
+    assert reply(model, tokenizer, load_params(), "say a", 0.0, 6, 0) == expected
+    assert greedy(model, [user], 6) != expected, "the system prompt makes no difference: nothing was tested"
+    sampled = [reply(model, tokenizer, load_params(), "say a", 1.0, 6, seed) for seed in (0, 0, 1)]
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
+def test_chat_shows_the_base_on_the_left_and_the_policy_on_the_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, policy = tiny_model("llama"), tiny_model("llama")
+    attach_merged(policy, POLICY)
+
+    def whose(model: Any, *_: Any) -> str:
+        same = [m for m in (base, policy) if torch.equal(weight(model), weight(m))]
+        return "says the base" if same == [base] else "says the policy" if same == [policy] else "?"
+
+    def weight(model: Any) -> torch.Tensor:
+        found: torch.Tensor = model.model.layers[1].mlp.up_proj.weight
+        return found
+
+    monkeypatch.setattr("ppo_pipeline.cli.chat.reply", whose)
+    lines = run("chat", "--round", "r001", "--prompt", "x").output.splitlines()
+    head, row = (next(line for line in lines if line.startswith(edge)) for edge in ("┃", "│"))
+    assert [text.strip() for text in head.strip("┃").split("┃")] == ["base", "r001"]
+    assert [text.strip() for text in row.strip("│").split("│")] == ["says the base", "says the policy"]
+
+
+def test_chat_goes_on_after_a_prompt_that_is_too_long() -> None:
+    output = run("chat", "--round", "r001", "--max-new-tokens", "4", stdin=f"{'x' * 300}\nsecond\n").output
+    assert "the model has 256" in output
+    assert "second" in output.split("the model has 256")[1]
+
+
+def test_chat_shows_prompts_literally() -> None:
+    output = run("chat", "--round", "r001", "--prompt", "[red]x[/red]\x1b[2J", "--max-new-tokens", "2").output
+    assert "[red]x[/red]\\x1b[2J" in output
+    assert "\x1b[2J" not in output
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+def test_chat_refuses_a_temperature_that_is_none(value: str) -> None:
+    run("chat", "--round", "r001", "--prompt", "x", "--temperature", value, code=2)
+
+
+def test_chat_refuses_a_prompt_without_tokens() -> None:
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("chat_template: auto", "chat_template: plain"))
+    assert "no token" in run("chat", "--round", "r001", "--prompt", "", code=1).output

@@ -1,0 +1,129 @@
+"""From a prompt file to what the stages `rollout` and `evaluate` show the model: the settings reach both."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from conftest import CHAT_TEMPLATE, save_tiny, tiny_model, tiny_tokenizer
+from reward_models import save_reward_model
+from rewards.test_rewards_model import component
+from ruamel.yaml import YAML
+from transformers import AutoTokenizer
+
+from ppo_pipeline.cli.chat import reply
+from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.rewards.model_inputs import tokenise
+from ppo_pipeline.rewards.samples import Samples
+from ppo_pipeline.settings.params import load_params
+from ppo_pipeline.settings.stage_settings import EvaluateSettings, RolloutSettings
+from ppo_pipeline.tables.evaluation import EVALUATION
+from ppo_pipeline.tables.rollouts import ROLLOUTS
+from stages.evaluate import main as evaluate
+from stages.prompts import main as prompts
+from stages.rollout import main as rollout
+
+COMMITTED = Path(__file__).resolve().parents[2] / "params.yaml"
+DATED = "{{ strftime_now('%d %b') }}" + CHAT_TEMPLATE
+ROWS = [
+    {"prompt": [{"role": "user", "content": "q <|end|>"}, {"role": "assistant", "content": "It is"}], "split": split}
+    for split in ("train", "heldout")
+]
+ROWS[1]["prompt"][0] = {"role": "user", "content": "r <|end|>"}  # type: ignore[index]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that runs the three stages with these settings of `prompts` and returns their outputs."""
+    monkeypatch.chdir(tmp_path)
+    save_tiny(Path("base"), chat_template=DATED)
+    Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+
+    def start(**changes: Any) -> tuple[str, Any, Any]:
+        data = YAML(typ="safe").load(COMMITTED)
+        data["prompts"] |= {"source": "p.jsonl", "continue_final_message": True, "date": "2025-03-05", **changes}
+        data["compute"] |= {"device": "cpu", "dtype": "fp32"}
+        data["rollout"] |= {"prompts_per_round": 1, "max_new_tokens": 3}
+        data["update"]["minibatches"] = 1
+        data["reward"]["components"] = data["reward"]["components"][:1]
+        data["reward"]["components"][0] |= {"match": "regex", "pattern": "x", "case_column": None}
+        YAML().dump(data, Path("params.yaml"))
+        params = load_params(Path("params.yaml"))
+        Path("r").write_text(RolloutSettings.of(params, "r001").model_dump_json(by_alias=True))
+        Path("e").write_text(EvaluateSettings.of(params, "r000").model_dump_json(by_alias=True))
+        paths = "--base base --policy base --prompts table --metrics m"
+        output = ""
+        for stage, arguments in (
+            (prompts, "--params params.yaml --prompts table"),
+            (evaluate, f"--settings e {paths} --eval eval"),
+            (rollout, f"--settings r {paths} --rollouts rollouts"),
+        ):
+            result = CliRunner().invoke(stage, arguments.split())
+            output += " ".join(result.output.split())
+            if result.exit_code:
+                return output, None, None
+        return output, ROLLOUTS.read(Path("rollouts")), EVALUATION.read(Path("eval"))
+
+    return start
+
+
+def test_both_stages_show_the_open_message_the_date_and_text_in_place_of_tokens(run: Any) -> None:
+    output, rollouts, answers = run()
+    assert rollouts["prompt_text"].to_pylist() == ["05 Mar<|user|>q <|end|><|end|><|assistant|>It is"]
+    assert answers["prompt_text"].to_pylist() == ["05 Mar<|user|>r <|end|><|end|><|assistant|>It is"]
+    tokenizer = tiny_tokenizer()
+
+    def letters(text: str) -> list[int]:
+        return [i for c in text for i in tokenizer(c, add_special_tokens=False)["input_ids"]]
+
+    ids = [*letters("05 Mar"), 258, *letters("q <|end|>"), 257, 259, *letters("It is")]
+    assert rollouts["prompt_ids"].to_pylist() == [ids]
+    assert "taken as text" in output
+    assert letters("<|end|>") != [257]
+    _, as_tokens, other_answers = run(special_tokens="tokens")
+    assert as_tokens["prompt_ids"].to_pylist()[0].count(257) == 2
+    assert other_answers["prompt_text"] == answers["prompt_text"]
+    assert other_answers["response_ids"] != answers["response_ids"]
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_a_token_that_the_model_has_not_stops_either_stage(run: Any, split: str) -> None:
+    tokenizer = tiny_tokenizer(DATED)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained("base")
+    more = {"prompt": "<new>", "prompt_id": "n", "split": split}
+    Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, more]))
+    output, rollouts, _ = run()
+    assert "prompt 'n': its token '<new>' is number 261, the model has 261" in output
+    assert rollouts is None
+
+
+def test_what_a_setting_refuses_stops_the_stage_that_meets_it(run: Any) -> None:
+    output, rollouts, _ = run(continue_final_message=False)
+    assert "p.jsonl, row 1: the last message is the assistant's" in output
+    assert rollouts is None
+    output, rollouts, _ = run(date=None)
+    assert "prompts.date: the model's chat template asks for today's date" in output
+    assert rollouts is None
+
+
+def test_chat_shows_the_model_what_the_stages_do() -> None:
+    params = load_params(COMMITTED)
+    tokenizer, model = tiny_tokenizer(DATED), tiny_model("llama")
+    assert reply(model, tokenizer, params, "q <|end|>", 0.0, 3, 0)
+    undated = params.model_copy(update={"prompts": params.prompts.model_copy(update={"date": None})})
+    with pytest.raises(PipelineError, match=r"prompts\.date"):
+        reply(model, tokenizer, undated, "q", 0.0, 3, 0)
+    tokenizer.add_tokens(["<new>"])
+    with pytest.raises(PipelineError, match="the model has 261"):
+        reply(model, tokenizer, params, "<new>", 0.0, 3, 0)
+
+
+def test_a_chat_reward_model_reads_the_begun_answer_and_its_end_as_one_message(tmp_path: Path) -> None:
+    folder = save_reward_model(tmp_path / "model")
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "It "}]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    [inputs], _ = tokenise(component(folder, input="chat"), tokenizer, Samples(["s"], [talk], ["q"], ["is"], [[1]], {}))
+    whole = [talk[0], {"role": "assistant", "content": "It is"}]
+    assert inputs["input_ids"] == tokenizer.apply_chat_template(whole)["input_ids"]

@@ -1,0 +1,138 @@
+"""Python reward functions: TRL's signature, the example, and what goes wrong."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.rewards.function import python_rewards
+from ppo_pipeline.rewards.samples import Samples
+from ppo_pipeline.rewards.scoring import score_samples
+from ppo_pipeline.settings.reward_sections import PythonComponent, Reward
+
+FUNCTIONS = """
+def length(completions, **kwargs):  # as in TRL's documentation: only what it needs, the rest in kwargs
+    return [float(len(completion)) for completion in completions]
+
+def correct(prompts, completions, expected, **kwargs):
+    return [1.0 if c == e else 0.0 for c, e in zip(completions, expected)]
+
+def conversational(prompts, completions, **kwargs):
+    return [len(p) * 10.0 + len(c[0]["content"]) for p, c in zip(prompts, completions) if c[0]["role"] == "assistant"]
+
+def fails(completions, **kwargs):
+    return [1 / len(c) for c in completions]
+
+def short(completions, **kwargs):
+    return [1.0]
+
+def nothing(completions, **kwargs):
+    return [None for _ in completions]
+
+def number(completions, **kwargs):
+    return 3.0
+
+def tokens(completion_ids, **kwargs):
+    return [len(ids) for ids in completion_ids]
+
+async def waits(completions, **kwargs):
+    import asyncio
+    await asyncio.sleep(0)
+    return [2.0 for _ in completions]
+
+def array(completions, **kwargs):
+    import numpy
+    return numpy.array([len(c) for c in completions], dtype=numpy.float32) / 2
+
+def true(completions, **kwargs):
+    return [c == "a" for c in completions]
+
+def sometimes(completions, **kwargs):
+    return [None if c == "" else 1.5 for c in completions]
+
+def strict(prompts, completions, completion_ids, expected):
+    return [1.0 for _ in prompts]
+
+VALUE = 1
+"""
+BROKEN = {"broken_syntax": "def f(:\n", "broken_import": "raise RuntimeError('no licence')\n"}
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {"my_rewards": FUNCTIONS, **BROKEN}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
+
+
+def samples(*responses: str) -> Samples:
+    count = len(responses)
+    talk = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+    return Samples(
+        sample_ids=[f"s{i}" for i in range(count)],
+        messages=[talk] * count,
+        prompt_texts=["q?"] * count,
+        responses=list(responses),
+        response_ids=[[7] * len(response) + [0] for response in responses],
+        columns={"expected": ["a"] * count, "prompt": ["raw"] * count, "prompts": ["raw"] * count},
+    )
+
+
+def component(function: str, **changes: object) -> PythonComponent:
+    values = {"type": "python", "name": "mine", "weight": 1.0, "function": function, "format": "text", "none_as": None}
+    return PythonComponent(**{**values, **changes})
+
+
+def test_functions_written_for_trl_work_unchanged() -> None:
+    given = samples("a", "abc")
+    assert python_rewards(component("my_rewards:length"), given) == [1.0, 3.0]
+    assert python_rewards(component("my_rewards:correct"), given) == [1.0, 0.0]
+    assert python_rewards(component("my_rewards:conversational", format="messages"), given) == [21.0, 23.0]
+
+
+def test_token_ids_coroutines_arrays_and_truth_values_as_trl_takes_them() -> None:
+    given = samples("a", "abc")
+    assert python_rewards(component("my_rewards:tokens"), given) == [2, 4]
+    assert python_rewards(component("my_rewards:waits"), given) == [2.0, 2.0]
+    assert score_samples(Reward(components=[component("my_rewards:array")]), given)["mine"] == [0.5, 1.5]
+    assert python_rewards(component("my_rewards:true"), given) == [1.0, 0.0]
+
+
+def test_columns_named_like_trl_s_own_arguments_are_not_passed() -> None:
+    assert python_rewards(component("my_rewards:strict"), samples("a")) == [1.0]
+
+
+def test_none_becomes_a_number_only_where_the_settings_say_so() -> None:
+    given = samples("a", "")
+    assert python_rewards(component("my_rewards:sometimes", none_as=0.0), given) == [1.5, 0.0]
+    with pytest.raises(PipelineError, match="sample 's1': None is not a finite number"):
+        score_samples(Reward(components=[component("my_rewards:sometimes")]), given)
+
+
+def test_the_committed_example() -> None:
+    assert python_rewards(component("reward_functions.brevity:reward"), samples("", "x" * 25, "x" * 999)) == [
+        1,
+        0.75,
+        0,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("my_rewards:fails", r"my_rewards:fails raised ZeroDivisionError: .* \(sample 's1'\)"),
+        ("my_rewards:short", r"1 rewards for 3 samples"),
+        ("my_rewards:nothing", r"sample 's0': None is not a finite number"),
+        ("my_rewards:number", r"returned float, expected a list"),
+        ("my_rewards:absent", r"the module 'my_rewards' has no 'absent'"),
+        ("no_such_module:f", r"No module named 'no_such_module'"),
+        ("broken_syntax:f", r"importing 'broken_syntax' raised SyntaxError"),
+        ("broken_import:f", r"importing 'broken_import' raised RuntimeError: no licence"),
+        ("my_rewards:VALUE", r"is not a function"),
+    ],
+)
+def test_what_goes_wrong_is_named(function: str, message: str) -> None:
+    with pytest.raises(PipelineError, match=rf"reward 'mine': .*{message}"):
+        score_samples(Reward(components=[component(function)]), samples("a", "", "b"))

@@ -1,0 +1,199 @@
+"""params.yaml: settings that exclude each other are told in a sentence that says what to do."""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.settings.params import load_params
+from ppo_pipeline.settings.stage_settings import AdvantageSettings, read_settings
+
+DATA = YAML(typ="safe").load(Path(__file__).resolve().parents[2] / "params.yaml")
+DATA["rounds"] = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}}
+
+# 64 prompts with one sample each, GAE and a shared critic, four minibatches: what is committed.
+CONFLICTS: list[tuple[dict[str, Any], str]] = [
+    (
+        {"policy.critic": "none"},
+        "advantage.estimator gae needs values; set policy.critic to shared or separate.",
+    ),
+    *(
+        (
+            {"policy.critic": critic, "advantage.estimator": estimator},
+            f"advantage.estimator {estimator} compares the responses to a prompt; set rollout.samples_per_prompt to 2 "
+            "or more.",
+        )
+        for estimator in ("rloo", "grpo")
+        for critic in ("none", "shared")
+    ),
+    (
+        {"advantage.estimator": "reinforce++", "advantage.whiten_advantages": "none"},
+        "advantage: reinforce++ is the reward to go, whitened over the round; set whiten_advantages to round.",
+    ),
+    *(
+        (
+            {
+                "advantage.estimator": estimator,
+                "rollout.samples_per_prompt": 2,
+                "advantage.whiten_advantages": "response",
+            },
+            f"advantage: {estimator} gives all tokens of a response one advantage, which whiten_advantages: response "
+            "makes 0; set it to none or round.",
+        )
+        for estimator in ("rloo", "grpo")
+    ),
+    (
+        {
+            "advantage.estimator": "rloo",
+            "rollout.samples_per_prompt": 2,
+            "update.minibatches": 65,
+            "advantage.whiten_advantages": "minibatch",
+        },
+        "advantage.whiten_advantages: minibatch, over one response, makes rloo's advantages 0; set it to round, or "
+        "lower update.minibatches.",
+    ),
+    *(
+        (
+            {"policy.value_head_init": how, "policy.value_head_std": std},
+            "policy: value_head_init: normal needs a value_head_std, such as 0.01, and every other needs "
+            "value_head_std: null.",
+        )
+        for how, std in (("normal", None), ("zero", 0.01), ("uniform", 0.01))
+    ),
+    (
+        {"policy.tuning": "full", "compute.dtype": "fp16"},
+        "policy.tuning full trains in bf16 or fp32; set compute.dtype to one of them.",
+    ),
+    (
+        {"update.minibatches": 65},
+        "update.minibatches: 65 for 64 samples a round; a minibatch without a sample would make no step. Lower it, or "
+        "sample more.",
+    ),
+    *(
+        (
+            {"rollout.greedy": True, f"rollout.{rule}": value},
+            "rollout: greedy takes the likeliest token; set top_k, top_p and min_p to null.",
+        )
+        for rule, value in (("top_k", 5), ("top_p", 0.9), ("min_p", 0.1))
+    ),
+    (
+        {"rollout.greedy": True, "rollout.samples_per_prompt": 2},
+        "rollout: greedy makes all samples of a prompt the same; set samples_per_prompt to 1.",
+    ),
+    *(
+        ({"update.lr_schedule": schedule}, f"update: lr_schedule {schedule} needs schedule_rounds.")
+        for schedule in ("linear", "cosine")
+    ),
+    *(
+        (
+            {"update.lr_schedule": schedule, "update.warmup_rounds": 4, "update.schedule_rounds": 4},
+            "update: schedule_rounds must be more than warmup_rounds.",
+        )
+        for schedule in ("linear", "cosine", "constant")
+    ),
+    (
+        {"advantage.missing_end_penalty": 0.0, "advantage.missing_end_score": 0.0},
+        "advantage: missing_end_penalty subtracts, missing_end_score replaces; set one of them to null.",
+    ),
+    (
+        {"advantage.kl_target": 6.0, "advantage.kl_coef": 0.0},
+        "advantage: kl_target multiplies kl_coef, and 0 stays 0; set kl_coef above 0.",
+    ),
+    (
+        {"advantage.kl_target": 6.0, "advantage.kl_horizon": 12},
+        "advantage.kl_horizon: 12 for 64 samples a round lets kl_coef fall to 0 or below; set it above 12.",
+    ),
+]
+AGREEING: list[dict[str, Any]] = [
+    {"policy.critic": "none", "advantage.estimator": "rloo", "rollout.samples_per_prompt": 2},
+    {"policy.critic": "none", "advantage.estimator": "reinforce++"},
+    {"policy.tuning": "full", "compute.dtype": "auto"},
+    {"update.minibatches": 64},
+    {"update.minibatches": 65, "rollout.samples_per_prompt": 2},
+    {"rollout.greedy": True},
+    {"update.lr_schedule": "cosine", "update.warmup_rounds": 3, "update.schedule_rounds": 4},
+    {"update.warmup_rounds": 3},
+    {"advantage.missing_end_score": -1.0},
+    {"advantage.kl_target": 6.0, "advantage.kl_horizon": 13},
+    {"advantage.kl_coef": 0.0, "advantage.kl_horizon": 1},
+]
+
+
+def load(folder: Path, changes: dict[str, Any], rounds: dict[str, Any] | None = None) -> Path:
+    data = deepcopy(DATA)
+    for path, value in changes.items():
+        section, setting = path.split(".")
+        assert setting in data[section]
+        data[section][setting] = value
+    data["rounds"] |= rounds or {}
+    YAML().dump(data, folder / "params.yaml")
+    load_params(folder / "params.yaml")
+    return folder / "params.yaml"
+
+
+def names(changes: dict[str, Any]) -> str:
+    return "-".join(f"{path.split('.')[1]}={value}" for path, value in changes.items())
+
+
+@pytest.mark.parametrize(("changes", "message"), CONFLICTS, ids=[names(c) for c, _ in CONFLICTS])
+def test_settings_that_exclude_each_other(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(PipelineError) as caught:
+        load(tmp_path, changes)
+    assert caught.value.message == f"{tmp_path / 'params.yaml'}: {message}"
+    assert len(message) < 140
+
+
+@pytest.mark.parametrize("changes", AGREEING, ids=names)
+def test_settings_that_do_not(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert load(tmp_path, changes)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"rollout": {"prompts_per_round": 3}}, "update.minibatches: 4 for 3 samples a round"),
+        ({"advantage": {"estimator": "grpo"}}, "advantage.estimator grpo compares the responses to a prompt"),
+        ({"rollout": {"greedy": True, "top_k": 5}}, "rollout: greedy takes the likeliest token"),
+        ({"update": {"lr_schedule": "linear"}}, "update: lr_schedule linear needs schedule_rounds"),
+    ],
+)
+def test_a_round_s_override_that_disagrees_names_the_round(
+    tmp_path: Path, override: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PipelineError) as caught:
+        load(tmp_path, {}, {"r002": {"parent": "r001", **override}})
+    assert caught.value.message.startswith(f"params.yaml (rounds.r002): {message}")
+
+
+def test_an_override_may_mend_what_another_one_breaks(tmp_path: Path) -> None:
+    load(tmp_path, {}, {"r002": {"parent": "r001", "rollout": {"prompts_per_round": 3}, "update": {"minibatches": 3}}})
+
+
+def test_no_message_shows_a_list_of_components(tmp_path: Path) -> None:
+    """One of them could hold a password by mistake."""
+    component = {
+        "type": "http", "name": "judge", "weight": 1.0, "url": "http://host/", "format": "text", "columns": [],
+        "batch_size": 1, "timeout_seconds": 1.0, "retries": 0, "max_answer_bytes": 100, "token_variable": "SECRET",
+    }  # fmt: skip
+    with pytest.raises(PipelineError) as caught:
+        load(tmp_path, {"reward.components": [component, component]})
+    assert "reward.components: " in caught.value.message
+    assert "SECRET" not in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["", "{", "5", "[]", '"text"'])
+def test_a_settings_file_that_holds_no_settings_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(PipelineError, match=r"a\.json: "):
+        read_settings(AdvantageSettings, tmp_path / "a.json")
+
+
+def test_a_settings_file_with_settings_that_disagree_is_refused(tmp_path: Path) -> None:
+    advantage = {**DATA["advantage"], "missing_end_penalty": 1.0, "missing_end_score": 1.0}
+    (tmp_path / "a.json").write_text(json.dumps({"round": "r001", "advantage": advantage}))
+    with pytest.raises(PipelineError, match=r"a\.json: advantage: missing_end_penalty subtracts"):
+        read_settings(AdvantageSettings, tmp_path / "a.json")
