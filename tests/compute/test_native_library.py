@@ -17,8 +17,8 @@ NATIVE = Path(library.__file__).parent
 # Imports torch once and forks a process for each environment that a line names, all of a line at the same time.
 SERVER = """
 import json, os, sys, torch
-from ppo_pipeline.native import library
-from ppo_pipeline.native.operations import serves
+from ppo_pipeline.compute.native import library
+from ppo_pipeline.compute.native.operations import serves
 
 library.FLAGS = ("-O0", "-fopenmp", "-fPIC")  # seconds less
 def answer():

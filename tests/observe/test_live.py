@@ -83,6 +83,6 @@ def test_without_tensorboard_the_first_stage_says_what_to_install(monkeypatch: p
 
 
 def test_no_stage_depends_on_how_it_is_watched() -> None:
-    root = Path(live.__file__).parent.parent
+    root = Path(live.__file__).parents[2]
     assert "ppo_pipeline/observe/progress.py" in imported_files(root / "stages/update.py", root)
     assert "ppo_pipeline/observe/live.py" not in imported_files(root / "stages/update.py", root)

@@ -125,7 +125,7 @@ def test_the_only_copy_that_a_killed_run_left_is_put_back_when_the_writer_fails(
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from ppo_pipeline.files import whole_file, whole_folder
+from ppo_pipeline.storage.files import whole_file, whole_folder
 
 target, kind = Path(sys.argv[1]), sys.argv[2]
 rename = Path.rename
