@@ -162,7 +162,7 @@ class Rollout(Section):
     max_prompt_tokens: Count = Field(description="A longer prompt is an error")
     max_new_tokens: Count = Field(description="A response is cut at this length")
     temperature: float = Field(
-        description="Logits are divided by it, in sampling and in every logprob; greedy takes the likeliest token alone",
+        description="Logits are divided by it, in sampling and in every logprob; for the likeliest token: greedy",
         ge=1e-4,
     )
     top_k: Count | None = Field(description="Sample from the k likeliest tokens; null: all")
