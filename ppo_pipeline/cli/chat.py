@@ -1,27 +1,47 @@
 """`ppo-pipeline chat`: a trained policy beside the base model."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from ..errors import PipelineError
 from ..settings.params import Params, load_params
+from ..tables.prompts import SPLITS
 from .literal import literal
-from .policies import BASE, load_base, policy_folder
+from .policies import BASE, check_base, params_of_round, policy_folder
+from .printed import json_text, note, print_table
+from .questions import Question, of_split, of_texts
+
+SHOWN = 10  # prompts of a split, unless --limit says otherwise
+COLDEST = 1e-6  # logits divided by much less are beyond what fp32 holds
 
 
-def finite(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+class Manner(NamedTuple):
+    """How answers are chosen. temperature 0: greedily, else top_k and top_p are as in the settings of `rollout`."""
+
+    temperature: float
+    top_p: float | None
+    top_k: int | None
+    max_new_tokens: int
+    seed: int
+
+
+def finite(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
     """Return the option's value; refuse nan and inf, which pass a range check of floats."""
-    if not math.isfinite(value):
+    if value is not None and not math.isfinite(value):
         raise click.BadParameter(f"{value} is not a finite number.", ctx, parameter)
     return value
 
 
 @click.command()
 @click.option("--round", "name", required=True, help="Round whose policy answers, such as r004.")
-@click.option("--prompt", "prompts", multiple=True, help="Prompt to answer; without one, they are asked for.")
+@click.option("--prompt", "prompts", multiple=True, help="Prompt to answer; can be repeated.")
+@click.option("--split", type=click.Choice(SPLITS), help="Answer the prompts of data/prompts.parquet with this split.")
+@click.option("--limit", type=click.IntRange(min=1), help=f"Prompts of --split, the first ones; {SHOWN} unless given.")
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0),
@@ -29,55 +49,155 @@ def finite(ctx: click.Context, parameter: click.Parameter, value: float) -> floa
     callback=finite,
     help="0 (the default) answers greedily.",
 )
+@click.option(
+    "--top-p",
+    type=click.FloatRange(min=0, min_open=True, max=1),
+    callback=finite,
+    help="Sample from the fewest tokens, likeliest first, that hold this share of what --top-k left.",
+)
+@click.option("--top-k", type=click.IntRange(min=1), help="Sample from the k likeliest tokens.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("--seed", type=int, default=0, help="Seed of the sampled answers.")
-def chat(name: str, prompts: tuple[str, ...], temperature: float, max_new_tokens: int, seed: int) -> None:
-    """Answer prompts with a round's policy and with the base model, side by side."""
-    from rich.console import Console
-    from rich.table import Table
+@click.option("--json", "as_json", is_flag=True, help="JSON lines, one per prompt.")
+def chat(
+    name: str, prompts: tuple[str, ...], split: str | None, limit: int | None, temperature: float,
+    top_p: float | None, top_k: int | None, max_new_tokens: int, seed: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Answer prompts with a round's policy and with the base model, side by side.
 
-    from ..models.checkpoint import load_merged
-
+    The prompts are those of --prompt, or of --split; without either they are asked for.
+    """
+    manner = Manner(temperature, top_p, top_k, max_new_tokens, seed)
+    refuse(prompts, split, limit, as_json, manner)
     params = load_params(Path("params.yaml"))
     folder = policy_folder(params, name)
-    base, tokenizer = load_base(params)
-    trained = load_merged(BASE, folder, base.device, base.dtype)
-    console = Console()
+    params = params_of_round(params, name)
+    check_base()
 
-    def answer(prompt: str) -> None:
-        texts = [reply(m, tokenizer, params, prompt, temperature, max_new_tokens, seed) for m in (base, trained)]
-        table = Table("base", name, title=literal(prompt, "bold"), expand=True)
-        table.add_row(*(literal(text) for text in texts))
-        console.print(table)
+    from ..models.loading import load_tokenizer, vocabulary_of
 
-    for prompt in prompts:
-        answer(prompt)
-    while not prompts:
+    tokenizer, vocabulary = load_tokenizer(BASE), vocabulary_of(BASE)
+    if split is not None:
+        questions, count = of_split(tokenizer, params, split, limit or SHOWN, vocabulary)
+        rows = compared(name, folder, tokenizer, params, questions, manner)
+        print_split(rows, f"{len(rows)} of {count} {split} prompts; trained: {name}", as_json)
+    elif prompts:
+        questions = of_texts(tokenizer, params, list(prompts), vocabulary)
+        for row in compared(name, folder, tokenizer, params, questions, manner):
+            if as_json:
+                click.echo(json_text(row))
+            else:
+                print_pair(row)
+    else:
+        converse(name, folder, tokenizer, params, vocabulary, manner)
+
+
+def refuse(prompts: tuple[str, ...], split: str | None, limit: int | None, as_json: bool, manner: Manner) -> None:
+    """Raise click.UsageError for options that do not go together."""
+    if split is not None and prompts:
+        raise click.UsageError("--split and --prompt do not go together; give one of them.")
+    if as_json and split is None and not prompts:
+        raise click.UsageError("--json needs to know the prompts: give --split or --prompt too.")
+    if limit is not None and split is None:
+        raise click.UsageError("--limit is of the prompts of --split; give --split too, or leave it out.")
+    if 0 < manner.temperature < COLDEST:
+        raise click.UsageError(f"--temperature must be 0, which answers greedily, or at least {COLDEST:g}.")
+    if not manner.temperature and (manner.top_p is not None or manner.top_k is not None):
+        raise click.UsageError(
+            "--top-p and --top-k are of sampling; temperature 0 (the default) takes the likeliest token: leave them "
+            "out, or give a --temperature above 0."
+        )
+
+
+def loaders(params: Params, folder: Path) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return what loads the base model, and what loads the policy, on the device of `compute`."""
+    from ..compute.machine import set_up
+    from ..models.checkpoint import load_merged
+    from ..models.loading import load_model
+
+    device, dtype = set_up(params.compute)
+    return partial(load_model, BASE, device, dtype), partial(load_merged, BASE, folder, device, dtype)
+
+
+def answers(model: Any, tokenizer: Any, params: Params, questions: list[Question], manner: Manner) -> list[str]:
+    """Return the model's answer to each question, decoded many at a time.
+
+    A question's random numbers are its own, so that the others do not choose its answer, but for rounding: sums of
+    another batch may differ in their last bits, in bf16 enough to change a token now and then.
+    """
+    from ..models.loading import stop_ids_of
+    from ..sampling.decoder import Decoder, Request
+    from ..sampling.streams import uniforms
+    from ..sampling.truncation import Truncation
+
+    count = manner.max_new_tokens
+    decoder = Decoder(
+        model,
+        stop_ids_of(model, tokenizer, params.stop_tokens),
+        count,
+        manner.temperature or 1.0,
+        params.rollout.batch_size,
+        Truncation(manner.top_k, manner.top_p),
+    )
+    requests = [
+        Request(question.ids, uniforms(manner.seed, question.stream, count) if manner.temperature else None)
+        for question in questions
+    ]
+    return [completion.text(tokenizer) for completion in decoder.decode(requests)]
+
+
+def compared(
+    name: str, folder: Path, tokenizer: Any, params: Params, questions: list[Question], manner: Manner
+) -> list[dict[str, Any]]:
+    """Return a row per question: what is told of it, both models' answers, and the round. They are loaded in turn."""
+    loads = reversed(loaders(params, folder))  # the policy first: where it is damaged, that is told at once
+    trained, base = (answers(load(), tokenizer, params, questions, manner) for load in loads)
+    return [row_of(name, *three) for three in zip(questions, base, trained, strict=True)]
+
+
+def row_of(name: str, question: Question, base: str, trained: str) -> dict[str, Any]:
+    """Return what is printed of a question and its answers."""
+    return {**question.told, "base": base, "trained": trained, "round": name}
+
+
+def converse(name: str, folder: Path, tokenizer: Any, params: Params, vocabulary: int, manner: Manner) -> None:
+    """Ask for prompts and print both models' answers to each, until the input ends."""
+    models = [load() for load in loaders(params, folder)]
+    while True:
         try:
             prompt = click.prompt("prompt (Ctrl-D ends)", prompt_suffix="> ")
         except click.Abort:
             break
         try:
-            answer(prompt)
+            [question] = of_texts(tokenizer, params, [prompt], vocabulary)
+            base, trained = (answers(model, tokenizer, params, [question], manner)[0] for model in models)
+            print_pair(row_of(name, question, base, trained))
         except PipelineError as error:  # such as a prompt that is too long: the next one may be fine
             error.show()
 
 
-def reply(
-    model: Any, tokenizer: Any, params: Params, prompt: str, temperature: float, max_new_tokens: int, seed: int
-) -> str:
-    """Return the model's answer to one user message."""
-    from ..models.loading import rows_of, stop_ids_of
-    from ..prompts.conversations import with_system
-    from ..prompts.rendering import render
-    from ..sampling.decoder import Decoder, Request
-    from ..sampling.streams import uniforms
+def print_pair(row: dict[str, Any]) -> None:
+    """Print both answers to a prompt beside each other, the prompt above them."""
+    from rich.console import Console
+    from rich.table import Table
 
-    messages = with_system([{"role": "user", "content": prompt}], params.prompts.system)
-    how: dict[str, Any] = {"date": params.date, "special_tokens": params.special_tokens, "vocabulary": rows_of(model)}
-    _, ids = render(tokenizer, messages, params.chat_template, **how)
-    if not ids:
-        raise PipelineError("the prompt has no token; write something.")
-    numbers = uniforms(seed, prompt, max_new_tokens) if temperature else None
-    decoder = Decoder(model, stop_ids_of(model, tokenizer, params.stop_tokens), max_new_tokens, temperature or 1.0, 1)
-    return decoder.decode([Request(ids, numbers)])[0].text(tokenizer).strip()
+    table = Table("base", row["round"], title=literal(row["prompt"], "bold"), expand=True)
+    table.add_row(*(literal(row[side].strip()) for side in ("base", "trained")))
+    Console().print(table)
+
+
+def print_split(rows: list[dict[str, Any]], about: str, as_json: bool) -> None:
+    """Print a table with a line per prompt, or JSON lines, and what is said about them."""
+    if as_json:
+        for row in rows:
+            click.echo(json_text(row))
+        click.echo(about, err=True)
+        return
+    columns = [column for column in rows[0] if column not in ("prompt_id", "round")]
+    print_table(columns, [[cell(row[column]) for column in columns] for row in rows], lines=True)
+    note(about)
+
+
+def cell(value: Any) -> str:
+    """Return a text without space around it; of another value, such as a list of expected answers, its JSON."""
+    return "" if value is None else value.strip() if isinstance(value, str) else json_text(value)

@@ -7,7 +7,7 @@ import click
 from ..errors import PipelineError
 from ..settings.params import load_params
 from ..storage.files import whole_folder
-from .policies import BASE, policy_folder
+from .policies import BASE, check_base, policy_folder
 
 
 @click.command()
@@ -56,8 +56,7 @@ def saved_dtype() -> "torch.dtype":  # type: ignore[name-defined]  # noqa: F821
     from ..models.loading import read_source
     from ..models.trust import code_allowed
 
-    if not (BASE / "config.json").is_file():
-        raise PipelineError(f"{BASE}: no model here; `dvc repro base` makes it, `dvc pull` fetches it.")
+    check_base()
     trusted = code_allowed(read_source(BASE))
     dtype = AutoConfig.from_pretrained(BASE, local_files_only=True, trust_remote_code=trusted).dtype
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32

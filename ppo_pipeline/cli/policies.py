@@ -1,7 +1,6 @@
 """Load a round's policy for the commands that use one."""
 
 from pathlib import Path
-from typing import Any
 
 from ..errors import PipelineError, nearest
 from ..settings.params import ROOT, Params
@@ -22,10 +21,12 @@ def policy_folder(params: Params, name: str) -> Path:
     return folder
 
 
-def load_base(params: Params) -> tuple[Any, Any]:
-    """Return the base model on the device of `compute`, and its tokenizer."""
-    from ..compute.machine import set_up
-    from ..models.loading import load_model, load_tokenizer
+def check_base() -> None:
+    """Raise PipelineError where the base model is not computed."""
+    if not (BASE / "config.json").is_file():
+        raise PipelineError(f"{BASE}: no model here; `dvc repro base` makes it, `dvc pull` fetches it.")
 
-    device, dtype = set_up(params.compute)
-    return load_model(BASE, device, dtype), load_tokenizer(BASE)
+
+def params_of_round(params: Params, name: str) -> Params:
+    """Return the settings with those that round `name`, be it sealed, has for itself."""
+    return params.model_copy(update={"rounds": params.all_rounds}).of_round(name)

@@ -161,7 +161,10 @@ class Rollout(Section):
     samples_per_prompt: Count = Field(description="Responses to each prompt")
     max_prompt_tokens: Count = Field(description="A longer prompt is an error")
     max_new_tokens: Count = Field(description="A response is cut at this length")
-    temperature: Positive = Field(description="Logits are divided by it, in sampling and in every logprob")
+    temperature: float = Field(
+        description="Logits are divided by it, in sampling and in every logprob; for the likeliest token: greedy",
+        ge=1e-4,
+    )
     top_k: Count | None = Field(description="Sample from the k likeliest tokens; null: all")
     top_p: Share | None = Field(
         description="Sample from the fewest tokens, likeliest first, that hold this share of what top_k left; null: all"

@@ -1,4 +1,4 @@
-"""`ppo-pipeline export` and `chat`: nothing of the user's is lost, and awkward prompts are answered or refused."""
+"""`ppo-pipeline export`: the policy as it is, and nothing of the user's is lost. test_cli_chat.py has `chat`."""
 
 import shutil
 from pathlib import Path
@@ -9,14 +9,11 @@ import torch
 from click.testing import CliRunner, Result
 from conftest import policy_settings, save_tiny, tiny_model, tiny_tokenizer
 
-from ppo_pipeline.cli.chat import reply
 from ppo_pipeline.cli.main import main
-from ppo_pipeline.models.adapter import adapter_config, attach_merged, attach_policy, save_policy
+from ppo_pipeline.models.adapter import adapter_config, attach_policy, save_policy
 from ppo_pipeline.models.lora import add_lora, init_lora
 from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.models.value_head import ValueHead
-from ppo_pipeline.prompts.rendering import render
-from ppo_pipeline.settings.params import load_params
 
 COMMITTED = Path(__file__).resolve().parents[2] / "params.yaml"
 BASE, POLICY = Path("data/base"), Path("data/rounds/r001/policy")
@@ -131,66 +128,3 @@ def test_the_untrained_policys_stage_is_called_init(command: list[str]) -> None:
 def test_export_without_a_base_says_which_stage_makes_it() -> None:
     shutil.rmtree(BASE)
     assert "dvc repro base" in run("export", "--round", "r001", "out", code=1).output
-
-
-def greedy(model: Any, messages: list[dict[str, str]], tokens: int) -> str:
-    """Answer by transformers' own generate."""
-    tokenizer = tiny_tokenizer()
-    _, ids = render(tokenizer, messages, "auto")
-    out = model.generate(torch.tensor([ids]), max_new_tokens=tokens, do_sample=False, pad_token_id=257)
-    text: str = tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True).strip()
-    return text
-
-
-def test_chat_replies_as_generate_does_with_the_system_prompt() -> None:
-    text = Path("params.yaml").read_text().replace("system: null", "system: Be brief.")
-    Path("params.yaml").write_text(text)
-    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
-    user = {"role": "user", "content": "say a"}
-    expected = greedy(model, [{"role": "system", "content": "Be brief."}, user], 6)
-    assert reply(model, tokenizer, load_params(), "say a", 0.0, 6, 0) == expected
-    assert greedy(model, [user], 6) != expected, "the system prompt makes no difference: nothing was tested"
-    sampled = [reply(model, tokenizer, load_params(), "say a", 1.0, 6, seed) for seed in (0, 0, 1)]
-    assert sampled[0] == sampled[1] != sampled[2]
-
-
-def test_chat_shows_the_base_on_the_left_and_the_policy_on_the_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    base, policy = tiny_model("llama"), tiny_model("llama")
-    attach_merged(policy, POLICY)
-
-    def whose(model: Any, *_: Any) -> str:
-        same = [m for m in (base, policy) if torch.equal(weight(model), weight(m))]
-        return "says the base" if same == [base] else "says the policy" if same == [policy] else "?"
-
-    def weight(model: Any) -> torch.Tensor:
-        found: torch.Tensor = model.model.layers[1].mlp.up_proj.weight
-        return found
-
-    monkeypatch.setattr("ppo_pipeline.cli.chat.reply", whose)
-    lines = run("chat", "--round", "r001", "--prompt", "x").output.splitlines()
-    head, row = (next(line for line in lines if line.startswith(edge)) for edge in ("┃", "│"))
-    assert [text.strip() for text in head.strip("┃").split("┃")] == ["base", "r001"]
-    assert [text.strip() for text in row.strip("│").split("│")] == ["says the base", "says the policy"]
-
-
-def test_chat_goes_on_after_a_prompt_that_is_too_long() -> None:
-    output = run("chat", "--round", "r001", "--max-new-tokens", "4", stdin=f"{'x' * 300}\nsecond\n").output
-    assert "the model has 256" in output
-    assert "second" in output.split("the model has 256")[1]
-
-
-def test_chat_shows_prompts_literally() -> None:
-    output = run("chat", "--round", "r001", "--prompt", "[red]x[/red]\x1b[2J", "--max-new-tokens", "2").output
-    assert "[red]x[/red]\\x1b[2J" in output
-    assert "\x1b[2J" not in output
-
-
-@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
-def test_chat_refuses_a_temperature_that_is_none(value: str) -> None:
-    run("chat", "--round", "r001", "--prompt", "x", "--temperature", value, code=2)
-
-
-def test_chat_refuses_a_prompt_without_tokens() -> None:
-    text = Path("params.yaml").read_text()
-    Path("params.yaml").write_text(text.replace("chat_template: auto", "chat_template: plain"))
-    assert "no token" in run("chat", "--round", "r001", "--prompt", "", code=1).output

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from conftest import CHAT_TEMPLATE, save_tiny, tiny_model, tiny_tokenizer
+from conftest import CHAT_TEMPLATE, save_tiny, tiny_tokenizer
 from reward_models import save_reward_model
 from rewards.test_rewards_model import component
 from ruamel.yaml import YAML
 from transformers import AutoTokenizer
 
-from ppo_pipeline.cli.chat import reply
+from ppo_pipeline.cli.questions import of_split, of_texts
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.rewards.model_inputs import tokenise
 from ppo_pipeline.rewards.samples import Samples
@@ -108,16 +108,29 @@ def test_what_a_setting_refuses_stops_the_stage_that_meets_it(run: Any) -> None:
     assert rollouts is None
 
 
-def test_chat_shows_the_model_what_the_stages_do() -> None:
-    params = load_params(COMMITTED)
-    tokenizer, model = tiny_tokenizer(DATED), tiny_model("llama")
-    assert reply(model, tokenizer, params, "q <|end|>", 0.0, 3, 0)
+def test_chat_shows_the_model_what_the_stages_do(run: Any) -> None:
+    """The messages with special tokens' text, a begun answer and a date in the template: the same ids."""
+    _, rollouts, evaluation = run()
+    params, tokenizer = load_params(), tiny_tokenizer(DATED)
+    Path("data").mkdir()
+    Path("table").rename("data/prompts.parquet")
+    [train], _ = of_split(tokenizer, params, "train", 10, 261)
+    assert train.ids == rollouts.column("prompt_ids").to_pylist()[0]
+    [heldout], _ = of_split(tokenizer, params, "heldout", 10, 261)
+    assert tokenizer.decode(heldout.ids) == evaluation.column("prompt_text").to_pylist()[0]
+    [text] = of_texts(tokenizer, params, ["q <|end|>"], 261)
+    assert tokenizer.decode(text.ids) + "It is" == tokenizer.decode(train.ids)
+    assert text.ids == train.ids[: len(text.ids)]
+
+
+def test_chat_refuses_what_the_stages_refuse() -> None:
+    params, tokenizer = load_params(COMMITTED), tiny_tokenizer(DATED)
     undated = params.model_copy(update={"prompts": params.prompts.model_copy(update={"date": None})})
     with pytest.raises(PipelineError, match=r"prompts\.date"):
-        reply(model, tokenizer, undated, "q", 0.0, 3, 0)
+        of_texts(tokenizer, undated, ["q"], 261)
     tokenizer.add_tokens(["<new>"])
-    with pytest.raises(PipelineError, match="the model has 261"):
-        reply(model, tokenizer, params, "<new>", 0.0, 3, 0)
+    with pytest.raises(PipelineError, match="the prompt '<new>': its token '<new>' is number 261, the model has 261"):
+        of_texts(tokenizer, params, ["q", "<new>"], 261)
 
 
 def test_a_chat_reward_model_reads_the_begun_answer_and_its_end_as_one_message(tmp_path: Path) -> None:

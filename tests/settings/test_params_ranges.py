@@ -31,6 +31,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
 RANGES: dict[str, tuple[list[float], list[float]]] = {
     "any": ([-1e9, 0, 1e9], []),
     "above 0": ([1e-9, 1e9], [0, -1e-9]),
+    "0.0001 or more": ([1e-4, 1e9], [9e-5, 0, -1]),
     "0 or more": ([0, 10**9], [-1]),
     "1 or more": ([1, 10**9], [0, -1]),
     "above 1": ([1 + 1e-9, 1e9], [1, 0, -2]),
@@ -41,10 +42,11 @@ RANGES: dict[str, tuple[list[float], list[float]]] = {
 EXPECTED = {
     "any": "advantage.missing_end_score rule.weight rule.hit rule.miss python.weight python.none_as model.weight "
     "http.weight model.label",
-    "above 0": "policy.alpha policy.value_head_std rollout.temperature advantage.kl_target advantage.score_clip "
+    "above 0": "policy.alpha policy.value_head_std advantage.kl_target advantage.score_clip "
     "update.lr update.value_lr "
     "update.adam_eps update.clip_range update.clip_range_high update.target_kl update.rollout_correction "
     "update.value_clip_range update.max_grad_norm http.timeout_seconds",
+    "0.0001 or more": "rollout.temperature",
     "0 or more": "seed compute.threads advantage.kl_coef advantage.missing_end_penalty update.warmup_rounds "
     "update.weight_decay update.kl_loss_coef update.value_coef update.entropy_coef evaluate.max_prompts "
     "rule.tolerance rule.length_penalty rule.max_length_penalty http.retries",

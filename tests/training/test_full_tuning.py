@@ -151,6 +151,10 @@ def test_export_and_chat_take_it(project: Stages) -> None:
         assert result.exit_code == 0, result.output
         answer = CliRunner().invoke(main, ["chat", "--round", "r002", "--prompt", "Say a", "--max-new-tokens", "3"])
         assert answer.exit_code == 0 and "r002" in answer.output, answer.output
+        command = ["chat", "--round", "r002", "--split", "heldout", "--max-new-tokens", "6", "--json"]
+        rows = [json.loads(line) for line in CliRunner().invoke(main, command).stdout.splitlines()]
+    for side, name in (("base", "r000"), ("trained", "r002")):  # as the stages evaluated them
+        assert [row[side] for row in rows] == project.column(f"{name}/eval.parquet", "response_text")
     ids = torch.arange(20)[None] * 11 % 250
     with torch.no_grad():
         exported = AutoModelForCausalLM.from_pretrained(project.folder / "out", dtype="auto")(ids).logits
