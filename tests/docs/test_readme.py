@@ -1,17 +1,20 @@
-"""The README's table of features names settings that there are, and links that lead somewhere."""
+"""The table of features names settings that there are; links of the README and of docs/ lead somewhere."""
 
 import re
 from pathlib import Path
 
+import pytest
+
 from ppo_pipeline.settings.params import Params
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMPARISON = (ROOT / "docs/comparison.md").read_text(encoding="utf-8")
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 
 
 def rows() -> list[str]:
-    section = README.split("## What it does, beside others")[1].split("\n## ")[0]
-    return [line for line in section.splitlines() if line.startswith("| ") and "**" not in line][1:]
+    (table,) = [part for part in COMPARISON.split("\n\n") if part.startswith("| feature |")]
+    return [line for line in table.splitlines() if "**" not in line][2:]
 
 
 def anchors(path: Path) -> set[str]:
@@ -31,12 +34,17 @@ def test_each_row_has_as_many_cells_as_the_head() -> None:
     assert {row.count(" | ") for row in rows()} == {6}
 
 
-def test_links_within_the_repository_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", README):
+@pytest.mark.parametrize("page", PAGES)
+def test_links_within_the_repository_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text(encoding="utf-8")):
         if target.startswith("http"):
             continue
         file, _, anchor = target.partition("#")
-        path = ROOT / (file or "README.md")
+        path = (ROOT / page).parent / file if file else ROOT / page
         assert path.exists(), target
         if anchor:
             assert anchor in anchors(path), target
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
