@@ -48,7 +48,8 @@ class Component(Section):
 
     def files(self) -> list[Path]:
         """Return files and folders that decide the rewards besides settings and samples: kept batches end with them."""
-        return []
+        model = self.loaded_model()
+        return [Path(model).expanduser()] if model else []
 
     def reads_policy_view(self) -> bool | None:
         """Tell whether this reads prompt_texts, for which `ppo-pipeline score` needs the base model's tokenizer.

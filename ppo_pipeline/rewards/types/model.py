@@ -1,6 +1,5 @@
 """Rewards from a sequence classification model."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -92,12 +91,8 @@ class ModelComponent(Component):
         return [float(reward) for reward in rewards]
 
     def loaded_model(self) -> str:
-        """Return `model`."""
+        """Return the folder or hub id."""
         return self.model
-
-    def files(self) -> list[Path]:
-        """Return the model's folder; of a hub model there is none."""
-        return [Path(self.model).expanduser()]
 
     def reads_policy_view(self) -> bool:
         """Tell whether the prompt is part of the input as the policy saw it."""

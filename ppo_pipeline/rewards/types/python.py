@@ -123,6 +123,8 @@ def load_function(path: str, name: str) -> Function:
 
 def _call(function: Function, settings: PythonComponent, samples: Samples, rows: slice) -> list[Any]:
     """Return the function's rewards for these samples; it gets copies, and a change of folder ends with it."""
+    import asyncio
+
     prompts: list[Any] = samples.prompt_texts[rows]
     completions: list[Any] = samples.responses[rows]
     if settings.format == "messages":
@@ -132,17 +134,12 @@ def _call(function: Function, settings: PythonComponent, samples: Samples, rows:
     completion_ids = _copy(samples.response_ids[rows])
     with chdir("."):
         found = function(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
-        found = _waited_for(found) if inspect.isawaitable(found) else found
+        found = asyncio.run(_result(found)) if inspect.isawaitable(found) else found
         return [_plain(reward, settings.none_as) for reward in _listed(found)]
 
 
-def _waited_for(found: Any) -> Any:
-    import asyncio
-
-    async def result() -> Any:
-        return await found
-
-    return asyncio.run(result())
+async def _result(found: Any) -> Any:
+    return await found
 
 
 def _copy(value: Any) -> Any:
