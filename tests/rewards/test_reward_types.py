@@ -40,7 +40,7 @@ def test_a_type_without_a_name_or_with_one_that_is_taken_is_refused() -> None:
 
 
 def test_params_yaml_is_read_and_checked_without_any_heavy_library() -> None:
-    heavy = {"torch", "transformers", "numpy", "pyarrow", "safetensors", "requests", "asyncio"}
+    heavy = {"torch", "transformers", "pyarrow", "requests", "asyncio"}
     program = (
         "import sys; from ppo_pipeline.settings.params import load_params;"
         "assert [c.type for c in load_params().reward.components];"

@@ -6,10 +6,12 @@ import re
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import numpy as np
 from pydantic import Field, field_validator
 
 from ...errors import PipelineError
 from ...observe.progress import progress
+from ...resume.kept_batches import KeptBatches
 from ...resume.snapshots import Snapshots
 from ...settings.sections import Count, Positive
 from ..component import Component
@@ -69,10 +71,6 @@ class HttpComponent(Component):
         Raises PipelineError, with the batch's samples named, for anything else that comes back, and where every
         attempt failed.
         """
-        import numpy as np
-
-        from ...resume.kept_batches import KeptBatches
-
         self.check(samples)
         token = read_token(self)
         rewards = np.zeros(len(samples))

@@ -2,10 +2,12 @@
 
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from ...errors import PipelineError, nearest
 from ...observe.progress import progress, result
+from ...resume.kept_batches import KeptBatches
 from ...resume.snapshots import Snapshots
 from ...settings.sections import Count
 from ..component import Component
@@ -53,11 +55,9 @@ class ModelComponent(Component):
         Raises PipelineError where the model cannot be loaded, its labels do not fit `label`, or a sample's input is
         longer than `max_tokens` and may not be cut.
         """
-        import numpy as np
         import torch
 
         from ...compute.device import device_and_format
-        from ...resume.kept_batches import KeptBatches
         from ...training.batches import by_token_budget
         from ..model_files import load_classifier
         from ..model_inputs import tokenise

@@ -8,9 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from ...errors import PipelineError
+from ...resume.kept_batches import KeptBatches
 from ...resume.snapshots import Snapshots
 from ..component import Component, Finite
 from ..samples import Samples, is_reward
@@ -54,10 +56,6 @@ class PythonComponent(Component):
         Raises PipelineError where the function cannot be imported, raises, or returns no list; the first sample that it
         raises for is named.
         """
-        import numpy as np
-
-        from ...resume.kept_batches import KeptBatches
-
         function = load_function(self.function, self.name)
         found = np.zeros(len(samples))
         kept = KeptBatches(snapshots, {"rewards": found}, [slice(None)])
@@ -163,8 +161,6 @@ def _plain(reward: Any, none_as: float | None) -> Any:
     """Return a number of numpy or torch, or a truth value, as a plain number; anything else as it is."""
     if reward is None:
         return none_as
-    import numpy as np
-
     if reward is np.ma.masked:
         return float("nan")  # its item() is 0
     if hasattr(reward, "item") and getattr(reward, "ndim", 0) == 0:
