@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 from pydantic import BaseModel
@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from ppo_pipeline.settings import params as definitions
 from ppo_pipeline.settings.params import OVERRIDABLE, Params, load_params
-from ppo_pipeline.settings.reward_sections import COMPONENTS
+from ppo_pipeline.settings.reward_sections import component_types
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "params.md"
@@ -48,11 +48,6 @@ def _one(schema: dict[str, Any]) -> str:
     return " ".join([text, *(f"{sign} {schema[name]:g}" for name, sign in signs.items() if name in schema)])
 
 
-def kind_name(cls: type[BaseModel]) -> str:
-    """Return the `type` that names a reward component's class."""
-    return str(get_args(cls.model_fields["type"].annotation)[0])
-
-
 def rows(cls: type[BaseModel], values: dict[str, Any] | None) -> Iterator[str]:
     """Yield a table row per setting of a section; without `values`, none is committed."""
     for name, field in cls.model_fields.items():
@@ -81,10 +76,10 @@ def page() -> str:
         doc = (cls.__doc__ or "").strip()
         if name == "reward":
             parts.append(f"## {name}\n\n{doc} `components` is a list; each entry is one of these.")
-            for kind in COMPONENTS.values():
-                committed = next((c for c in values["reward"]["components"] if c["type"] == kind_name(kind)), None)
-                text = (kind.__doc__ or "").strip()
-                parts.append(f"### type: {kind_name(kind)}\n\n{text}\n\n{head}\n" + "\n".join(rows(kind, committed)))
+            for kind, cls in component_types().items():
+                committed = next((c for c in values["reward"]["components"] if c["type"] == kind), None)
+                text = (cls.__doc__ or "").strip()
+                parts.append(f"### type: {kind}\n\n{text}\n\n{head}\n" + "\n".join(rows(cls, committed)))
         else:
             parts.append(f"## {name}\n\n{doc}\n\n{head}\n" + "\n".join(rows(cls, values[name])))
     sections = ", ".join(f"`{name}`" for name in OVERRIDABLE)

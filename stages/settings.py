@@ -7,6 +7,7 @@ import click
 from ppo_pipeline.observe.progress import result
 from ppo_pipeline.project.local_models import check_sources, model_texts, settle_records
 from ppo_pipeline.project.stage_command import StageCommand
+from ppo_pipeline.rewards import component  # noqa: F401  (its types check their settings; they are found by name)
 from ppo_pipeline.settings.files import settings_texts
 from ppo_pipeline.settings.params import load_params
 from ppo_pipeline.storage.files import whole_folder

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from ppo_pipeline.rewards.samples import Samples
-from ppo_pipeline.settings.reward_sections import HttpComponent
+from ppo_pipeline.rewards.types.http import HttpComponent
 
 TOKEN = "s3cret/token-0123456789"
 Answer = tuple[int, bytes, dict[str, str]]

@@ -44,8 +44,8 @@ def scored(params: Params, reward: Reward, given: Handwritten) -> dict[str, list
 
 def _unnoticed(reward: Reward, view: PolicyView) -> PipelineError:
     """Return the error that a function caught itself; which of several it was is not known."""
-    functions = " or ".join(f"'{component.name}'" for component in reward.components if component.type == "python")
-    return PipelineError(f"reward {functions}: {view.absent_read[0]}")
+    readers = " or ".join(f"'{c.name}'" for c in reward.components if c.reads_policy_view() is None)
+    return PipelineError(f"reward {readers}: {view.absent_read[0]}")
 
 
 def _hint(cause: BaseException | None, view: PolicyView, columns: list[str]) -> str:

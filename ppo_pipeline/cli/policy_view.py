@@ -54,8 +54,8 @@ def policy_view(params: Params, components: Sequence[Any], given: Handwritten) -
     Raises PipelineError, with the component named, where one cannot do without a text that is not to be had.
     """
     plain = params.chat_template == "plain"
-    readers = [] if plain else [component for component in components if _reads_prompt_text(component)]
-    may_read = bool(readers) or any(component.type == "python" for component in components)
+    readers = [] if plain else [component for component in components if component.reads_policy_view()]
+    may_read = bool(readers) or any(component.reads_policy_view() is None for component in components)
     why = _why_absent(params) if may_read else "no reward of these reads it"
     if readers and why:
         raise PipelineError(f"reward '{readers[0].name}': {_needs('the prompt as the policy saw it', why)}")
@@ -98,13 +98,6 @@ def response_ids(tokenizer: Any, responses: list[str], names: list[str]) -> list
             raise PipelineError(f"{name}: this tokenizer can only take {hit!r} for the special token; remove it.")
         found.append([*ids, *end])
     return found
-
-
-def _reads_prompt_text(component: Any) -> bool:
-    """Tell a component that reads the prompt as the policy saw it, whatever the prompt is; a function may, or not."""
-    if component.type == "model":
-        return bool(component.input == "concat")
-    return bool(component.type == "http" and component.format == "text")
 
 
 def _why_absent(params: Params) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from .layout import PACKAGE, stages_folder
 
 PACKAGES = ("ppo_pipeline", "stages")
+FOUND_BY_NAME = ("ppo_pipeline/rewards/",)  # folders where a file may load any other one: they count whole
 C_COMMENT = re.compile(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|/\*.*?\*/|//(?:\\\n|[^\n])*""", re.DOTALL)
 
 
@@ -32,6 +33,8 @@ def imported_files(path: Path, root: Path) -> set[str]:
             seen.add(name)
             waiting += _direct_imports(file, root) if file.suffix == ".py" else []
             waiting += file.parent.glob("*.[ch]")
+            for folder in FOUND_BY_NAME:
+                waiting += (root / folder).rglob("*.py") if name.startswith(folder) else []
     return {name for name in seen if not name.endswith("__init__.py")}
 
 

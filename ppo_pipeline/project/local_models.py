@@ -68,8 +68,8 @@ def model_texts(params: Params, folder: Path = SOURCES) -> Iterator[tuple[str, s
     records = {key: read_json(folder / f"{key}.json", f"`dvc repro source@{key}`") for key in params.sources}
     yield "base.json", _text(records.get(BASE, {}))
     for name in [ROOT, *params.rounds]:
-        models = [c for c in params.of_round(name).reward.components if c.type == "model"]
-        named = {model.name: _named(params, params.sources, model.name, model.model) for model in models}
+        models = {c.name: c.loaded_model() for c in params.of_round(name).reward.components}
+        named = {name: _named(params, params.sources, name, model) for name, model in models.items() if model}
         yield f"rewards/{name}.json", _text({name: records[keys[0]] for name, keys in named.items() if keys})
 
 
@@ -93,8 +93,8 @@ def _models(params: Params) -> Iterator[tuple[str, str | None, str]]:
         if name == ROOT or "components" in params.rounds[name].reward:
             place = "reward" if name == ROOT else f"rounds.{name}.reward"
             for component in params.of_round(name).reward.components:
-                if component.type == "model":
-                    yield f"{place} '{component.name}': model", component.name, component.model
+                if model := component.loaded_model():
+                    yield f"{place} '{component.name}': model", component.name, model
 
 
 def _named(params: Params, sources: dict[str, str], name: str | None, model: str) -> list[str]:

@@ -1,17 +1,19 @@
 """Find a reward model's files, on disk or on the hub, and load them without running what they bring along."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PipelineError
 from ..models.hub import SMALL_FILES, fetch, offline
 from ..models.trust import check_folder
-from ..settings.reward_sections import ModelComponent
+
+if TYPE_CHECKING:
+    from .types.model import ModelComponent
 
 SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"
 
 
-def load_classifier(settings: ModelComponent, device: Any, dtype: Any) -> tuple[Any, Any]:
+def load_classifier(settings: "ModelComponent", device: Any, dtype: Any) -> tuple[Any, Any]:
     """Return the sequence classification model in evaluation mode, and its tokenizer.
 
     A hub model is first brought into the hub's cache, at `revision`, and then read as a folder (models/hub.py).
@@ -47,7 +49,7 @@ def load_classifier(settings: ModelComponent, device: Any, dtype: Any) -> tuple[
     return model.to(device).eval(), tokenizer
 
 
-def _folder(settings: ModelComponent, where: str) -> Path:
+def _folder(settings: "ModelComponent", where: str) -> Path:
     """Return the folder with the model's files; bring a hub model there."""
     name = settings.model
     folder = Path(name).expanduser()
@@ -62,7 +64,7 @@ def _folder(settings: ModelComponent, where: str) -> Path:
     return fetch(name, settings.revision, [*SMALL_FILES, SAFE], where)
 
 
-def _has_safetensors(settings: ModelComponent, folder: Path, where: str) -> bool:
+def _has_safetensors(settings: "ModelComponent", folder: Path, where: str) -> bool:
     """Tell whether to read safetensors (True) or pickled weights (False), which may be allowed."""
     import torch
 

@@ -1,18 +1,20 @@
 """What a reward model reads: prompt and response as token ids."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PipelineError
 from ..prompts.conversations import answered
 from ..prompts.rendering import plain_text
-from ..settings.reward_sections import ModelComponent
 from .samples import Samples
+
+if TYPE_CHECKING:
+    from .types.model import ModelComponent
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def tokenise(
-    settings: ModelComponent, tokenizer: Any, samples: Samples
+    settings: "ModelComponent", tokenizer: Any, samples: Samples
 ) -> tuple[list[dict[str, list[int]]], list[int]]:
     """Return each sample's model inputs, and the places of those that were cut to `max_tokens`.
 
@@ -43,7 +45,7 @@ def tokenise(
 
 
 def _texts(
-    settings: ModelComponent, tokenizer: Any, samples: Samples, i: int, where: str
+    settings: "ModelComponent", tokenizer: Any, samples: Samples, i: int, where: str
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the one or two segments of sample `i` and the options to tokenise them with."""
     response = samples.responses[i]
@@ -70,7 +72,7 @@ def _encode(tokenizer: Any, texts: list[str], options: dict[str, Any]) -> dict[s
 
 
 def _cut(
-    settings: ModelComponent, tokenizer: Any, texts: list[str], options: dict[str, Any], where: str
+    settings: "ModelComponent", tokenizer: Any, texts: list[str], options: dict[str, Any], where: str
 ) -> dict[str, list[int]]:
     segment = "only_first" if len(texts) == 1 or settings.too_long == "cut_start" else "only_second"
     try:

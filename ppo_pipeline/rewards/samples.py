@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..errors import PipelineError, nearest
 
-LARGEST = float(np.finfo(np.float32).max)
+LARGEST = (2 - 2.0**-23) * 2.0**127  # of 32-bit floats
 NUMBER = "finite number that a 32-bit float holds (at most 3.4e38)"
 
 

@@ -1,34 +1,12 @@
 """The score of each sample: the weighted sum of the reward components."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import pyarrow as pa
 
 from ..errors import PipelineError
 from ..resume.scratch import Scratch, key_of
-from ..resume.snapshots import Snapshots
 from ..settings.reward_sections import Reward
-from .function import check_module, python_rewards
-from .model import model_rewards
-from .rule import rule_rewards
+from .component import Component
 from .samples import NUMBER, Samples, is_reward, shown
-from .service import check_service, http_rewards
-from .wanted import read_wanted
-
-FUNCTIONS = Path("reward_functions")
-SCORERS: dict[str, Callable[[Any, Samples, Snapshots | None], list[float]]] = {
-    "rule": lambda component, samples, _: rule_rewards(component, samples),
-    "python": python_rewards,
-    "model": model_rewards,
-    "http": http_rewards,
-}
-CHECKS: dict[str, Callable[[Any, Samples], object]] = {
-    "rule": lambda component, prompts: read_wanted(component, prompts, "prompt"),
-    "python": lambda component, _: check_module(component),
-    "http": check_service,
-}
 
 
 def score_samples(settings: Reward, samples: Samples, scratch: Scratch | None = None) -> dict[str, list[float]]:
@@ -38,12 +16,13 @@ def score_samples(settings: Reward, samples: Samples, scratch: Scratch | None = 
     Raises PipelineError, with the component and the sample named, for a reward that is not a finite number.
     """
     columns: dict[str, list[float]] = {}
-    for component in settings.components:
-        kept = scratch.part(f"{component.name}-{_key(component)}") if scratch else None
-        rewards = SCORERS[component.type](component, samples, kept)
+    components: list[Component] = settings.components
+    for component in components:
+        key = key_of(component.files(), [component.model_dump_json()])
+        rewards = component.score(samples, scratch.part(f"{component.name}-{key}") if scratch else None)
         _check(f"reward '{component.name}'", rewards, samples)
         columns[component.name] = [float(r) for r in rewards]
-    weights = {c.name: c.weight for c in settings.components}
+    weights = {c.name: c.weight for c in components}
     # A weight of 0 leaves a component out, also where it is large.
     scores = [sum(w * columns[n][i] for n, w in weights.items() if w) for i in range(len(samples))]
     _check("the weighted sum of the rewards", scores, samples)
@@ -55,14 +34,7 @@ def check_prompts(settings: Reward, prompts: pa.Table) -> None:
     ids = prompts.column("prompt_id").to_pylist()
     unanswered = join_prompts(ids, ids, [""] * len(ids), [""] * len(ids), [[]] * len(ids), prompts)
     for component in settings.components:
-        if component.type in CHECKS:
-            CHECKS[component.type](component, unanswered)
-
-
-def _key(component: Any) -> str:
-    """Return a hash of what decides a component's rewards besides the samples."""
-    files = {"python": FUNCTIONS, "model": Path(str(getattr(component, "model", ""))).expanduser()}
-    return key_of([files[component.type]] if component.type in files else [], [component.model_dump_json()])
+        component.check(unanswered)
 
 
 def _check(what: str, rewards: list[float], samples: Samples) -> None:

@@ -2,10 +2,12 @@
 
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PipelineError
-from ..settings.reward_sections import HttpComponent
+
+if TYPE_CHECKING:
+    from .types.http import HttpComponent
 
 RETRIED = (408, 429, 500, 502, 503, 504)
 LONGEST_WAIT = 30.0  # seconds between two attempts
@@ -23,7 +25,7 @@ class ServiceError(Exception):
         self.problem, self.advice, self.answer, self.passing = problem, advice, answer, passing
 
 
-def read_token(settings: HttpComponent) -> str | None:
+def read_token(settings: "HttpComponent") -> str | None:
     """Return the token that the environment variable holds; raise PipelineError where it holds none."""
     variable = settings.token_variable
     if variable is None:
@@ -57,7 +59,7 @@ def open_session(token: str | None) -> Any:
     return session
 
 
-def post(session: Any, settings: HttpComponent, body: bytes) -> str:
+def post(session: Any, settings: "HttpComponent", body: bytes) -> str:
     """Return the text that the service answers with status 200, asking again after a failure that may pass.
 
     urllib3's Retry counts the attempts and waits between them. It is not mounted in the session: there it would
@@ -83,7 +85,7 @@ def post(session: Any, settings: HttpComponent, body: bytes) -> str:
             waits.sleep()
 
 
-def _attempt(session: Any, settings: HttpComponent, body: bytes) -> str:
+def _attempt(session: Any, settings: "HttpComponent", body: bytes) -> str:
     import requests
     from urllib3.exceptions import HTTPError, ProtocolError
     from urllib3.exceptions import TimeoutError as BodyTimeout
@@ -115,7 +117,7 @@ def _attempt(session: Any, settings: HttpComponent, body: bytes) -> str:
     return text
 
 
-def _read(response: Any, settings: HttpComponent, started: float, late: ServiceError) -> str:
+def _read(response: Any, settings: "HttpComponent", started: float, late: ServiceError) -> str:
     """Return the answer's text; raise ServiceError beyond `max_answer_bytes` or where the time is over."""
     body = b""
     while part := response.raw.read1(65536, decode_content=False):
@@ -131,7 +133,7 @@ def _read(response: Any, settings: HttpComponent, started: float, late: ServiceE
     return body.decode("utf-8", "replace")
 
 
-def _check_status(response: Any, settings: HttpComponent, text: str) -> None:
+def _check_status(response: Any, settings: "HttpComponent", text: str) -> None:
     status = response.status_code
     if status == 200:
         return

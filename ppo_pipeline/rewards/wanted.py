@@ -1,14 +1,16 @@
 """What a rule compares a response with: the prompt's `expected` and its case column, read and checked."""
 
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import PipelineError
 from ..prompts.column_values import Answer, answers, text_of, truth
-from ..settings.reward_sections import RuleComponent
 from .normal_form import bare, normalise
 from .numbers import whole_value
 from .samples import MissingColumn, Samples
+
+if TYPE_CHECKING:
+    from .types.rule import RuleComponent
 
 
 class Wanted(NamedTuple):
@@ -19,7 +21,7 @@ class Wanted(NamedTuple):
     keep_case: bool
 
 
-def read_wanted(settings: RuleComponent, samples: Samples, whose: str = "sample") -> list[Wanted]:
+def read_wanted(settings: "RuleComponent", samples: Samples, whose: str = "sample") -> list[Wanted]:
     """Return what each sample's prompt wants; without answers where the rule compares nothing.
 
     whose: what an entry of `samples` is, for errors. Raises PipelineError where the prompts lack a column, and, with

@@ -10,10 +10,9 @@ from click.testing import CliRunner
 
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.prompts.sources import read_prompts
-from ppo_pipeline.rewards.rule import rule_rewards
 from ppo_pipeline.rewards.samples import Samples
+from ppo_pipeline.rewards.types.rule import RuleComponent
 from ppo_pipeline.settings.params import load_params
-from ppo_pipeline.settings.reward_sections import RuleComponent
 from ppo_pipeline.settings.stage_settings import ROUND_STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,7 +168,7 @@ def test_the_lora_notebook_s_reward_by_hand(response: str, reward: float) -> Non
     assert component.weight == 1.0
     samples = Samples(["a"], [[{"role": "user", "content": "?"}]], ["?"], [response], [[1]], {"expected": ["Paris"]})
     assert isinstance(component, RuleComponent)
-    assert rule_rewards(component, samples) == [pytest.approx(reward)]
+    assert component.score(samples) == [pytest.approx(reward)]
 
 
 @pytest.fixture

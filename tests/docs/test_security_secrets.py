@@ -14,7 +14,6 @@ from reward_server import Answer, Server, component, samples
 from stage_runs import REPOSITORY
 
 from ppo_pipeline.errors import PipelineError
-from ppo_pipeline.rewards.service import http_rewards
 from ppo_pipeline.settings.reward_sections import Reward
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
@@ -46,7 +45,7 @@ def test_a_service_that_repeats_the_token_does_not_bring_it_into_the_message(
     monkeypatch.setenv("SCORER_TOKEN", TOKEN)
     server = serve(lambda *_: answer)
     with pytest.raises(PipelineError) as caught:
-        http_rewards(component(server.url, retries=0), samples(1))
+        component(server.url, retries=0).score(samples(1))
     assert server.headers[0]["Authorization"] == f"Bearer {TOKEN}"
     assert parts_in(caught.value.message) == []
     assert "pass-word" not in caught.value.message
@@ -59,7 +58,7 @@ def test_a_proxy_s_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> Non
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "")
     with pytest.raises(PipelineError) as caught:
-        http_rewards(component("http://judge.invalid/", token_variable=None, retries=0), samples(1))
+        component("http://judge.invalid/", token_variable=None, retries=0).score(samples(1))
     assert "pass-word" not in caught.value.message
 
 

@@ -9,8 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reward_server import component, samples
 
-from ppo_pipeline.rewards.service import http_rewards
-
 GOOD = {"rewards": [1.0, -2]}
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 22\r\n\r\n"
 ANSWER = HEAD + json.dumps(GOOD).encode()
@@ -29,7 +27,7 @@ def ask(serve: Any, raw: bytes) -> None:
     server = serve(answer)
     settings = component(server.url, batch_size=2, retries=0, token_variable=None)
     try:
-        found = declared(lambda: http_rewards(settings, samples(2)), "reward 'judge'")
+        found = declared(lambda: settings.score(samples(2)), "reward 'judge'")
     finally:
         server.close()
     assert found is None or (len(found) == 2 and all(math.isfinite(reward) for reward in found))

@@ -13,7 +13,8 @@ from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.resume.scratch import Scratch
 from ppo_pipeline.resume.snapshots import INTERVAL
 from ppo_pipeline.rewards.scoring import score_samples
-from ppo_pipeline.settings.reward_sections import PythonComponent, Reward
+from ppo_pipeline.rewards.types.python import PythonComponent
+from ppo_pipeline.settings.reward_sections import Reward
 
 
 @pytest.fixture(autouse=True)

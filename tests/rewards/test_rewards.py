@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ppo_pipeline.errors import PipelineError
-from ppo_pipeline.rewards import scoring
-from ppo_pipeline.rewards.rule import matches, normalise, rule_rewards
+from ppo_pipeline.rewards.normal_form import normalise
 from ppo_pipeline.rewards.samples import Samples
 from ppo_pipeline.rewards.scoring import join_prompts, score_samples
+from ppo_pipeline.rewards.types.rule import RuleComponent, matches
 from ppo_pipeline.settings.params import load_params
-from ppo_pipeline.settings.reward_sections import Reward, RuleComponent
+from ppo_pipeline.settings.reward_sections import Reward
 
 
 def rule(**changes: object) -> RuleComponent:
@@ -58,7 +58,7 @@ def test_matches(response: str, expected: str, exact: bool, word: bool, contains
 def test_the_lora_notebook_s_rule() -> None:
     """Found: +1, else -1, less 0.002 for each character of the normalised answer."""
     given = samples([" The answer is Paris. ", "London", ""], expected=["paris", "Paris", "x"])
-    assert rule_rewards(rule(), given) == pytest.approx([1 - 0.002 * 19, -1 - 0.002 * 6, -1.0])
+    assert rule().score(given) == pytest.approx([1 - 0.002 * 19, -1 - 0.002 * 6, -1.0])
 
 
 @pytest.mark.parametrize(
@@ -77,29 +77,29 @@ def test_the_lora_notebook_s_rule() -> None:
 )
 def test_characters_leave_white_space_and_punctuation_out(response: str, expected: str, reward: float) -> None:
     given = samples([response], expected=[expected])
-    assert rule_rewards(rule(match="characters"), given) == pytest.approx([reward])
+    assert rule(match="characters").score(given) == pytest.approx([reward])
 
 
 def test_case_counts_only_where_the_column_says_so() -> None:
     given = samples(["CAT", "CAT", "cat"], expected=["cat", "cat", "cat"], exact_case=[True, False, True])
     settings = rule(match="exact", length_penalty=0.0, case_column="exact_case")
-    assert rule_rewards(settings, given) == [-1.0, 1.0, 1.0]
+    assert settings.score(given) == [-1.0, 1.0, 1.0]
 
 
 def test_match_none_counts_length_alone_and_needs_no_answer() -> None:
-    assert rule_rewards(rule(match="none", length_penalty=0.5), samples(["abcd."])) == [-2.0]
+    assert rule(match="none", length_penalty=0.5).score(samples(["abcd."])) == [-2.0]
 
 
 def test_the_length_penalty_stops_at_its_limit() -> None:
     settings = rule(match="none", length_penalty=0.5, max_length_penalty=1.5)
-    assert rule_rewards(settings, samples(["ab", "abc", "abcd" * 9])) == [-1.0, -1.5, -1.5]
+    assert settings.score(samples(["ab", "abc", "abcd" * 9])) == [-1.0, -1.5, -1.5]
 
 
 def test_a_regular_expression_is_searched_in_the_response_as_it_was_written() -> None:
     settings = rule(match="regex", pattern=r"^Answer: \d+\.$", length_penalty=0.0)
-    assert rule_rewards(settings, samples(["Answer: 12.", "answer: 12.", "Answer: 12", ""])) == [1.0, -1.0, -1.0, -1.0]
+    assert settings.score(samples(["Answer: 12.", "answer: 12.", "Answer: 12", ""])) == [1.0, -1.0, -1.0, -1.0]
     penalised = rule(match="regex", pattern="(?i)CAT", length_penalty=0.5)
-    assert rule_rewards(penalised, samples([" a cat. "])) == [1.0 - 0.5 * len("a cat")]
+    assert penalised.score(samples([" a cat. "])) == [1.0 - 0.5 * len("a cat")]
 
 
 @pytest.mark.parametrize(
@@ -120,11 +120,11 @@ def test_rule_settings_that_make_no_sense_are_refused(changes: dict, message: st
 
 def test_missing_column_and_empty_answer_are_named() -> None:
     with pytest.raises(PipelineError, match=r"no column 'expected'\. Did you mean 'expectd'"):
-        rule_rewards(rule(), samples(["a"], expectd=["a"]))
+        rule().score(samples(["a"], expectd=["a"]))
     with pytest.raises(PipelineError, match="sample 's1': its prompt's `expected` is empty"):
-        rule_rewards(rule(), samples(["a", "b"], expected=["a", None]))
+        rule().score(samples(["a", "b"], expected=["a", None]))
     with pytest.raises(PipelineError, match="no column 'case'"):
-        rule_rewards(rule(case_column="case"), samples(["a"], expected=["a"]))
+        rule(case_column="case").score(samples(["a"], expected=["a"]))
 
 
 def test_the_score_is_the_weighted_sum_of_the_columns() -> None:
@@ -143,13 +143,13 @@ def test_the_score_is_the_weighted_sum_of_the_columns() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 10**400, None, "1", True])
 def test_a_reward_that_is_no_finite_number_names_the_sample(monkeypatch: pytest.MonkeyPatch, bad: object) -> None:
-    monkeypatch.setitem(scoring.SCORERS, "rule", lambda settings, given, kept: [1.0, bad])
+    monkeypatch.setattr(RuleComponent, "score", lambda settings, given, kept: [1.0, bad])
     with pytest.raises(PipelineError, match=r"reward 'rule': sample 's1': .* is not a finite number"):
         score_samples(Reward(components=[rule()]), samples(["a", "b"]))
 
 
 def test_a_wrong_number_of_rewards_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(scoring.SCORERS, "rule", lambda settings, given, kept: [1.0])
+    monkeypatch.setattr(RuleComponent, "score", lambda settings, given, kept: [1.0])
     with pytest.raises(PipelineError, match="1 rewards for 2 samples"):
         score_samples(Reward(components=[rule()]), samples(["a", "b"]))
 
@@ -229,7 +229,7 @@ def test_the_committed_notebook_component_by_hand(response: str, expected: str, 
 
 def test_an_empty_case_column_means_that_case_does_not_count() -> None:
     given = samples(["CAT", "CAT"], expected=["cat", "cat"], case=[None, False])
-    assert rule_rewards(rule(match="exact", length_penalty=0.0, case_column="case"), given) == [1.0, 1.0]
+    assert rule(match="exact", length_penalty=0.0, case_column="case").score(given) == [1.0, 1.0]
 
 
 def test_components_without_weight_alone_score_0() -> None:

@@ -16,9 +16,9 @@ from test_rewards import rule, samples
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.prompts.column_values import answers, text_of, truth
 from ppo_pipeline.prompts.sources import read_prompts
-from ppo_pipeline.rewards.rule import rule_rewards
 from ppo_pipeline.rewards.scoring import check_prompts, join_prompts, score_samples
-from ppo_pipeline.settings.reward_sections import PythonComponent, Reward
+from ppo_pipeline.rewards.types.python import PythonComponent
+from ppo_pipeline.settings.reward_sections import Reward
 from ppo_pipeline.tables.prompts import PROMPTS
 
 EXACT = rule(match="exact", length_penalty=0.0)
@@ -35,7 +35,7 @@ def hits(path: Path, *responses: str) -> list[bool]:
     table = through_the_table(path)
     ids = table.column("prompt_id").to_pylist()
     given = join_prompts(ids, ids, ids, list(responses), [[0]] * len(ids), table)
-    return [reward == 1.0 for reward in rule_rewards(EXACT, given)]
+    return [reward == 1.0 for reward in EXACT.score(given)]
 
 
 def rows(*expected: Any) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ def test_a_csv_s_answers_are_the_text_that_stands_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("match", ["exact", "word", "contains"])
 def test_what_is_no_answer_names_sample_and_column(value: Any, words: str, match: str) -> None:
     with pytest.raises(PipelineError, match=rf"reward 'rule': sample 's1': its prompt's `expected` {words}"):
-        rule_rewards(rule(match=match), samples(["a", "a"], expected=["a", value]))
+        rule(match=match).score(samples(["a", "a"], expected=["a", value]))
 
 
 @pytest.mark.parametrize(
@@ -146,13 +146,13 @@ TRUTHS = [
 def test_one_reading_of_truth(value: Any, is_true: bool) -> None:
     assert truth(value) is is_true
     settings = rule(match="exact", length_penalty=0.0, case_column="case")
-    assert rule_rewards(settings, samples(["CAT"], expected=["cat"], case=[value])) == [-1.0 if is_true else 1.0]
+    assert settings.score(samples(["CAT"], expected=["cat"], case=[value])) == [-1.0 if is_true else 1.0]
 
 
 @pytest.mark.parametrize("value", ["maybe", "t", "on", "2", 2, -1, 0.5, [], [True], {"a": 1}, "falsch"])
 def test_any_other_value_names_sample_and_column(value: Any) -> None:
     with pytest.raises(PipelineError, match=r"sample 's1': its prompt's `case` is .*; write true or false"):
-        rule_rewards(rule(case_column="case"), samples(["a", "a"], expected=["a", "a"], case=["no", value]))
+        rule(case_column="case").score(samples(["a", "a"], expected=["a", "a"], case=["no", value]))
 
 
 def test_truth_from_each_kind_of_file(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_truth_from_each_kind_of_file(tmp_path: Path) -> None:
     settings = rule(match="exact", length_penalty=0.0, case_column="case")
     for name in ("p.jsonl", "p.csv", "p.parquet"):
         given = join_prompts(ids, ids, ids, ["CAT"] * 3, [[0]] * 3, through_the_table(tmp_path / name))
-        assert rule_rewards(settings, given) == [-1.0, 1.0, 1.0], name
+        assert settings.score(given) == [-1.0, 1.0, 1.0], name
 
 
 def test_prompts_are_checked_before_anything_is_decoded() -> None:

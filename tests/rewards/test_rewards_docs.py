@@ -16,8 +16,8 @@ from warm_project import until
 
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.errors import PipelineError
-from ppo_pipeline.rewards.service import http_rewards
-from ppo_pipeline.settings.reward_sections import COMPONENTS, HttpComponent, Reward
+from ppo_pipeline.rewards.types.http import HttpComponent
+from ppo_pipeline.settings.reward_sections import Reward, component_types
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
 
@@ -32,7 +32,7 @@ def entries() -> list[dict[str, Any]]:
 
 def test_each_type_has_a_valid_block() -> None:
     reward = Reward(components=entries())
-    assert {entry.type for entry in reward.components} == set(COMPONENTS)
+    assert {entry.type for entry in reward.components} == set(component_types())
 
 
 def free_port() -> int:
@@ -59,9 +59,9 @@ def test_the_page_s_server_gives_rewards(tmp_path: Path, monkeypatch: pytest.Mon
         entry["url"] = entry["url"].replace(":8000", f":{port}")
         given = samples(4, expected=["", "x", "y", "xxx"])
         settings = HttpComponent(**{**entry, "token_variable": "REWARD_TOKEN", "batch_size": 3})
-        assert http_rewards(settings, given) == [1.0, 1.0, 0.0, 1.0]
+        assert settings.score(given) == [1.0, 1.0, 0.0, 1.0]
         with pytest.raises(PipelineError, match=r"status 401.*wrong token.*Does it want a token\? Set token_variable"):
-            http_rewards(component(entry["url"], token_variable=None), given)
+            component(entry["url"], token_variable=None).score(given)
     finally:
         server.terminate()
         server.wait()

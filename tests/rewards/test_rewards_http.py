@@ -10,7 +10,6 @@ from ruamel.yaml import YAML
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.rewards.scoring import score_samples
-from ppo_pipeline.rewards.service import http_rewards
 from ppo_pipeline.settings.params import load_params
 from ppo_pipeline.settings.reward_sections import Reward
 
@@ -19,7 +18,7 @@ PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
 
 def test_samples_are_sent_in_batches_and_the_rewards_keep_their_order(serve: Callable[..., Server]) -> None:
     server = serve(lengths)
-    rewards = http_rewards(component(server.url, columns=["expected"]), samples())
+    rewards = component(server.url, columns=["expected"]).score(samples())
     assert rewards == [0, 1, 2, 3, 4]
     assert [request["sample_ids"] for request in server.requests] == [["s0", "s1"], ["s2", "s3"], ["s4"]]
     assert server.requests[1] == {
@@ -30,7 +29,7 @@ def test_samples_are_sent_in_batches_and_the_rewards_keep_their_order(serve: Cal
     }
     assert {headers["Authorization"] for headers in server.headers} == {f"Bearer {TOKEN}"}
     assert {headers["Content-Type"] for headers in server.headers} == {"application/json"}
-    assert http_rewards(component(server.url), samples(0)) == []
+    assert component(server.url).score(samples(0)) == []
 
 
 def test_messages_are_sent_as_conversations_and_no_token_where_none_is_set(serve: Callable[..., Server]) -> None:
@@ -49,13 +48,13 @@ def test_no_password_is_taken_from_a_netrc_file(
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password something\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     server = serve(lengths)
-    http_rewards(component(server.url, token_variable=None), samples(1))
+    component(server.url, token_variable=None).score(samples(1))
     assert "Authorization" not in server.headers[0]
 
 
 def test_a_server_that_fails_twice_is_asked_again(serve: Callable[..., Server]) -> None:
     server = serve(lambda sent, number, _: (503, b"busy", {}) if number <= 2 else lengths(sent))
-    assert http_rewards(component(server.url), samples()) == [0, 1, 2, 3, 4]
+    assert component(server.url).score(samples()) == [0, 1, 2, 3, 4]
     assert [request["sample_ids"][0] for request in server.requests] == ["s0", "s0", "s0", "s2", "s4"]
 
 
@@ -68,7 +67,7 @@ def test_a_missing_or_broken_token_is_told_before_anything_is_sent(
     if value is not None:
         monkeypatch.setenv("SCORER_TOKEN", value)
     with pytest.raises(PipelineError, match=f"{server.url}: the environment variable SCORER_TOKEN {message}.*set it"):
-        http_rewards(component(server.url), samples())
+        component(server.url).score(samples())
     assert server.requests == []
 
 
@@ -77,12 +76,12 @@ def test_a_column_that_is_not_there_or_is_no_json_is_told(serve: Callable[..., S
     with pytest.raises(
         PipelineError, match=r"no column 'expectd'\. Did you mean 'expected'\? They have: expected, spl"
     ):
-        http_rewards(component(server.url, columns=["expectd"]), samples())
+        component(server.url, columns=["expectd"]).score(samples())
     for value in (b"bytes", float("nan")):
         with pytest.raises(
             PipelineError, match=r"the columns odd does not fit into JSON: .*sample 's0'.*Leave the col"
         ):
-            http_rewards(component(server.url, columns=["odd"]), samples(1, odd=[value]))
+            component(server.url, columns=["odd"]).score(samples(1, odd=[value]))
     assert server.requests == []
 
 

@@ -9,13 +9,12 @@ from warm_project import LONG, until
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.rewards import service_post
-from ppo_pipeline.rewards.service import http_rewards
 
 
 def failure(server: Server, advice: str, count: int = 5, **changes: Any) -> str:
     """Return the message of the failure, which names reward, url, samples and what to do, and hides the token."""
     with pytest.raises(PipelineError) as caught:
-        http_rewards(component(server.url, **changes), samples(count))
+        component(server.url, **changes).score(samples(count))
     text = caught.value.message
     assert text.startswith(f"reward 'judge': {server.url}: ")
     assert "'s0'" in text
@@ -73,7 +72,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(serve: Callable[..., Serve
         return 200, b'{"rewards": [' if "Content-Length" in headers else b"20\r\n{", headers
 
     server = serve(broken)
-    assert http_rewards(component(server.url, batch_size=5), samples()) == [0, 1, 2, 3, 4]
+    assert component(server.url, batch_size=5).score(samples()) == [0, 1, 2, 3, 4]
     server.requests.clear()
     assert "the connection failed" in failure(server, "Is the service running at this address?", retries=0)
 

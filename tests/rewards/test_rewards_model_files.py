@@ -16,7 +16,6 @@ from test_rewards_model import component, samples
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.rewards import model_files
-from ppo_pipeline.rewards.model import model_rewards
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -59,14 +58,12 @@ def test_a_hub_model_is_read_at_its_revision(hub: Path, monkeypatch: pytest.Monk
         return snapshot_download(*args, cache_dir=constants.HF_HUB_CACHE, **options)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", spy)
-    expected = model_rewards(component(hub), samples())
+    expected = component(hub).score(samples())
     for revision in (None, "v1", COMMIT):
-        assert model_rewards(component(Path("some/reward"), revision=revision), samples()) == pytest.approx(
-            expected, abs=1e-6
-        )
+        assert component(Path("some/reward"), revision=revision).score(samples()) == pytest.approx(expected, abs=1e-6)
     assert asked == [None, "v1", COMMIT]
     with pytest.raises(PipelineError, match="the hub model 'some/reward' at 'v2' cannot be fetched"):
-        model_rewards(component(Path("some/reward"), revision="v2"), samples())
+        component(Path("some/reward"), revision="v2").score(samples())
 
 
 @pytest.mark.parametrize(
@@ -84,32 +81,32 @@ def test_what_is_no_model_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PipelineError, match=f"reward 'helpful': model: .*{message}"):
-        model_rewards(component(Path("x"), **{"model": model, **changes}), samples())
+        component(Path("x"), **{"model": model, **changes}).score(samples())
 
 
 def test_a_language_model_without_a_classification_head_is_refused(tmp_path: Path) -> None:
     """transformers would give it a random head and only warn."""
     folder = save_tiny(tmp_path / "model")
     with pytest.raises(PipelineError, match=r"is no trained classifier: it has no weights for score\.weight"):
-        model_rewards(component(folder), samples())
+        component(folder).score(samples())
 
 
 def test_pickled_weights_are_read_only_where_allowed_and_only_as_tensors(tmp_path: Path) -> None:
-    expected = model_rewards(component(save_reward_model(tmp_path / "safe")), samples())
+    expected = component(save_reward_model(tmp_path / "safe")).score(samples())
     folder = to_pickle(save_reward_model(tmp_path / "pickled"))
     with pytest.raises(PipelineError, match=r"has no safetensors file.*set pickled_weights: true"):
-        model_rewards(component(folder), samples())
-    assert model_rewards(component(folder, pickled_weights=True), samples()) == pytest.approx(expected, abs=1e-6)
+        component(folder).score(samples())
+    assert component(folder, pickled_weights=True).score(samples()) == pytest.approx(expected, abs=1e-6)
     shutil.copy(tmp_path / "safe/model.safetensors", folder)
     (folder / "pytorch_model.bin").write_bytes(b"never read")
-    assert model_rewards(component(folder, pickled_weights=True), samples()) == pytest.approx(expected, abs=1e-6)
+    assert component(folder, pickled_weights=True).score(samples()) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_pickle_that_would_run_code_is_refused_and_does_not_run_it(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     folder = to_pickle(save_reward_model(tmp_path / "model"), {"attack": Attack(mark)})
     with pytest.raises(PipelineError, match=r"reward 'helpful': model: .* cannot be loaded"):
-        model_rewards(component(folder, pickled_weights=True), samples())
+        component(folder, pickled_weights=True).score(samples())
     assert not mark.exists()
     os.system(f"true {mark}")
     pickle.loads(pickle.dumps(Attack(mark)))  # the attack is a real one
@@ -120,7 +117,7 @@ def test_an_old_torch_is_refused_for_pickled_weights(tmp_path: Path, monkeypatch
     folder = to_pickle(save_reward_model(tmp_path / "model"))
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
     with pytest.raises(PipelineError, match=r"torch 2\.9\.1\+cpu is not safe to read pickled weights"):
-        model_rewards(component(folder, pickled_weights=True), samples())
+        component(folder, pickled_weights=True).score(samples())
 
 
 def test_a_model_s_own_code_never_runs(tmp_path: Path) -> None:
@@ -131,7 +128,7 @@ def test_a_model_s_own_code_never_runs(tmp_path: Path) -> None:
     own = '"auto_map": {"AutoConfig": "own.C", "AutoModelForSequenceClassification": "own.C"},'
     (folder / "config.json").write_text(config.replace("{", "{" + own, 1).replace("deberta-v2", "strange"))
     with pytest.raises(PipelineError, match="cannot be loaded"):
-        model_rewards(component(folder), samples())
+        component(folder).score(samples())
     assert not mark.exists()
 
 
@@ -139,5 +136,5 @@ def test_damaged_weights_are_named(tmp_path: Path) -> None:
     folder = save_reward_model(tmp_path / "model")
     (folder / "model.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(PipelineError, match="cannot be loaded"):
-        model_rewards(component(folder), samples())
+        component(folder).score(samples())
     assert model_files.SAFE == "*.safetensors"

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from test_rewards import rule, samples
 
 from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.rewards.normal_form import normalise
 from ppo_pipeline.rewards.numbers import last_value
-from ppo_pipeline.rewards.rule import matches, normalise, rule_rewards
+from ppo_pipeline.rewards.types.rule import matches
 
 
 def found(response: str, expected: str, how: str = "word") -> bool:
@@ -97,7 +98,7 @@ def test_grouped_and_plain_writings_have_one_value(number: int, digits: int) -> 
 def test_match_number_compares_values_within_the_tolerance() -> None:
     def rewards(tolerance: float, expected: object, *responses: str) -> list[float]:
         settings = rule(match="number", tolerance=tolerance, length_penalty=0.0)
-        return rule_rewards(settings, samples(list(responses), expected=[expected] * len(responses)))
+        return settings.score(samples(list(responses), expected=[expected] * len(responses)))
 
     assert rewards(0.0, "15,000", "15000.0", "It is 15,000.", "15", "none", "15000 or 3") == [
         1.0,
@@ -116,7 +117,7 @@ def test_match_number_compares_values_within_the_tolerance() -> None:
 def test_an_answer_that_is_not_one_number_is_named(expected: str) -> None:
     settings = rule(match="number", tolerance=0.0)
     with pytest.raises(PipelineError, match=r"sample 's1': its prompt's `expected` is '.*', not one number in digits"):
-        rule_rewards(settings, samples(["5", "5"], expected=["5", expected]))
+        settings.score(samples(["5", "5"], expected=["5", expected]))
 
 
 @pytest.mark.parametrize(

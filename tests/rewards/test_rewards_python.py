@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from ppo_pipeline.errors import PipelineError
-from ppo_pipeline.rewards.function import python_rewards
 from ppo_pipeline.rewards.samples import Samples
 from ppo_pipeline.rewards.scoring import score_samples
-from ppo_pipeline.settings.reward_sections import PythonComponent, Reward
+from ppo_pipeline.rewards.types.python import PythonComponent
+from ppo_pipeline.settings.reward_sections import Reward
 
 FUNCTIONS = """
 def length(completions, **kwargs):  # as in TRL's documentation: only what it needs, the rest in kwargs
@@ -87,32 +87,32 @@ def component(function: str, **changes: object) -> PythonComponent:
 
 def test_functions_written_for_trl_work_unchanged() -> None:
     given = samples("a", "abc")
-    assert python_rewards(component("my_rewards:length"), given) == [1.0, 3.0]
-    assert python_rewards(component("my_rewards:correct"), given) == [1.0, 0.0]
-    assert python_rewards(component("my_rewards:conversational", format="messages"), given) == [21.0, 23.0]
+    assert component("my_rewards:length").score(given) == [1.0, 3.0]
+    assert component("my_rewards:correct").score(given) == [1.0, 0.0]
+    assert component("my_rewards:conversational", format="messages").score(given) == [21.0, 23.0]
 
 
 def test_token_ids_coroutines_arrays_and_truth_values_as_trl_takes_them() -> None:
     given = samples("a", "abc")
-    assert python_rewards(component("my_rewards:tokens"), given) == [2, 4]
-    assert python_rewards(component("my_rewards:waits"), given) == [2.0, 2.0]
+    assert component("my_rewards:tokens").score(given) == [2, 4]
+    assert component("my_rewards:waits").score(given) == [2.0, 2.0]
     assert score_samples(Reward(components=[component("my_rewards:array")]), given)["mine"] == [0.5, 1.5]
-    assert python_rewards(component("my_rewards:true"), given) == [1.0, 0.0]
+    assert component("my_rewards:true").score(given) == [1.0, 0.0]
 
 
 def test_columns_named_like_trl_s_own_arguments_are_not_passed() -> None:
-    assert python_rewards(component("my_rewards:strict"), samples("a")) == [1.0]
+    assert component("my_rewards:strict").score(samples("a")) == [1.0]
 
 
 def test_none_becomes_a_number_only_where_the_settings_say_so() -> None:
     given = samples("a", "")
-    assert python_rewards(component("my_rewards:sometimes", none_as=0.0), given) == [1.5, 0.0]
+    assert component("my_rewards:sometimes", none_as=0.0).score(given) == [1.5, 0.0]
     with pytest.raises(PipelineError, match="sample 's1': None is not a finite number"):
         score_samples(Reward(components=[component("my_rewards:sometimes")]), given)
 
 
 def test_the_committed_example() -> None:
-    assert python_rewards(component("reward_functions.brevity:reward"), samples("", "x" * 25, "x" * 999)) == [
+    assert component("reward_functions.brevity:reward").score(samples("", "x" * 25, "x" * 999)) == [
         1,
         0.75,
         0,

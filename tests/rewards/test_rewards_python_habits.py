@@ -11,7 +11,6 @@ from test_rewards import rule
 from test_rewards_python import component, samples
 
 from ppo_pipeline.errors import PipelineError
-from ppo_pipeline.rewards.function import python_rewards
 from ppo_pipeline.rewards.samples import Samples, is_reward
 from ppo_pipeline.rewards.scoring import score_samples
 from ppo_pipeline.settings.reward_sections import Reward
@@ -122,13 +121,13 @@ def test_what_a_function_changes_no_other_component_sees() -> None:
 
 @pytest.mark.parametrize("function", ["habits:leaves", "habits:leaves_later", "leaver:f"])
 def test_a_function_that_changes_the_folder_leaves_the_stage_where_it_was(module: Path, function: str) -> None:
-    assert len(python_rewards(component(function), given())) == 2
+    assert len(component(function).score(given())) == 2
     assert Path.cwd() == module
 
 
 def test_one_that_fails_elsewhere_too(module: Path) -> None:
     with pytest.raises(PipelineError, match=r"habits:leaves_and_fails raised KeyError: 'x' \(sample 's0'\)"):
-        python_rewards(component("habits:leaves_and_fails"), given())
+        component("habits:leaves_and_fails").score(given())
     assert Path.cwd() == module
 
 
@@ -180,7 +179,7 @@ def test_what_holds_one_number_for_each_sample_counts(name: str) -> None:
 
 
 def test_a_generator_is_read_to_its_end() -> None:
-    assert python_rewards(component("habits:lazy"), given()) == [1.0, 1.0]
+    assert component("habits:lazy").score(given()) == [1.0, 1.0]
 
 
 def test_the_largest_32_bit_float_is_a_reward() -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
 from ppo_pipeline.settings.params import Params
-from ppo_pipeline.settings.reward_sections import COMPONENTS
+from ppo_pipeline.settings.reward_sections import component_types
 
 DATA = YAML(typ="safe").load(Path(__file__).resolve().parents[2] / "params.yaml")
 SAMPLES: dict[str, dict[str, Any]] = {
@@ -83,7 +83,7 @@ def leaves(annotation: Any) -> Iterator[Any]:
 
 
 SETTINGS = dict(numeric(Params)) | {
-    path: kinds for kind, cls in COMPONENTS.items() for path, kinds in numeric(cls, f"{kind}.")
+    path: kinds for kind, cls in component_types().items() for path, kinds in numeric(cls, f"{kind}.")
 }
 
 

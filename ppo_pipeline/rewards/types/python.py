@@ -1,55 +1,88 @@
 """Rewards from a Python function with the signature of TRL's reward functions."""
 
-import asyncio
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import chdir
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from ..errors import PipelineError
-from ..resume.kept_batches import KeptBatches
-from ..resume.snapshots import Snapshots
-from ..settings.reward_sections import PythonComponent
-from .samples import Samples, is_reward
+from ...errors import PipelineError
+from ...resume.kept_batches import KeptBatches
+from ...resume.snapshots import Snapshots
+from ..component import Component, Finite
+from ..samples import Samples, is_reward
 
 Function = Callable[..., Any]
+FUNCTIONS = Path("reward_functions")
 RESERVED = ("prompt", "prompts", "completion", "completions", "completion_ids")
 NO_LISTS = (str, bytes, bytearray, memoryview, Mapping, Set)  # would be read as characters, numbers, keys, in any order
 RAISED = (Exception, SystemExit)  # sys.exit() in a function must not end the stage as if all were well
 
 
+class PythonComponent(Component):
+    """A reward computed by a Python function with TRL's signature."""
+
+    type: Literal["python"]
+    function: str = Field(
+        description="module:function, called as function(prompts=..., completions=..., completion_ids=..., **columns) "
+        "-> list of float; in the folder reward_functions/ an edit reruns the reward",
+        pattern=r"^[\w.]+:\w+$",
+    )
+    format: Literal["text", "messages"] = Field(
+        description="text: prompts and completions are texts; messages: lists of {role, content}"
+    )
+    none_as: Finite | None = Field(
+        description="Reward where the function returns None, TRL's `does not apply`; 0 is what TRL counts. "
+        "null: None is an error"
+    )
+
+    def score(self, samples: Samples, snapshots: Snapshots | None = None) -> list[float]:
+        """Return what `function(prompts=..., completions=..., completion_ids=..., **columns)` returns, as plain floats.
+
+        format text: prompts and completions are texts, the prompt as the model saw it. messages: conversations, as
+        TRL gives them for conversational data; a completion is [{"role": "assistant", "content": ...}].
+        completion_ids: the response's token ids, the stop token included. The prompts' further columns (`expected`,
+        `split`, ...) are keyword arguments, lists with one entry per sample. All are the function's own: what it
+        changes in them no other component sees. Truth values and numbers of numpy and torch count as TRL counts them;
+        None, there "does not apply", becomes `none_as`. An `async def` is awaited.
+        Source: TRL's GRPOTrainer, "Using a custom reward function". Its trainer_state, log_extra and log_metric are
+        not given: there is no trainer.
+        snapshots: where the rewards of a slow function are kept, so that a killed stage does not ask for them again.
+        Raises PipelineError where the function cannot be imported, raises, or returns no list; the first sample that it
+        raises for is named.
+        """
+        function = load_function(self.function, self.name)
+        found = np.zeros(len(samples))
+        kept = KeptBatches(snapshots, {"rewards": found}, [slice(None)])
+        for rows in kept.remaining():
+            rewards = _scored(function, self, samples)
+            if len(rewards) != len(samples) or not all(map(is_reward, rewards)):
+                return rewards  # which the caller refuses
+            found[rows] = rewards
+        return [float(reward) for reward in found]
+
+    def check(self, prompts: Samples) -> None:
+        """Raise PipelineError where the function's module is not there, without running its code."""
+        module = self.function.partition(":")[0]
+        try:
+            there = find_spec(module) is not None
+        except (ImportError, ValueError):
+            there = False
+        if not there:
+            raise PipelineError(f"reward '{self.name}': function '{self.function}': No module named '{module}'.")
+
+    def files(self) -> list[Path]:
+        """Return the folder of the project's functions."""
+        return [FUNCTIONS]
+
+
 class _NoList(Exception):
     """What a function returned is no list of rewards; the words say what it is."""
-
-
-def python_rewards(settings: PythonComponent, samples: Samples, snapshots: Snapshots | None = None) -> list[float]:
-    """Return what `function(prompts=..., completions=..., completion_ids=..., **columns)` returns, as plain floats.
-
-    format text: prompts and completions are texts, the prompt as the model saw it. messages: conversations, as
-    TRL gives them for conversational data; a completion is [{"role": "assistant", "content": ...}].
-    completion_ids: the response's token ids, the stop token included. The prompts' further columns (`expected`,
-    `split`, ...) are keyword arguments, lists with one entry per sample. All are the function's own: what it changes
-    in them no other component sees. Truth values and numbers of numpy and torch count as TRL counts them; None,
-    there "does not apply", becomes `none_as`. An `async def` is awaited.
-    Source: TRL's GRPOTrainer, "Using a custom reward function". Its trainer_state, log_extra and log_metric are
-    not given: there is no trainer.
-    snapshots: where the rewards of a slow function are kept, so that a killed stage does not ask for them again.
-    Raises PipelineError where the function cannot be imported, raises, or returns no list; the first sample that it
-    raises for is named.
-    """
-    function = load_function(settings.function, settings.name)
-    found = np.zeros(len(samples))
-    kept = KeptBatches(snapshots, {"rewards": found}, [slice(None)])
-    for rows in kept.remaining():
-        rewards = _scored(function, settings, samples)
-        if len(rewards) != len(samples) or not all(map(is_reward, rewards)):
-            return rewards  # which the caller refuses
-        found[rows] = rewards
-    return [float(reward) for reward in found]
 
 
 def _scored(function: Function, settings: PythonComponent, samples: Samples) -> list[Any]:
@@ -67,17 +100,6 @@ def _scored(function: Function, settings: PythonComponent, samples: Samples) -> 
             f"reward '{settings.name}': {settings.function} raised {type(error).__name__}: {error} "
             f"({_culprit(function, settings, samples)})."
         ) from error
-
-
-def check_module(settings: PythonComponent) -> None:
-    """Raise PipelineError where the function's module is not there, without running its code."""
-    module = settings.function.partition(":")[0]
-    try:
-        there = find_spec(module) is not None
-    except (ImportError, ValueError):
-        there = False
-    if not there:
-        raise PipelineError(f"reward '{settings.name}': function '{settings.function}': No module named '{module}'.")
 
 
 def load_function(path: str, name: str) -> Function:
@@ -99,6 +121,8 @@ def load_function(path: str, name: str) -> Function:
 
 def _call(function: Function, settings: PythonComponent, samples: Samples, rows: slice) -> list[Any]:
     """Return the function's rewards for these samples; it gets copies, and a change of folder ends with it."""
+    import asyncio
+
     prompts: list[Any] = samples.prompt_texts[rows]
     completions: list[Any] = samples.responses[rows]
     if settings.format == "messages":
