@@ -27,7 +27,6 @@ from warm_project import until
 from ppo_pipeline.cli.main import main as cli
 from ppo_pipeline.errors.machine_faults import told
 from ppo_pipeline.errors.memory import out_of_memory
-from ppo_pipeline.project.stage_command import StageCommand
 from ppo_pipeline.storage.files import sha256_of, whole_file
 
 HUGE = 1 << 60
