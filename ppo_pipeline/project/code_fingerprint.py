@@ -14,6 +14,7 @@ from pathlib import Path
 from .layout import PACKAGE, stages_folder
 
 PACKAGES = ("ppo_pipeline", "stages")
+FOUND_BY_NAME = ("ppo_pipeline/maths/estimators/",)  # folders where a file may load any other one: they count whole
 C_COMMENT = re.compile(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|/\*.*?\*/|//(?:\\\n|[^\n])*""", re.DOTALL)
 
 
@@ -32,6 +33,8 @@ def imported_files(path: Path, root: Path) -> set[str]:
             seen.add(name)
             waiting += _direct_imports(file, root) if file.suffix == ".py" else []
             waiting += file.parent.glob("*.[ch]")
+            for folder in FOUND_BY_NAME:
+                waiting += (root / folder).rglob("*.py") if name.startswith(folder) else []
     return {name for name in seen if not name.endswith("__init__.py")}
 
 
@@ -47,9 +50,9 @@ def _direct_imports(path: Path, root: Path) -> list[Path]:
             modules += [".".join([*base, alias.name]) for alias in node.names] + [".".join(base)]
     found = []
     for module in modules:
-        file = root.joinpath(*module.split(".")).with_suffix(".py")
-        if module.split(".")[0] in PACKAGES and file.is_file():
-            found.append(file)
+        place = root.joinpath(*module.split("."))
+        if module.split(".")[0] in PACKAGES:
+            found += [file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()]
     return found
 
 

@@ -44,7 +44,7 @@ def whitening_fault(name: str, whiten: str) -> str | None:
     """Return what is wrong with this `whiten_advantages` for the estimator, None where nothing is."""
     each = declared()[name]
     if each.whiten is not None and whiten != each.whiten:
-        return f"{name} is whitened over the {each.whiten}; set whiten_advantages to {each.whiten}"
+        return f"{name} is {each.about}; set whiten_advantages to {each.whiten}"
     if each.per_response and whiten == "response":
         return (
             f"{name} gives all tokens of a response one advantage, which whiten_advantages: response makes 0; set it "

@@ -6,7 +6,7 @@ from .gae import gae
 from .registry import Estimated, Floats, Integers, estimator
 
 
-@estimator("reinforce++", about="reward to go, whitened over the round", whiten="round")
+@estimator("reinforce++", about="the reward to go, whitened over the round", whiten="round")
 def reward_to_go(rewards: Floats, lengths: Integers, gamma: float) -> Estimated:
     """Return A_t = r_t + gamma A_{t+1}, which is GAE with all values 0 and lambda 1; there are no returns to learn.
 
