@@ -134,7 +134,7 @@ def test_a_folder_that_others_may_use_is_not_trusted(project: WarmProject, fault
 
 @pytest.mark.parametrize(
     ("action", "number", "code"),
-    [("wait", signal.SIGTERM, -15), ("handle", signal.SIGTERM, 55), ("wait", signal.SIGINT, -2)],
+    [("wait", signal.SIGTERM, -15), ("handle", signal.SIGTERM, 55), ("wait", signal.SIGINT, 130)],
 )
 def test_signals_reach_the_child_and_its_end_is_the_commands(
     project: WarmProject, action: str, number: int, code: int
