@@ -27,18 +27,19 @@ class StageRun(Generic[Settings]):
         self.label = f"{self.stage} {paths.round}"
         self.numbers: dict[str, Any] = {}
         self.text = ""
-        self._machine: tuple[object, ...] = ()
+        self._machine: Any = None
         self._scratch: Scratch | None = None
 
     def on(self, machine: Any) -> Any:
         """Take note of the machine that a stage with a model was set up on (compute/machine.py); return it."""
         self.record |= machine.told()
-        self._machine = machine.decides()
+        self._machine = machine
         return machine
 
     def scratch(self, *inputs: Path, more: tuple[object, ...] = ()) -> Scratch:
         """Return where the stage keeps what it has done so far of work on these files; more: what else decides it."""
-        self._scratch = Scratch(self.stage, self.paths.round, inputs, *self._machine, *more)
+        machine = () if self._machine is None else self._machine.decides()
+        self._scratch = Scratch(self.stage, self.paths.round, inputs, *machine, *more)
         return self._scratch
 
     @contextmanager
