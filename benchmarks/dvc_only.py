@@ -5,23 +5,26 @@
 
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
 from .projects import make_project
 
 STUB = r'''
 """Write each output that is not there yet."""
-import sys
 from pathlib import Path
 
-arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-for path in map(Path, arguments.values()):
-    if path.exists():
-        continue
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix:
-        path.write_text("{}\n" if path.suffix == ".json" else str(path))
-    else:
-        path.mkdir()
-        (path / "state.json").write_text(f'{{"path": "{path}"}}')
+OUTS = [...]
+
+def run(name=""):
+    for path in (Path(out.replace("${key}", name)) for out in OUTS):
+        if path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix:
+            path.write_text("{}\n" if path.suffix == ".json" else str(path))
+        else:
+            path.mkdir()
+            (path / "state.json").write_text(f'{{"path": "{path}"}}')
 '''
 REAL = ("code", "settings", "source", "summary")
 
@@ -32,7 +35,9 @@ def make(folder: Path) -> Path:
     model.mkdir(parents=True)
     (model / "config.json").write_text("{}")
     project = make_project(folder, model, 8)
+    stages = YAML(typ="safe").load(project / "dvc.yaml")["stages"]
     for path in (project / "stages").glob("*.py"):
         if path.stem not in ("__init__", "__main__", *REAL):
-            path.write_text(STUB)
+            entry = stages[path.stem]
+            path.write_text(STUB.replace("[...]", repr(entry.get("do", entry)["outs"])))
     return project

@@ -3,6 +3,8 @@
 Cutting is forced here, as a processor with AMX needs it, so that its cost shows on any.
 """
 
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,10 +25,12 @@ from ppo_pipeline.models.acceleration import accelerate_policy
 from ppo_pipeline.models.checkpoint import load_checkpoint
 from ppo_pipeline.models.end_to_end import can_lay_end_to_end
 from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
+from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.prompts.rendering import render
 from ppo_pipeline.sampling.batch_invariant import load_sampler
 from ppo_pipeline.sampling.decoder import Request
 from ppo_pipeline.sampling.streams import uniforms
+from ppo_pipeline.settings.params import ROOT
 from ppo_pipeline.settings.sections import Compute
 from ppo_pipeline.training.data import Sampled
 
@@ -40,13 +44,16 @@ def run(base: Path) -> list[dict[str, Any]]:
     """Return a row for sampling and one for the training forward with its backward pass; medians of turns."""
     device, dtype = set_up(Compute(device="cpu", dtype="auto", threads=0, kernels="auto", batch_invariant=False))
     with tempfile.TemporaryDirectory() as folder:
-        policy, trainer = Path(folder, "policy"), Path(folder, "trainer")
-        places = ("--params", "params.yaml", "--base", base, "--policy", policy, "--trainer", trainer)
-        subprocess.run([sys.executable, "-m", "stages", "init", *map(str, places)], check=True)
+        paths = Paths(ROOT, root=Path(folder))
+        paths.base.parent.mkdir()
+        paths.base.symlink_to(base.resolve())
+        shutil.copy("params.yaml", folder)
+        environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+        subprocess.run([sys.executable, "-m", "stages", "init"], cwd=folder, env=environment, check=True)
         tokenizer = load_tokenizer(base)
         ids = [render(tokenizer, [{"role": "user", "content": text}], "auto")[1] for text in prompts(COUNT)]
-        rows = [sampling(base, policy, tokenizer, ids, device, dtype)]
-        return [*rows, training(base, policy, trainer, ids, device, dtype)]
+        rows = [sampling(base, paths.policy, tokenizer, ids, device, dtype)]
+        return [*rows, training(base, paths.policy, paths.trainer, ids, device, dtype)]
 
 
 def sampling(

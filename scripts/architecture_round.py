@@ -1,7 +1,6 @@
 """One round of the real stages with a tiny model, and what came out compared with plain transformers and PEFT."""
 
 import json
-import shlex
 from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,11 @@ from tiny_models import POSITIONS, byte_tokenizer, tiny_model
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.loading import text_config
-from stages import advantage, base, evaluate, init, prompts, reference, reward, rollout, settings, source, update
+from ppo_pipeline.project.stages import OF_A_ROUND, STAGES
+from stages.__main__ import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-ONCE = (source, settings, base, prompts, init)
-ROUND = (rollout, reward, reference, advantage, update, evaluate)
-STAGES = {stage.__name__.rpartition(".")[2]: stage.main for stage in (*ONCE, *ROUND)}
+RUN = ("source", "settings", "base", "prompts", "init", *OF_A_ROUND)
 TOLERANCE = 1e-3  # nats, and of logits by their spread; fp32, so that rounding is far below
 LANGUAGE = r".*\b(language_model|text_model|decoder)\..*"  # of a model that sees images too
 NEW, LONG = 12, 130  # LONG: a prompt beyond every window and every border of a tiny model
@@ -72,7 +70,7 @@ def try_architecture(kind: str, folder: Path) -> Outcome:
     write_project(folder, LANGUAGE if composite else "all-linear")
     stage = ""
     try:
-        for stage in STAGES:
+        for stage in RUN:
             run_stage(folder, stage)
         stage = "decoder"
         check_responses(folder)
@@ -124,13 +122,10 @@ def write_project(folder: Path, targets: str) -> None:
 
 
 def run_stage(folder: Path, stage: str) -> None:
-    """Run a stage in this process, by the command that dvc.yaml has for it; round r001 where it is a round's."""
-    entry = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")["stages"][stage]
-    command = entry.get("do", entry)["cmd"].replace("${key}", "base" if stage == "source" else "r001")
-    command = command.replace("${item.parent}", "r000")
-    _, _, _, script, *arguments = shlex.split(command.replace("${prompts.source}", "prompts.jsonl"))
+    """Run a stage in this process, of the base model or of round r001 where it takes one."""
+    given: list[str] = {"": [], "SOURCE": ["base"], "ROUND": ["r001"]}[STAGES[stage].takes]
     with chdir(folder):
-        STAGES[script].main(arguments, standalone_mode=False)
+        main([stage, *given], standalone_mode=False)
 
 
 def plain_model(folder: Path) -> Any:

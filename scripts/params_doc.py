@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 from pydantic import BaseModel
@@ -24,7 +24,8 @@ PAGE = ROOT / "docs" / "params.md"
 
 def limits(annotation: Any, field: FieldInfo | None = None) -> str:
     """Return a setting's type with its range, as a person writes it."""
-    schema = {"definition": annotation}
+    found_in_files = next((m for m in (field.metadata if field is not None else []) if hasattr(m, "meanings")), None)
+    schema = {"definition": annotation if found_in_files is None else Annotated[annotation, found_in_files]}
     holder = type("Holder", (BaseModel,), {"__annotations__": schema})
     found = holder.model_json_schema()["properties"]["definition"]
     variants = found.get("anyOf", [found])
@@ -53,7 +54,12 @@ def rows(cls: type[BaseModel], values: dict[str, Any] | None) -> Iterator[str]:
     for name, field in cls.model_fields.items():
         shown = field.alias or name
         value = "" if values is None else json.dumps(values.get(shown))
-        yield f"| `{shown}` | {limits(field.annotation, field)} | {value} | {field.description or ''} |"
+        yield f"| `{shown}` | {limits(field.annotation, field)} | {value} | {meaning(field)} |"
+
+
+def meaning(field: FieldInfo) -> str:
+    """Return what a setting means; of one whose choices are found in files, what each of them says of itself too."""
+    return ". ".join([field.description or "", *(m.meanings() for m in field.metadata if hasattr(m, "meanings"))])
 
 
 def page() -> str:

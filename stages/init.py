@@ -1,8 +1,5 @@
 """Stage `init`: the untrained policy r000: fresh LoRA, or the whole base model; critic and optimizer."""
 
-from pathlib import Path
-
-import click
 import torch
 
 from ppo_pipeline.models.adapter import adapter_config, save_policy
@@ -14,21 +11,16 @@ from ppo_pipeline.models.policy import Policy, SeparateCritic
 from ppo_pipeline.models.trial import try_whole
 from ppo_pipeline.models.value_head import ValueHead, init_value_head
 from ppo_pipeline.observe.progress import result
-from ppo_pipeline.project.stage_command import StageCommand
-from ppo_pipeline.settings.params import load_params
+from ppo_pipeline.project.paths import Paths
+from ppo_pipeline.settings.params import ROOT, load_params
 from ppo_pipeline.storage.files import whole_folder
 
 
-@click.command("init", cls=StageCommand)
-@click.option("--params", "params_path", type=click.Path(path_type=Path), required=True)
-@click.option("--base", type=click.Path(path_type=Path), required=True)
-@click.option("--policy", "policy_folder", type=click.Path(path_type=Path), required=True)
-@click.option("--trainer", "trainer_folder", type=click.Path(path_type=Path), required=True)
-def main(params_path: Path, base: Path, policy_folder: Path, trainer_folder: Path) -> None:
+def run() -> None:
     """Write r000: a policy that is the base still, a fresh critic, no moments."""
-    params = load_params(params_path)
+    params, paths = load_params(), Paths(ROOT)
     settings = params.policy
-    model = load_model(base, torch.device("cpu"), "auto")
+    model = load_model(paths.base, torch.device("cpu"), "auto")
     twin = None
     if settings.critic == "separate":
         twin = copy_with_same_weights(model) if settings.tuning == "lora" else model
@@ -47,12 +39,12 @@ def main(params_path: Path, base: Path, policy_folder: Path, trainer_folder: Pat
         separate = SeparateCritic(twin, own)
     policy = Policy(model, layers, head, separate)
     if layers:
-        save_policy(policy, adapter_config(settings, read_source(base)["model"], layers, model), policy_folder)
+        save_policy(policy, adapter_config(settings, read_source(paths.base)["model"], layers, model), paths.policy)
     else:
         text += _but(" less what gets no gradient from text:", try_whole(policy))
-        with whole_folder(policy_folder) as partial:
-            copy_model_files(base, partial, weights=True)
-    save_trainer(policy, TrainerState(), trainer_folder)
+        with whole_folder(paths.policy) as partial:
+            copy_model_files(paths.base, partial, weights=True)
+    save_trainer(policy, TrainerState(), paths.trainer)
     trained = sum(p.numel() for p in policy.policy_parameters().values())
     result("init", f"{text}, {trained:,} trained parameters, critic: {settings.critic}")
 
@@ -61,7 +53,3 @@ def _but(what: str, names: list[str]) -> str:
     """Return `what` and the first names, nothing without a name."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{what} {', '.join(names[:3])}{more}" if names else ""
-
-
-if __name__ == "__main__":
-    main()

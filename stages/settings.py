@@ -1,42 +1,30 @@
 """Stage `settings`: check params.yaml and write the effective settings of each stage of each round."""
 
-from pathlib import Path
-
-import click
-
 from ppo_pipeline.observe.progress import result
 from ppo_pipeline.project.local_models import check_sources, model_texts, settle_records
-from ppo_pipeline.project.stage_command import StageCommand
+from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.rewards import component  # noqa: F401  (its types check their settings; they are found by name)
 from ppo_pipeline.settings.files import settings_texts
 from ppo_pipeline.settings.params import load_params
 from ppo_pipeline.storage.files import whole_folder
 
 
-@click.command("settings", cls=StageCommand)
-@click.option("--params", "params_path", type=click.Path(path_type=Path), required=True)
-@click.option("--settings", "folder", type=click.Path(path_type=Path), required=True)
-@click.option("--models", type=click.Path(path_type=Path), required=True)
-def main(params_path: Path, folder: Path, models: Path) -> None:
+def run() -> None:
     """Write data/settings/<round>/<stage>.json; any mistake in params.yaml stops here, before costly work.
 
     Write data/models/ too: the hashes of the local models' files, by what loads them.
     """
-    params = load_params(params_path)
+    params, paths = load_params(), Paths()
     check_sources(params)
     settle_records(params)
-    with whole_folder(models) as partial:
+    with whole_folder(paths.models) as partial:
         for name, text in model_texts(params):
             (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_text(text, encoding="utf-8")
-    with whole_folder(folder) as partial:
+    with whole_folder(paths.settings_folder) as partial:
         for name, stage, text in settings_texts(params):
             (partial / name).mkdir(exist_ok=True)
             (partial / name / f"{stage}.json").write_text(text, encoding="utf-8")
     sealed = len(params.all_rounds) - len(params.rounds)
     more = f" and {sealed} sealed" if sealed else ""
     result("settings", f"{len(params.rounds)} rounds{more}, params.yaml is sound")
-
-
-if __name__ == "__main__":
-    main()

@@ -2,24 +2,17 @@
 
 from pathlib import Path
 
-import click
-
+from ppo_pipeline.errors import PipelineError, nearest
 from ppo_pipeline.observe.progress import result
 from ppo_pipeline.project.local_models import write_record
-from ppo_pipeline.project.stage_command import StageCommand
+from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.settings.params import load_params
 
 
-@click.command("source", cls=StageCommand)
-@click.option("--params", "params_path", type=click.Path(path_type=Path), required=True)
-@click.option("--name", required=True, help="Name in `sources`.")
-@click.option("--record", type=click.Path(path_type=Path), required=True)
-def main(params_path: Path, name: str, record: Path) -> None:
+def run(name: str) -> None:
     """Write data/sources/<name>.json: SHA-256 by file."""
-    model = load_params(params_path).sources[name]
-    count = write_record(record, Path(model))
-    result("source", f"{name}, {count} files in {model}")
-
-
-if __name__ == "__main__":
-    main()
+    sources = load_params().sources
+    if name not in sources:
+        raise PipelineError(f"params.yaml: sources: no '{name}'.{nearest(name, list(sources))}")
+    count = write_record(Paths().source(name), Path(sources[name]))
+    result("source", f"{name}, {count} files in {sources[name]}")

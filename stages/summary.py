@@ -1,9 +1,5 @@
 """Stage `summary`: one metrics file per round, the learning curve that `dvc plots` draws, and where it ends."""
 
-from pathlib import Path
-
-import click
-
 from ppo_pipeline.observe.progress import result
 from ppo_pipeline.project.learning_curve import (
     CRITIC,
@@ -17,48 +13,34 @@ from ppo_pipeline.project.learning_curve import (
     sealed_metrics,
     write_curve,
 )
-from ppo_pipeline.project.stage_command import StageCommand
+from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.resume.scratch import remove_done
 from ppo_pipeline.settings.params import ROOT, load_params
 from ppo_pipeline.storage.files import whole_folder, write_json
 
 
-@click.command("summary", cls=StageCommand)
-@click.option("--params", "params_path", type=click.Path(path_type=Path), required=True)
-@click.option("--stages", "stages_folder", type=click.Path(path_type=Path), required=True)
-@click.option("--sealed", type=click.Path(path_type=Path), required=True)
-@click.option("--rounds", "rounds_folder", type=click.Path(path_type=Path), required=True)
-@click.option("--training", type=click.Path(path_type=Path), required=True)
-@click.option("--heldout", type=click.Path(path_type=Path), required=True)
-@click.option("--critic", type=click.Path(path_type=Path), required=True)
-@click.option("--summary", type=click.Path(path_type=Path), required=True)
-def main(
-    params_path: Path, stages_folder: Path, sealed: Path, rounds_folder: Path, training: Path, heldout: Path,
-    critic: Path, summary: Path,
-) -> None:  # fmt: skip
+def run() -> None:
     """Merge the stages' metrics of each round, and line the rounds up."""
-    params = load_params(params_path)
+    params, paths = load_params(), Paths()
     opened = [ROOT, *params.rounds]
     for name in opened:
-        refuse_missing(stages_folder, name)
+        refuse_missing(paths.stage_metrics, name)
     metrics = {
-        name: round_metrics(stages_folder, name) if name in opened else merged(sealed_metrics(sealed, name))
+        name: round_metrics(paths.stage_metrics, name)
+        if name in opened
+        else merged(sealed_metrics(paths.sealed_metrics, name))
         for name in [ROOT, *params.all_rounds]
     }
-    with whole_folder(rounds_folder) as partial:
+    with whole_folder(paths.round_metrics) as partial:
         for name, numbers in metrics.items():
             write_json(partial / f"{name}.json", numbers)
     trained = curve_rows(params, metrics, TRAINING, with_root=False)
-    write_curve(training, trained, TRAINING)
+    write_curve(paths.curve("training"), trained, TRAINING)
     rows = curve_rows(params, metrics, HELDOUT, with_root=True)
-    write_curve(heldout, rows, HELDOUT)
-    write_curve(critic, curve_rows(params, metrics, CRITIC, with_root=False), CRITIC)
-    write_json(summary, end_of_curve(trained, rows))
+    write_curve(paths.curve("heldout"), rows, HELDOUT)
+    write_curve(paths.curve("critic"), curve_rows(params, metrics, CRITIC, with_root=False), CRITIC)
+    write_json(paths.summary, end_of_curve(trained, rows))
     remove_done()  # DVC has taken over what the stages before this one wrote
     scores = [row["heldout_score"] for row in rows]
     text = f", held-out score {scores[0]:+.3f} -> {scores[-1]:+.3f}" if scores else ""
     result("summary", f"{len(params.all_rounds)} rounds{text}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,5 @@
 """Runs the stages of a small project in this process, each by the very command that dvc.yaml has for it."""
 
-import importlib
 import json
 import shlex
 import shutil
@@ -13,8 +12,16 @@ from click.testing import CliRunner
 from conftest import save_tiny, write_letter_prompts
 from ruamel.yaml import YAML
 
+from stages.__main__ import main
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 ROUND = ("rollout", "reward", "reference", "advantage", "update", "evaluate")
+
+
+def command_of(stage: str, name: str = "") -> list[str]:
+    """Return the arguments that dvc.yaml gives to `python -m stages` for a stage, of round `name` where it is one's."""
+    entry = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")["stages"][stage]
+    return shlex.split(entry.get("do", entry)["cmd"].replace("${key}", name))[3:]
 
 
 class Stages:
@@ -51,13 +58,8 @@ class Stages:
 
     def run(self, stage: str, name: str = "") -> str:
         """Run a stage, of round `name` where it is a round's; return what it says."""
-        entry = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")["stages"][stage]
-        command = entry.get("do", entry)["cmd"].replace("${key}", name)
-        command = command.replace("${item.parent}", self.parents.get(name, ""))
-        _, _, _, script, *arguments = shlex.split(command.replace("${prompts.source}", "data/prompts/english.jsonl"))
         with chdir(self.folder):
-            main = importlib.import_module(f"stages.{script}").main
-            result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+            result = CliRunner().invoke(main, command_of(stage, name), catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.output
 

@@ -23,15 +23,16 @@ ANSWER = "first"
 def told(number, _):
     sys.exit(40 + number)
 
-if __name__ == "__main__":
-    action, place = sys.argv[1], Path(sys.argv[2])
+def run(given):
+    action, place = given.split("@")
+    place = Path(place)
     print("on stderr", file=sys.stderr)
     about = {
         "answer": ANSWER, "arguments": sys.argv[1:], "program": sys.argv[0], "cwd": os.getcwd(),
         "input": "" if sys.stdin.isatty() else sys.stdin.read(),
         "stage": os.environ.get("DVC_STAGE"), "level": os.environ.get("SHLVL"), "terminal": os.isatty(1),
         "by_line": sys.stdout.line_buffering, "session": os.getsid(0),
-        "name": __name__, "spec": __spec__.name, "flags": str(sys.flags), "path": sys.path,
+        "name": __name__, "spec": sys.modules["__main__"].__spec__.name, "flags": str(sys.flags), "path": sys.path,
         "warm": "PPO_PIPELINE_WARM_START" in os.environ, "pid": os.getpid(), "parent": os.getppid(),
         "descriptors": sorted(os.listdir("/proc/self/fd"))[:-1],
     }
@@ -64,15 +65,20 @@ class WarmProject:
     def __init__(self, folder: Path, libraries: tuple[str, ...] = ("json",), idle: float = 600.0) -> None:
         self.folder = folder
         self.sockets = Path(tempfile.mkdtemp(prefix="warm"))  # pytest's folder is too long a name for a socket
-        code = folder / "ppo_pipeline" / "warm"
-        shutil.copytree(REPOSITORY / "ppo_pipeline/engine/warm", code, ignore=shutil.ignore_patterns("__pycache__"))
+        code = folder / "ppo_pipeline/engine/warm"
+        for room in ("engine", "errors"):
+            shutil.copytree(
+                REPOSITORY / "ppo_pipeline" / room, code.parents[1] / room, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        (folder / "ppo_pipeline/project").mkdir()
+        for name in ("__init__.py", "faults.py", "paths.py", "stages.py"):
+            shutil.copy(REPOSITORY / "ppo_pipeline/project" / name, folder / "ppo_pipeline/project")
         replace(code / "libraries.py", 'THREADED = ("numpy", "pyarrow")', "THREADED = ()")
         with (code / "libraries.py").open("a") as file:
             file.write(f"\n\nLIBRARIES = {libraries!r}\n")
         replace(code / "launcher.py", "IDLE_SECONDS = 20.0", f"IDLE_SECONDS = {idle}")
         (folder / "stages").mkdir()
         (folder / "ppo_pipeline/__init__.py").touch()
-        shutil.copy(REPOSITORY / "ppo_pipeline/errors/memory.py", folder / "ppo_pipeline")
         (folder / "stages/__init__.py").touch()
         shutil.copy(REPOSITORY / "stages/__main__.py", folder / "stages")
         (folder / "stages/update.py").write_text(STAGE)
@@ -84,7 +90,7 @@ class WarmProject:
         """Start the stage; changes: of the environment, or `stdin` and `stdout`."""
         streams = {name: changes.pop(name, subprocess.PIPE) for name in ("stdin", "stdout")}
         environment = {k: v for k, v in {**self.environment, **changes}.items() if v is not None}
-        command = [sys.executable, "-m", "stages", "update", action, str(self.folder / place)]
+        command = [sys.executable, "-m", "stages", "update", f"{action}@{self.folder / place}"]
         process = subprocess.Popen(
             command,
             cwd=self.folder,

@@ -1,12 +1,12 @@
 """`ppo-pipeline diff`: two rounds side by side."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 import pyarrow as pa
 
 from ..errors import PipelineError, nearest
+from ..project.paths import Paths
 from ..project.plan.as_run import metrics_of, settings_of
 from ..settings.files import differences, told
 from ..settings.params import ROOT, Params, load_params
@@ -17,7 +17,7 @@ from .selected import in_order
 from .show import print_rows
 from .where import matching
 
-ROUNDS = Path("data/rounds")
+ROUNDS = Paths().rounds
 PARTS = {
     "settings": "settings that differ",
     "metrics": "metrics",

@@ -4,7 +4,7 @@ from importlib import import_module
 
 import click
 
-from ..project.stage_command import PlainGroup
+from ..project.faults import PlainGroup
 
 COMMANDS = {
     "init": ("ppo_pipeline.cli.init", "init", "Make a new project folder with prompts and a reward of your own."),

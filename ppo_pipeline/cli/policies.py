@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from ..errors import PipelineError, nearest
+from ..project.paths import Paths
 from ..settings.params import ROOT, Params
 
-ROUNDS, BASE = Path("data/rounds"), Path("data/base")
+BASE = Paths().base
 
 
 def policy_folder(params: Params, name: str) -> Path:
@@ -13,7 +14,7 @@ def policy_folder(params: Params, name: str) -> Path:
     known = [ROOT, *params.all_rounds]
     if name not in known:
         raise PipelineError(f"params.yaml: no round '{name}'.{nearest(name, known)}")
-    folder = ROUNDS / name / "policy"
+    folder = Paths(name).policy
     if not folder.is_dir():
         stage = "init" if name == ROOT else f"update@{name}"
         makes = "" if name in params.all_rounds and name not in params.rounds else f"`dvc repro {stage}` makes it, "

@@ -4,19 +4,14 @@ from pathlib import Path
 
 import click
 
+from ..project.paths import Paths
 from ..project.rounds_file import RoundsFile, parse_overrides
+from ..project.stages import OF_A_ROUND, STAGES
 from ..settings.params import ROOT, Round, load_params
 
 PARAMS = Path("params.yaml")
 MANY = 30  # open rounds; DVC then takes about as long as a small round's work
-FILES = {
-    "rollout": "rollouts.parquet",
-    "reward": "rewards.parquet",
-    "reference": "reference.parquet",
-    "advantage": "advantages.parquet",
-    "update": "policy",
-    "evaluate": "eval.parquet",
-}
+FILES = {name: STAGES[name].makes for name in OF_A_ROUND}
 
 
 @click.group()
@@ -32,7 +27,7 @@ def list_rounds() -> None:
     params = load_params(PARAMS)
     rows = []
     for name, entry in params.all_rounds.items():
-        folder = Path("data/rounds") / name
+        folder = Paths(name).folder
         there = [stage for stage, file in FILES.items() if (folder / file).exists()]
         done = "all" if len(there) == len(FILES) else ", ".join(there) or "none"
         done += "" if name in params.rounds else " (sealed)"
@@ -95,7 +90,7 @@ def remove(name: str) -> None:
     file = RoundsFile(PARAMS)
     file.remove(name)
     file.save()
-    click.echo(f"removed {name} from params.yaml; its files under data/rounds/{name} are still here")
+    click.echo(f"removed {name} from params.yaml; its files under {Paths(name).folder} are still here")
 
 
 @rounds.command()

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import PipelineError, nearest
+from ..project.paths import Paths
 from ..tables.joined import OF_SAMPLES, contract_of, with_neighbours
 from .printed import json_text, note, print_table
 from .selected import in_order, only_columns
@@ -22,7 +23,6 @@ COLUMNS = {
     "advantages": ["sample_id", "response_text", "score", "kl", "token_rewards", "advantages", "returns"],
     "evaluation": ["prompt_id", "prompt", "response_text", "score", "tokens", "finish_reason"],
 }
-DATA = Path("data")
 OF_ROUND = ("rollouts", "rewards", "reference", "advantages", "eval")
 
 
@@ -79,10 +79,10 @@ def show(
 def located(what: str, table: str | None) -> Path:
     """Return the file that is meant: a path, `prompts`, or a round and one of its tables."""
     if table is None and what == "prompts":
-        return DATA / "prompts.parquet"
+        return Paths().prompts
     if table is None and (what.endswith(".parquet") or Path(what).name != what or Path(what).is_file()):
         return Path(what)
-    folder = DATA / "rounds" / what
+    folder = Paths(what).folder
     if re.fullmatch(r"[\w-]+", what) is None or not folder.is_dir():
         known = ["prompts", *sorted(path.name for path in folder.parent.glob("*"))]
         raise PipelineError(f"{what}: neither a Parquet file nor a round in {folder.parent}.{nearest(what, known)}")

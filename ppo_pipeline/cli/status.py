@@ -1,11 +1,11 @@
 """`ppo-pipeline status`: the rounds, and what a `dvc repro` would run."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from ..errors import PipelineError
+from ..project.paths import Paths
 from ..project.plan.as_run import metrics_of
 from ..project.plan.durations import Durations
 from ..settings.params import ROOT, Params, load_params
@@ -88,7 +88,7 @@ def round_entry(params: Params, name: str, branch: int) -> dict[str, Any]:
         "sealed": name != ROOT and name not in params.rounds,
         "settings": "" if entry is None else describe(entry),
         **{key: metrics.get(metric) for key, metric in NUMBERS.items()},
-        "here": {stage: (Path("data/rounds") / name / file).exists() for stage, file in files.items()},
+        "here": {stage: (Paths(name).folder / file).exists() for stage, file in files.items()},
     }
 
 

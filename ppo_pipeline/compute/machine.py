@@ -1,5 +1,7 @@
 """The machine as `compute` says: device, number format, threads, kernels."""
 
+from typing import NamedTuple
+
 import torch
 
 from ..settings.sections import Compute
@@ -7,7 +9,24 @@ from .device import device_and_format
 from .native import library
 
 
-def set_up(compute: Compute) -> tuple[torch.device, torch.dtype]:
+class Machine(NamedTuple):
+    """What a stage with a model runs on."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def told(self) -> dict[str, str]:
+        """Return what the stage's record says of it."""
+        return {"device": str(self.device), "dtype": str(self.dtype).removeprefix("torch.")}
+
+    def decides(self) -> tuple[object, ...]:
+        """Return what of it decides how numbers are rounded: threads, instructions, kernels and the GPU as well."""
+        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+        threads, instructions = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+        return (*self, threads, instructions, library.identity(), gpu)
+
+
+def set_up(compute: Compute) -> Machine:
     """Fix threads, kernels and determinism for this process; return the device and the number format to use.
 
     Raises PipelineError for a device that is not there.
@@ -16,10 +35,4 @@ def set_up(compute: Compute) -> tuple[torch.device, torch.dtype]:
         torch.set_num_threads(compute.threads)
     device, dtype = device_and_format(compute.device, compute.dtype, "compute")
     library.allow(compute.kernels == "auto" and device.type == "cpu")
-    return device, dtype
-
-
-def machine_numbers() -> list[object]:
-    """Return what else of the machine decides how its numbers are rounded: threads, instructions, kernels, the GPU."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return [torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), library.identity(), gpu]
+    return Machine(device, dtype)

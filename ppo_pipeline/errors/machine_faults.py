@@ -5,7 +5,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from .memory import cure_of, out_of_memory
+from .memory import OTHERWISE, out_of_memory
 
 WRITING = "while writing "  # starts the note on an error that names the output
 AGAIN = "then run the same command again"
@@ -28,16 +28,16 @@ CURES = {
 }
 
 
-def told(error: Exception, stage: str | None = None) -> str | None:
+def told(error: Exception, less_memory: str = OTHERWISE) -> str | None:
     """Return the line for a fault of the machine, None for any other error.
 
-    stage: whose setting to lower where memory ran out.
+    less_memory: what to do where memory ran out.
     """
     number = errno_of(error)
     if out_of_memory(error) or number == errno.ENOMEM:
         size = re.search(r"tried to allocate [\d.]+ ?\w+", str(error), re.IGNORECASE)
         reason = size.group().lower() if size else (str(error).splitlines() or ["the system gives no more"])[0]
-        return f"out of memory ({reason:.200}); {cure_of(stage)}. No output is half-written."
+        return f"out of memory ({reason:.200}); {less_memory}. No output is half-written."
     if number not in CURES:
         return None
     written = [note for note in getattr(error, "__notes__", ()) if note.startswith(WRITING)]

@@ -14,7 +14,8 @@ from pathlib import Path
 from .layout import PACKAGE, stages_folder
 
 PACKAGES = ("ppo_pipeline", "stages")
-FOUND_BY_NAME = ("ppo_pipeline/rewards/",)  # folders where a file may load any other one: they count whole
+# Folders where a file may load any other one: they count whole.
+FOUND_BY_NAME = ("ppo_pipeline/rewards/", "ppo_pipeline/maths/estimators/")
 C_COMMENT = re.compile(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|/\*.*?\*/|//(?:\\\n|[^\n])*""", re.DOTALL)
 
 
@@ -50,9 +51,9 @@ def _direct_imports(path: Path, root: Path) -> list[Path]:
             modules += [".".join([*base, alias.name]) for alias in node.names] + [".".join(base)]
     found = []
     for module in modules:
-        file = root.joinpath(*module.split(".")).with_suffix(".py")
-        if module.split(".")[0] in PACKAGES and file.is_file():
-            found.append(file)
+        place = root.joinpath(*module.split("."))
+        if module.split(".")[0] in PACKAGES:
+            found += [file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()]
     return found
 
 

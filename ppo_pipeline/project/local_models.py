@@ -15,9 +15,10 @@ from ..errors import PipelineError
 from ..models.packaged import PACKAGED
 from ..settings.params import ROOT, Params
 from ..storage.files import read_json, sha256_of, write_json
+from .paths import Paths
 
 BASE = "base"  # the name of base.model in `sources`; those of reward models are free
-SOURCES, MODELS = Path("data/sources"), Path("data/models")
+SOURCES, MODELS = Paths().sources, Paths().models
 PLAIN = re.compile(r"(\.{0,2}/)?[A-Za-z_][A-Za-z0-9_./-]*")
 
 

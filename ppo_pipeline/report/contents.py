@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import PipelineError
+from ..project.paths import Paths
 from ..settings.params import ROOT
 from ..tables.evaluation import EVALUATION
 from ..tables.joined import last_user_messages
@@ -61,7 +62,7 @@ def contents(run: Run, samples: int | None = None) -> Contents:
 
 def _tokenizer(run: Run) -> TokenTexts | None:
     try:
-        return TokenTexts(run.root / "data/base")
+        return TokenTexts(Paths(root=run.root).base)
     except PipelineError as error:
         run.notes.append(str(error.message).replace(f"{run.root}/", ""))
         return None

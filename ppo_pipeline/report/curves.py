@@ -5,6 +5,7 @@ from typing import Any
 
 from ..errors import PipelineError
 from ..project.learning_curve import merged, round_metrics, sealed_metrics
+from ..project.paths import Paths
 from ..settings.params import ROOT
 from .run import Run
 
@@ -45,9 +46,9 @@ def curves(run: Run) -> dict[str, Any]:
 def metrics_of(run: Run, name: str) -> dict[str, float]:
     """Return a round's metrics: a sealed one's from git, else its stages', else what the summary made of them."""
     if name != ROOT and name not in run.params.rounds:
-        found = merged(sealed_metrics(run.root / "sealed/metrics", name))
+        found = merged(sealed_metrics(Paths(root=run.root).sealed_metrics, name))
     else:
-        found = round_metrics(run.root / "metrics/stages", name) or _summarised(run, name)
+        found = round_metrics(Paths(root=run.root).stage_metrics, name) or _summarised(run, name)
     return {
         metric: float(value)
         for metric, value in found.items()
@@ -56,7 +57,7 @@ def metrics_of(run: Run, name: str) -> dict[str, float]:
 
 
 def _summarised(run: Run, name: str) -> dict[str, Any]:
-    path = run.root / "metrics/rounds" / f"{name}.json"
+    path = Paths(root=run.root).round_metrics / f"{name}.json"
     if not path.is_file():
         return {}
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ..errors import PipelineError, nearest
+from ..project.paths import Paths
 from ..settings.params import ROOT, load_params
 from ..tables.contract import Contract, TableError
 from .branches import lines_of
@@ -33,7 +34,7 @@ class Run:
 
     def path(self, contract: Contract, name: str) -> Path:
         """Return where round `name` has this table."""
-        return self.root / "data/rounds" / name / FILES.get(contract.name, f"{contract.name}.parquet")
+        return Paths(name, root=self.root).folder / FILES.get(contract.name, f"{contract.name}.parquet")
 
     def read(self, contract: Contract, name: str, beside: pa.Table | None = None) -> pa.Table | None:
         """Return a round's table; None, and a note, where it is missing or unreadable, or of other samples."""

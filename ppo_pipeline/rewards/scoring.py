@@ -1,5 +1,6 @@
 """The score of each sample: the weighted sum of the reward components."""
 
+import numpy as np
 import pyarrow as pa
 
 from ..errors import PipelineError
@@ -63,3 +64,8 @@ def join_prompts(
     columns = {n: joined.column(n).to_pylist() for n in joined.column_names if n not in ("prompt_id", "messages")}
     messages = joined.column("messages").to_pylist()
     return Samples(sample_ids, messages, prompt_texts, responses, response_ids, columns)
+
+
+def component_means(scores: dict[str, list[float]], prefix: str) -> dict[str, float]:
+    """Return the mean of each reward component as a metric."""
+    return {f"{prefix}/{name}": float(np.mean(numbers)) for name, numbers in scores.items() if name != "score"}

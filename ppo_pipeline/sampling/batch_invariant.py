@@ -23,8 +23,9 @@ from ..models.packing import pack_linears
 from ..models.policy import end_to_end, model_logprobs
 from ..models.prefix import LEAST_PREFIX, common_prefix
 from .cache import SlotCache
-from .decoder import Decoder, Request
+from .decoder import Decoder
 from .draw import Drawn
+from .request import Request
 from .streams import uniforms
 from .trial import prompts_to_try
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 
 @dataclass
 class Completion:
@@ -17,3 +19,13 @@ class Completion:
         """Return the response without the token that ended it, be it the model's own or a text such as "#"."""
         ids = self.ids[:-1] if self.finish_reason == "stop" else self.ids
         return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def length_metrics(completions: list[Completion]) -> dict[str, float]:
+    """Return lengths of one or more completions, and the share that ended by itself."""
+    lengths = [len(c.ids) for c in completions]
+    return {
+        "response_length": float(np.mean(lengths)),
+        "response_length_max": max(lengths),
+        "finished": float(np.mean([c.finish_reason == "stop" for c in completions])),
+    }

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,17 +22,10 @@ from .completion import Completion
 from .decoder_state import load_state, save_state
 from .draw import Drawn, draw, pick_greedy
 from .masks import Masks
+from .request import Request
 from .truncation import Truncation
 
 PREFILL_TOKENS = 4096
-
-
-@dataclass(frozen=True)
-class Request:
-    """A response to be sampled: prompt ids, and one uniform number per possible token (None: greedy)."""
-
-    prompt_ids: list[int]
-    uniforms: np.ndarray | None
 
 
 @dataclass

@@ -18,7 +18,8 @@ from ..models.loading import check_supported, text_config
 from ..models.policy import model_logprobs, pad
 from ..models.prefix import LEAST_PREFIX
 from .completion import Completion
-from .decoder import Decoder, Request
+from .decoder import Decoder
+from .request import Request
 from .streams import uniforms
 
 LENGTHS, BEHIND_PREFIX = (3, 14, 6, 10), (1, 7, 4)  # tokens of prompts; tokens of others that start alike

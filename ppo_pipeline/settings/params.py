@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
 from ..errors import PipelineError, nearest
+from .estimators import misfit
 from .explain import explain
 from .reward_sections import Reward
 from .sections import Advantage, Base, Compute, Evaluate, Name, Policy, Prompts, Reference, Rollout, Section, Update
@@ -13,7 +14,6 @@ from .sections import Advantage, Base, Compute, Evaluate, Name, Policy, Prompts,
 ROOT = "r000"
 SEALED = Path("sealed/rounds.yaml")  # beside params.yaml; ppo_pipeline/project/sealing/ says what sealing is
 RoundName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
-OVERRIDABLE = ("seed", "rollout", "reward", "reference", "advantage", "update", "evaluate")
 
 
 class Round(Section):
@@ -27,6 +27,9 @@ class Round(Section):
     advantage: dict[str, Any] = Field(default_factory=dict)
     update: dict[str, Any] = Field(default_factory=dict)
     evaluate: dict[str, Any] = Field(default_factory=dict)
+
+
+OVERRIDABLE = tuple(name for name in Round.model_fields if name != "parent")
 
 
 class Params(Section):
@@ -53,26 +56,17 @@ class Params(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> "Params":
         """Refuse settings of different sections that exclude each other; one sentence each says the cure."""
-        estimator, samples = self.advantage.estimator, self.rollout.samples_per_prompt
-        if estimator == "gae" and self.policy.critic == "none":
-            raise ValueError("advantage.estimator gae needs values; set policy.critic to shared or separate")
-        if estimator in ("rloo", "grpo") and samples < 2:
-            raise ValueError(
-                f"advantage.estimator {estimator} compares the responses to a prompt; set rollout.samples_per_prompt "
-                "to 2 or more"
-            )
+        samples = self.rollout.samples_per_prompt
+        count = self.rollout.prompts_per_round * samples
+        smallest = count // self.update.minibatches if self.whiten_minibatches else None
+        if (text := misfit(self.advantage.estimator, self.policy.critic, samples, smallest)) is not None:
+            raise ValueError(text)
         if self.policy.tuning == "full" and self.compute.dtype == "fp16":
             raise ValueError("policy.tuning full trains in bf16 or fp32; set compute.dtype to one of them")
-        count = self.rollout.prompts_per_round * samples
         if self.update.minibatches > count:
             raise ValueError(
                 f"update.minibatches: {self.update.minibatches} for {count} samples a round; a minibatch without a "
                 "sample would make no step. Lower it, or sample more"
-            )
-        if estimator in ("rloo", "grpo") and self.whiten_minibatches and count // self.update.minibatches < 2:
-            raise ValueError(
-                f"advantage.whiten_advantages: minibatch, over one response, makes {estimator}'s advantages 0; set it "
-                "to round, or lower update.minibatches"
             )
         horizon = self.advantage.kl_horizon
         if self.advantage.kl_target is not None and count >= 5 * horizon:  # it moves by a fifth of count / horizon

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from .estimators import EstimatorName, whitening_fault
+
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
@@ -199,11 +201,7 @@ class Reference(Section):
 class Advantage(Section):
     """Token rewards, advantages and returns."""
 
-    estimator: Literal["gae", "rloo", "grpo", "reinforce++"] = Field(
-        description="gae: by values. Without a critic: rloo, the response's reward less the mean of the prompt's "
-        "other responses; grpo, less the prompt's mean, divided by its standard deviation; reinforce++, reward to go, "
-        "whitened"
-    )
+    estimator: EstimatorName = Field(description="How advantages are made of token rewards")
     kl_coef: NonNegative = Field(description="Factor of the KL penalty in the reward; adaptive: of the first round")
     kl_estimator: Literal["k1", "k2", "k3"] = Field(description="KL estimator of the reward (Schulman 2020)")
     kl_penalty: Literal["token", "sequence_sum", "sequence_mean"] = Field(
@@ -227,7 +225,7 @@ class Advantage(Section):
     whiten_rewards: Literal["none", "variance", "mean_and_variance"] = Field(
         description="Token rewards over the round: variance 1, the mean kept; or mean 0 and variance 1"
     )
-    gamma: UnitInterval = Field(description="Discount factor; rloo and grpo do not discount")
+    gamma: UnitInterval = Field(description="Discount factor, of an estimator that discounts")
     lam: UnitInterval = Field(alias="lambda", description="GAE's lambda")
     bootstrap: Literal["none", "truncated", "always"] = Field(
         description="GAE's value after the last token. none: 0; truncated: the critic's where the response was cut by "
@@ -244,13 +242,8 @@ class Advantage(Section):
             raise ValueError("missing_end_penalty subtracts, missing_end_score replaces; set one of them to null")
         if self.kl_target is not None and self.kl_coef == 0:
             raise ValueError("kl_target multiplies kl_coef, and 0 stays 0; set kl_coef above 0")
-        if self.estimator == "reinforce++" and self.whiten_advantages != "round":
-            raise ValueError("reinforce++ is the reward to go, whitened over the round; set whiten_advantages to round")
-        if self.estimator in ("rloo", "grpo") and self.whiten_advantages == "response":
-            raise ValueError(
-                f"{self.estimator} gives all tokens of a response one advantage, which whiten_advantages: response "
-                "makes 0; set it to none or round"
-            )
+        if (text := whitening_fault(self.estimator, self.whiten_advantages)) is not None:
+            raise ValueError(text)
         return self
 
 

@@ -6,7 +6,7 @@ override.
 """
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,8 +20,12 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class StageSettings(BaseModel):
-    """Base of the effective settings of one stage; subclasses name the sections that the stage uses."""
+    """Base of the effective settings of one stage; subclasses name the sections that the stage uses.
 
+    A stage that reads what its parent wrote is told which round that is.
+    """
+
+    stage: ClassVar[str]
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     @classmethod
@@ -29,14 +33,28 @@ class StageSettings(BaseModel):
         """Collect this stage's settings for round `name` from `params`."""
         effective = params.of_round(name)
         extra = {"round": name, "depth": params.depth(name)}
+        if "parent" in cls.model_fields:
+            extra["parent"] = params.all_rounds[name].parent
         values = {f: extra[f] if f in extra else getattr(effective, f) for f in cls.model_fields}
         return cls(**values)
+
+    @property
+    def parent_round(self) -> str:
+        """The parent, empty for a stage that reads nothing of it."""
+        return str(getattr(self, "parent", ""))
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """How prompts are shown to the model, for a stage that shows it some: arguments of a Renderer."""
+        return {name: getattr(self, name) for name in ("chat_template", "date", "special_tokens")}
 
 
 class RolloutSettings(StageSettings):
     """Settings of the rollout stage."""
 
+    stage = "rollout"
     round: str
+    parent: str
     depth: int
     seed: int
     chat_template: str
@@ -49,6 +67,7 @@ class RolloutSettings(StageSettings):
 class RewardSettings(StageSettings):
     """Settings of the reward stage."""
 
+    stage = "reward"
     round: str
     reward: Reward
 
@@ -56,7 +75,9 @@ class RewardSettings(StageSettings):
 class ReferenceSettings(StageSettings):
     """Settings of the reference stage."""
 
+    stage = "reference"
     round: str
+    parent: str
     temperature: float
     reference: Reference
     compute: Compute
@@ -65,14 +86,18 @@ class ReferenceSettings(StageSettings):
 class AdvantageSettings(StageSettings):
     """Settings of the advantage stage."""
 
+    stage = "advantage"
     round: str
+    parent: str
     advantage: Advantage
 
 
 class UpdateSettings(StageSettings):
     """Settings of the update stage."""
 
+    stage = "update"
     round: str
+    parent: str
     depth: int
     seed: int
     temperature: float
@@ -86,6 +111,7 @@ class UpdateSettings(StageSettings):
 class EvaluateSettings(StageSettings):
     """Settings of the evaluate stage."""
 
+    stage = "evaluate"
     round: str
     chat_template: str
     date: str | None
@@ -97,14 +123,7 @@ class EvaluateSettings(StageSettings):
     compute: Compute
 
 
-ROUND_STAGES: dict[str, type[StageSettings]] = {
-    "rollout": RolloutSettings,
-    "reward": RewardSettings,
-    "reference": ReferenceSettings,
-    "advantage": AdvantageSettings,
-    "update": UpdateSettings,
-    "evaluate": EvaluateSettings,
-}
+ROUND_STAGES: dict[str, type[StageSettings]] = {cls.stage: cls for cls in StageSettings.__subclasses__()}
 
 
 def read_settings(cls: type[Model], path: Path) -> Model:

@@ -4,11 +4,14 @@ from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..maths.masked import whiten
+from ..settings.sections import Update
+from .data import split
 
 
 class Batch(NamedTuple):
@@ -64,3 +67,21 @@ def sampling_weights(policy: list[Tensor], sampler: list[Tensor], kept: list[Ten
     "Your efficient RL framework secretly brings you off-policy RL training").
     """
     return [torch.exp(p - q + k.log()).clamp(max=cap) for p, q, k in zip(policy, sampler, kept, strict=True)]
+
+
+def targets_of(rollouts: pa.Table, reference: pa.Table, advantages: pa.Table, s: Update) -> Targets:
+    """Return what the update learns from of a round's tables; columns that these settings do not use are None."""
+    learns_values = not advantages.column("returns").null_count and not reference.column("values").null_count
+    policy = split(reference, "policy_logprobs")
+    weights = None
+    if s.rollout_correction is not None:
+        sampler, kept = split(rollouts, "rollout_logprobs"), split(rollouts, "kept_mass")
+        weights = sampling_weights(policy, sampler, kept, s.rollout_correction)
+    return Targets(
+        policy,
+        split(reference, "values") if learns_values else None,
+        split(advantages, "advantages"),
+        split(advantages, "returns") if learns_values else None,
+        split(reference, "reference_logprobs") if s.kl_loss_coef else None,
+        weights,
+    )

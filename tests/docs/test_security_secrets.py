@@ -14,6 +14,7 @@ from reward_server import Answer, Server, component, samples
 from stage_runs import REPOSITORY
 
 from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.settings.reward_sections import Reward
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
@@ -72,19 +73,19 @@ def test_a_key_in_an_address_is_refused_and_not_shown(query: str) -> None:
 def write_stage(folder: Path, url: str) -> list[str]:
     """Write what the stage `reward` reads; return its command."""
     settings = component(url, retries=0, batch_size=8)
-    path = folder / "settings.json"
-    path.write_text(json.dumps({"round": "r001", "reward": Reward(components=[settings]).model_dump()}))
+    paths = Paths("r001", root=folder)
+    paths.settings("reward").parent.mkdir(parents=True)
+    reward = Reward(components=[settings]).model_dump()
+    paths.settings("reward").write_text(json.dumps({"round": "r001", "reward": reward}))
     messages = pa.array([[{"role": "user", "content": "Why?"}]])
-    PROMPTS.write(pa.table({"prompt_id": ["p"], "messages": messages, "split": ["train"]}), folder / "prompts.parquet")
+    PROMPTS.write(pa.table({"prompt_id": ["p"], "messages": messages, "split": ["train"]}), paths.prompts)
     rows = {
         "sample_id": ["a"], "prompt_id": ["p"], "sample_index": [0], "prompt_text": ["Why?"], "response_text": ["y"],
         "prompt_ids": [[1]], "response_ids": [[65]], "rollout_logprobs": [[-1.0]], "kept_mass": [[1.0]],
         "finish_reason": ["stop"],
     }  # fmt: skip
-    ROLLOUTS.write(pa.table(rows), folder / "rollouts.parquet")
-    options = {"settings": path, "prompts": folder / "prompts.parquet", "rollouts": folder / "rollouts.parquet"}
-    options |= {"rewards": folder / "rewards.parquet", "metrics": folder / "metrics.json"}
-    return [sys.executable, "-m", "stages", "reward", *(p for k, v in options.items() for p in (f"--{k}", str(v)))]
+    ROLLOUTS.write(pa.table(rows), paths.rollouts)
+    return [sys.executable, "-m", "stages", "reward", "r001"]
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -105,7 +106,7 @@ def test_the_token_is_in_no_file_and_no_output_of_the_stage(
     assert parts_in(done.stdout + done.stderr) == []
     assert "SCORER_TOKEN" not in done.stdout
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert (tmp_path / "rewards.parquet").is_file() is not fails
+    assert Paths("r001", root=tmp_path).rewards.is_file() is not fails
     assert (tmp_path / "logs/r001/reward.json").is_file() is not fails
     for path in files:
         assert parts_in(path.read_text("latin-1")) == [], path

@@ -31,7 +31,9 @@ ALLOWED = {
     ("ppo_pipeline/engine/warm/child.py", "runpy.run_module"),  # the stage that this user's launcher names
     ("ppo_pipeline/engine/warm/server.py", "importlib.import_module"),  # installed libraries
     ("ppo_pipeline/engine/warm/server.py", "ctypes"),  # prctl
-    ("stages/__main__.py", "runpy.run_module"),  # a file of stages/
+    ("ppo_pipeline/maths/estimators/registry.py", "import_module"),  # the files beside it
+    ("ppo_pipeline/settings/estimators.py", "import_module"),  # that file
+    ("stages/__main__.py", "import_module"),  # a file of stages/
     ("scripts/architecture_round.py", "PeftModel.from_pretrained(plain, policy)"),  # the adapter that it wrote
     ("benchmarks/__main__.py", "importlib.import_module"),  # a file of benchmarks/
 }

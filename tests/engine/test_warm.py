@@ -41,7 +41,7 @@ def test_a_warm_run_is_as_a_cold_one(project: WarmProject, action: str, code: in
     assert warm["parent"] == warm["session"] == server, "Ctrl-C in a terminal must not reach the server"
     assert warm["stage"] == "update@r002"
     assert warm["input"] == "some input"
-    assert warm["arguments"] == [action, str(project.folder / "there")]
+    assert warm["arguments"] == ["update", f"{action}@{project.folder / 'there'}"]
     assert {k: v for k, v in warm.items() if k not in OWN} == {k: v for k, v in cold.items() if k not in OWN}
     assert warm_code == cold_code == code
     assert warm_err.splitlines()[0] == cold_err.splitlines()[0] == "on stderr"
@@ -65,7 +65,7 @@ def test_the_stage_settings_starts_the_server_ahead(project: WarmProject, there:
     imported = project.folder / "imported"
     slow = f"import time\nfrom pathlib import Path\nwhile not Path({str(imported)!r}).exists():\n    time.sleep(0.01)\n"
     (project.folder / "slow.py").write_text(slow)
-    (project.folder / "stages/settings.py").write_text("print('settings')\n")
+    (project.folder / "stages/settings.py").write_text("def run():\n    print('settings')\n")
     told = subprocess.run(  # comes back while the server still imports
         [sys.executable, "-m", "stages", "settings"],
         cwd=project.folder, env=project.environment, capture_output=True, text=True, check=True, timeout=LONG,
@@ -85,7 +85,7 @@ def test_a_light_stage_is_warm_where_a_server_is_there_and_starts_none(project: 
     replace(project.folder / "ppo_pipeline/engine/warm/launcher.py", "READY_SECONDS = 0.1", f"READY_SECONDS = {LONG}")
     server = project.run()[1]["parent"] if there else None
     told = subprocess.run(
-        [sys.executable, "-m", "stages", "reward", "leave", "there"],
+        [sys.executable, "-m", "stages", "reward", "leave@there"],
         cwd=project.folder, env=project.environment, capture_output=True, text=True, input="",
     )  # fmt: skip
     about = json.loads(told.stdout)
@@ -134,7 +134,7 @@ def test_a_folder_that_others_may_use_is_not_trusted(project: WarmProject, fault
 
 @pytest.mark.parametrize(
     ("action", "number", "code"),
-    [("wait", signal.SIGTERM, -15), ("handle", signal.SIGTERM, 55), ("wait", signal.SIGINT, -2)],
+    [("wait", signal.SIGTERM, -15), ("handle", signal.SIGTERM, 55), ("wait", signal.SIGINT, 130)],
 )
 def test_signals_reach_the_child_and_its_end_is_the_commands(
     project: WarmProject, action: str, number: int, code: int

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppo_pipeline.maths.gae import gae
+from ppo_pipeline.maths.estimators.gae import gae
 from ppo_pipeline.maths.kl import kl_estimate
 from ppo_pipeline.maths.masked import whiten, whiten_each
 from ppo_pipeline.maths.rewards import kl_penalties, token_rewards

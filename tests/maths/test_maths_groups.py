@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppo_pipeline.maths.groups import group_normalised, leave_one_out
+from ppo_pipeline.maths.estimators.grpo import group_normalised
+from ppo_pipeline.maths.estimators.rloo import leave_one_out
 
 
 def case(seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,8 +9,9 @@ from fuzzing import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppo_pipeline.maths.gae import gae
-from ppo_pipeline.maths.groups import group_normalised, leave_one_out
+from ppo_pipeline.maths.estimators.gae import gae
+from ppo_pipeline.maths.estimators.grpo import group_normalised
+from ppo_pipeline.maths.estimators.rloo import leave_one_out
 from ppo_pipeline.maths.kl import kl_estimate
 from ppo_pipeline.maths.masked import whiten
 from ppo_pipeline.maths.ppo import kl_loss, policy_loss, policy_statistics, value_loss

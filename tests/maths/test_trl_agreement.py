@@ -19,7 +19,7 @@ from trl_source import (
     with_extra_token,
 )
 
-from ppo_pipeline.maths.gae import gae
+from ppo_pipeline.maths.estimators.gae import gae
 from ppo_pipeline.maths.kl import kl_estimate
 from ppo_pipeline.maths.masked import whiten
 from ppo_pipeline.maths.ppo import policy_loss, policy_statistics, value_loss

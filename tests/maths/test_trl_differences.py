@@ -10,7 +10,7 @@ from hypothesis import given
 from test_trl_agreement import DISCOUNTS, SEEDS, close, many, our_targets
 from trl_source import CONTEXT, PAD, SETTINGS, STOP, TRAINER, Batch, random_batch, trl_microbatch, trl_targets
 
-from ppo_pipeline.maths.gae import gae
+from ppo_pipeline.maths.estimators.gae import gae
 from ppo_pipeline.maths.kl import kl_estimate
 from ppo_pipeline.maths.masked import whiten
 from ppo_pipeline.maths.ppo import policy_loss, policy_statistics, value_loss

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl_source import run
 
-from ppo_pipeline.maths.groups import group_normalised, leave_one_out
+from ppo_pipeline.maths.estimators.grpo import group_normalised
+from ppo_pipeline.maths.estimators.rloo import leave_one_out
 from ppo_pipeline.maths.kl import kl_estimate
 from ppo_pipeline.maths.rewards import token_rewards
 

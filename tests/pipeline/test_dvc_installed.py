@@ -82,7 +82,7 @@ def test_an_edited_reward_function_reruns_the_reward_and_no_forward(project: Ins
 
 
 def test_another_version_of_the_package_reruns_what_it_changes(project: InstalledProject) -> None:
-    path = project.installed.packages / "ppo_pipeline/maths/gae.py"
+    path = project.installed.packages / "ppo_pipeline/maths/estimators/gae.py"
     good = path.read_text()
     path.write_text(good + "\nADDED = 1\n")
     assert project.repro("update@r001") == {"code", "advantage@r001"}
@@ -111,7 +111,7 @@ def test_the_commands_work_there(project: InstalledProject, tmp_path: Path) -> N
 
 def test_rounds_can_be_sealed_though_dvc_calls_the_stage_code_outdated_always(project: InstalledProject) -> None:
     """A changed package refuses it; with the one that made the rounds `settings` and `summary` are current after it."""
-    path = project.installed.packages / "ppo_pipeline/maths/gae.py"
+    path = project.installed.packages / "ppo_pipeline/maths/estimators/gae.py"
     good = path.read_text()
     path.write_text(good + "\nADDED = 1\n")
     with pytest.raises(AssertionError, match="Stage code is outdated"):

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import resource
-import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,14 +21,17 @@ import torch
 from click.testing import CliRunner
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
-from stage_runs import REPOSITORY, Stages
+from stage_runs import REPOSITORY, Stages, command_of
 from warm_project import until
 
 from ppo_pipeline.cli.main import main as cli
 from ppo_pipeline.errors.machine_faults import told
 from ppo_pipeline.errors.memory import out_of_memory
-from ppo_pipeline.project.stage_command import StageCommand
+from ppo_pipeline.project.faults import faults_told
+from ppo_pipeline.project.stages import OF_A_ROUND, STAGES
+from ppo_pipeline.settings.stage_settings import ROUND_STAGES
 from ppo_pipeline.storage.files import sha256_of, whole_file
+from stages.__main__ import main as stages
 
 HUGE = 1 << 60
 SLOW = """
@@ -61,17 +64,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stages:
     return Stages(tmp_path, change)
 
 
-def command(project: Stages, stage: str, name: str = "", **paths: str) -> list[str]:
-    """Return the command that dvc.yaml has for a stage; `paths` changes what is given to its options."""
-    entry = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")["stages"][stage]
-    text = entry.get("do", entry)["cmd"].replace("${key}", name).replace("${item.parent}", "r000")
-    words = shlex.split(text)
-    for option, path in paths.items():
-        words[words.index(f"--{option}") + 1] = path
-    return [sys.executable, *words[1:]]
-
-
-def start(project: Stages, *arguments: Any, file_limit: int | None = None, **options: str) -> "subprocess.Popen[str]":
+def start(project: Stages, stage: str, name: str = "", file_limit: int | None = None) -> "subprocess.Popen[str]":
     """Start a stage as a process of its own, where no file may become larger than `file_limit` bytes."""
 
     def limit() -> None:
@@ -82,8 +75,8 @@ def start(project: Stages, *arguments: Any, file_limit: int | None = None, **opt
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        command(project, *arguments, **options), cwd=project.folder, env=environment, stdout=pipe, stderr=pipe,
-        text=True, preexec_fn=limit,
+        [sys.executable, "-m", "stages", *command_of(stage, name)],
+        cwd=project.folder, env=environment, stdout=pipe, stderr=pipe, text=True, preexec_fn=limit,
     )  # fmt: skip
 
 
@@ -118,15 +111,16 @@ def test_a_stage_that_cannot_write_all_says_so_and_leaves_what_was_there(
 
 
 def test_a_file_where_a_folder_should_be_is_named(project: Stages) -> None:
-    (project.folder / "taken").write_text("mine")
+    (project.folder / "data/rounds").write_text("mine")
     before = snapshot(project.folder)
-    text = one_line(start(project, "prompts", prompts="taken/prompts.parquet"))
-    assert text.startswith("Error: taken/prompts.parquet: cannot be written (")
+    text = one_line(start(project, "init"))
+    assert text.startswith("Error: data/rounds/r000/policy: cannot be written (")
     assert "a file is where a folder should be" in text
-    (project.folder / "a_folder/full").mkdir(parents=True)
-    text = one_line(start(project, "prompts", prompts="a_folder"))
-    assert text.startswith("Error: a_folder: cannot be written (Is a directory)")
     assert snapshot(project.folder) == before
+    (project.folder / "data/prompts.parquet").unlink()
+    (project.folder / "data/prompts.parquet/full").mkdir(parents=True)
+    text = one_line(start(project, "prompts"))
+    assert text.startswith("Error: data/prompts.parquet: cannot be written (Is a directory)")
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="permissions do not bind root")
@@ -177,9 +171,9 @@ def test_a_full_disk_is_told_by_the_output_s_name(tmp_path: Path, writer: str) -
     target = tmp_path / "out"
     target.write_text("old")
 
-    @click.command("rollout", cls=StageCommand)
+    @click.command()
     def stage() -> None:
-        with whole_file(target) as partial:
+        with faults_told(), whole_file(target) as partial:
             partial.symlink_to("/dev/full")
             WRITERS[writer](partial)
 
@@ -233,9 +227,10 @@ def raised(error: Exception) -> None:
 def test_too_little_memory_names_the_stage_s_setting(allocator: str, name: str, setting: str) -> None:
     """The libraries' real errors, but for the GPUs'."""
 
-    @click.command(name, cls=StageCommand)
+    @click.command()
     def stage() -> None:
-        ALLOCATORS[allocator]()
+        with faults_told(less_memory=STAGES[name].less_memory):
+            ALLOCATORS[allocator]()
 
     result = CliRunner().invoke(stage, [])
     assert result.exit_code == 1
@@ -251,9 +246,10 @@ def test_other_errors_keep_their_traceback(error: Exception) -> None:
     assert told(error) is None
     assert not out_of_memory(error)
 
-    @click.command("update", cls=StageCommand)
+    @click.command()
     def stage() -> None:
-        raise error
+        with faults_told():
+            raise error
 
     assert CliRunner().invoke(stage, []).exception is error
 
@@ -272,10 +268,56 @@ def test_the_command_line_tells_a_full_disk_too(project: Stages, monkeypatch: py
     assert snapshot(project.folder) == before
 
 
-def test_every_stage_is_such_a_command_by_its_own_name() -> None:
-    from importlib import import_module
+def test_a_stage_that_runs_out_of_memory_names_its_own_setting(
+    project: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.reward.score_samples", lambda *_: bytearray(HUGE))
+    for stage in ("init", "rollout"):
+        project.run(stage, "" if stage == "init" else "r001")
+    monkeypatch.chdir(project.folder)
+    result = CliRunner().invoke(stages, ["reward", "r001"])
+    assert "lower batch_tokens of the reward model" in result.output
+    assert not project.path("r001/rewards.parquet").exists()
 
-    for path in (REPOSITORY / "stages").glob("[a-z]*.py"):
-        main = import_module(f"stages.{path.stem}").main
-        assert isinstance(main, StageCommand), path
-        assert main.name == path.stem
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("update r009", "data/settings: no round 'r009'. Did you mean 'r00"),
+        ("rollout r000", "data/settings/r000/rollout.json: no such file; the untrained policy r000 is only evaluated."),
+        ("update", "the stage `update` takes a round: python -m stages update r001"),
+        ("base r001", "the stage `base` takes no round: python -m stages base"),
+        ("source", "the stage `source` takes a name in `sources`: python -m stages source base"),
+        ("source mine", "params.yaml: sources: no 'mine'."),
+        ("updat r001", "'updat' is not one of 'code', 'settings', 'source', 'base',"),
+        ("reward r001", "data/rounds/r001/rollouts.parquet: no such file; `dvc repro` makes it"),
+    ],
+)
+def test_what_a_stage_cannot_do_is_told(
+    project: Stages, monkeypatch: pytest.MonkeyPatch, arguments: str, said: str
+) -> None:
+    monkeypatch.chdir(project.folder)
+    result = CliRunner().invoke(stages, arguments.split())
+    assert result.exit_code in (1, 2)
+    assert said in result.output
+
+
+def test_without_settings_a_stage_says_what_writes_them(project: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project.folder)
+    shutil.rmtree("data/settings")
+    said = "data/settings/r001/update.json: no such file; `dvc repro settings` writes it."
+    assert said in CliRunner().invoke(stages, ["update", "r001"]).output
+
+
+def test_the_registry_has_each_stage_of_the_folder_and_of_dvc_yaml() -> None:
+    assert {path.stem for path in (REPOSITORY / "stages").glob("[a-z]*.py")} == set(STAGES)
+    entries = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")["stages"]
+    words = {name: entry.get("do", entry)["cmd"].split()[3:] for name, entry in entries.items()}
+    assert {command[0] for command in words.values()} == set(STAGES)
+    for command in words.values():
+        assert len(command) == (2 if STAGES[command[0]].takes else 1)
+    assert list(ROUND_STAGES) == OF_A_ROUND
+    assert all(STAGES[name].settings is kind for name, kind in ROUND_STAGES.items())
+    assert STAGES["base"].settings is None
+    for name in OF_A_ROUND:
+        assert f"data/rounds/${{key}}/{STAGES[name].makes}" in entries[name]["do"]["outs"]

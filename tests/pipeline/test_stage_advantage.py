@@ -1,16 +1,18 @@
 """The stage `advantage` on small tables against a slow loop over samples and tokens."""
 
+import io
 import json
 import math
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from click.testing import CliRunner
 from ruamel.yaml import YAML
 
+from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.settings.sections import Advantage
 from ppo_pipeline.settings.stage_settings import AdvantageSettings
 from ppo_pipeline.tables.advantages import ADVANTAGES
@@ -19,7 +21,7 @@ from ppo_pipeline.tables.controllers import Controllers
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rewards import REWARDS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
-from stages.advantage import main
+from stages import advantage
 
 COMMITTED = YAML(typ="safe").load(Path(__file__).resolve().parents[2] / "params.yaml")["advantage"]
 PROMPTS = ["p", "q", "p", "r", "q", "r", "p"]  # groups of unequal size, mixed up
@@ -27,6 +29,7 @@ LENGTHS = [3, 1, 4, 2, 5, 1, 2]
 CUT = [False, True, True, False, False, True, False]
 SCORES = [1.0, -2.0, 0.5, 3.0, 0.25, 2.0, -1.5]
 Rows = list[list[float]]
+PATHS = Paths("r001", "r000")
 SAID: list[str] = []  # by the stage, each time that it ran
 
 
@@ -40,7 +43,7 @@ def rows(seed: int) -> Rows:
     return [rng.normal(size=n).astype(np.float32).tolist() for n in LENGTHS]
 
 
-def write_tables(folder: Path, critic: bool = True, seed: int = 0) -> dict[str, Rows]:
+def write_tables(critic: bool = True, seed: int = 0) -> dict[str, Rows]:
     """Write the tables of a round of 7 responses; return the numbers of reference.parquet."""
     numbers = {"policy_logprobs": rows(seed), "reference_logprobs": rows(seed + 1), "values": rows(seed + 2)}
     ids, count = [f"s{i}" for i in range(len(LENGTHS))], len(LENGTHS)
@@ -50,41 +53,38 @@ def write_tables(folder: Path, critic: bool = True, seed: int = 0) -> dict[str, 
     if not critic:
         lists["values"] = bootstrap = pa.nulls(count)
     lists["entropy"] = lists["policy_logprobs"]
-    REFERENCE.write(pa.table({"sample_id": ids, **lists, "bootstrap_value": bootstrap}), folder / "reference")
-    REWARDS.write(pa.table({"sample_id": ids, "score": SCORES}), folder / "rewards")
+    REFERENCE.write(pa.table({"sample_id": ids, **lists, "bootstrap_value": bootstrap}), PATHS.reference)
+    REWARDS.write(pa.table({"sample_id": ids, "score": SCORES}), PATHS.rewards)
     tokens, ones = [[1] * n for n in LENGTHS], [[1.0] * n for n in LENGTHS]
     table = {
         "sample_id": ids, "prompt_id": PROMPTS, "sample_index": range(count), "prompt_text": ["x"] * count,
         "response_text": ["y"] * count, "prompt_ids": [[1]] * count, "response_ids": tokens, "rollout_logprobs": ones,
         "kept_mass": ones, "finish_reason": ["length" if c else "stop" for c in CUT],
     }  # fmt: skip
-    ROLLOUTS.write(pa.table({n: pa.array(v) for n, v in table.items()}), folder / "rollouts")
+    ROLLOUTS.write(pa.table({n: pa.array(v) for n, v in table.items()}), PATHS.rollouts)
     return numbers
 
 
-def run(folder: Path, s: Advantage, state: Controllers | None = None) -> tuple[dict[str, Rows], dict, Controllers]:
+def run(s: Advantage, state: Controllers | None = None) -> tuple[dict[str, Rows], dict, Controllers]:
     """Run the stage; return the columns of advantages.parquet, the metrics and the state that it hands on."""
-    (folder / "settings").write_text(AdvantageSettings(round="r001", advantage=s).model_dump_json(by_alias=True))
-    (state or Controllers()).write(folder / "state")
-    options = {
-        "settings": "settings", "parent-state": "state", "rollouts": "rollouts", "rewards": "rewards",
-        "reference": "reference", "advantages": "out", "controllers": "controllers", "metrics": "metrics",
-    }  # fmt: skip
-    arguments = [a for name, file in options.items() for a in (f"--{name}", str(folder / file))]
-    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    SAID.append(result.output)
+    settings = AdvantageSettings(round="r001", parent="r000", advantage=s)
+    PATHS.settings("advantage").parent.mkdir(parents=True, exist_ok=True)
+    PATHS.settings("advantage").write_text(settings.model_dump_json(by_alias=True))
+    (state or Controllers()).write(PATHS.parent_state)
+    said = io.StringIO()
+    with redirect_stdout(said):
+        advantage.run("r001")
+    SAID.append(said.getvalue())
     return (
-        ADVANTAGES.read(folder / "out").to_pydict(),
-        json.loads((folder / "metrics").read_text()),
-        Controllers.read(folder / "controllers"),
+        ADVANTAGES.read(PATHS.advantages).to_pydict(),
+        json.loads(PATHS.metrics("advantage").read_text()),
+        Controllers.read(PATHS.controllers),
     )
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)  # the stage writes logs/ beside itself
-    return tmp_path
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
 def slow_scores(s: Advantage, seen: list[float]) -> list[float]:
@@ -183,11 +183,11 @@ CASES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("changes", CASES, ids=lambda c: "-".join(f"{k}={v}" for k, v in c.items()))
-def test_the_stage_is_a_slow_loop(folder: Path, estimator: str, changes: dict[str, Any]) -> None:
+def test_the_stage_is_a_slow_loop(estimator: str, changes: dict[str, Any]) -> None:
     changes = {**changes, **(WHITENED if estimator == "reinforce++" else {})}
     s = settings_of(estimator=estimator, **changes)
-    numbers = write_tables(folder, critic=estimator == "gae")
-    found, metrics, _ = run(folder, s)
+    numbers = write_tables(critic=estimator == "gae")
+    found, metrics, _ = run(s)
     expected = slow(s, numbers, s.kl_coef, [])
     agrees(found, expected)
     raw = slow(s.model_copy(update={"whiten_advantages": "none"}), numbers, s.kl_coef, [])
@@ -197,29 +197,29 @@ def test_the_stage_is_a_slow_loop(folder: Path, estimator: str, changes: dict[st
     assert ("val/explained_variance" in metrics) is (estimator == "gae")
 
 
-def test_each_response_may_be_whitened_by_itself(folder: Path) -> None:
+def test_each_response_may_be_whitened_by_itself() -> None:
     """One token alone, of which there are two responses, is worth 0, and the stage says so."""
     s = settings_of(estimator="gae", whiten_advantages="response")
-    numbers = write_tables(folder)
-    found, _, _ = run(folder, s)
+    numbers = write_tables()
+    found, _, _ = run(s)
     agrees(found, slow(s, numbers, s.kl_coef, []))
     assert [row for row, n in zip(found["advantages"], LENGTHS, strict=True) if n == 1] == [[0.0], [0.0]]
     assert "; 2 of one token or equal advantages, which whiten_advantages: response makes 0" in SAID[-1]
 
 
-def test_by_minibatch_the_stage_leaves_advantages_as_they_are(folder: Path) -> None:
-    write_tables(folder)
-    raw, _, _ = run(folder, settings_of(whiten_advantages="none"))
-    found, _, _ = run(folder, settings_of(whiten_advantages="minibatch"))
+def test_by_minibatch_the_stage_leaves_advantages_as_they_are() -> None:
+    write_tables()
+    raw, _, _ = run(settings_of(whiten_advantages="none"))
+    found, _, _ = run(settings_of(whiten_advantages="minibatch"))
     assert found == raw
     assert "of one token" not in SAID[-1]
 
 
-def test_metrics(folder: Path) -> None:
+def test_metrics() -> None:
     """The KL is always the summed k1; the penalty is the estimator's, and the score the one before shaping."""
-    numbers = write_tables(folder)
+    numbers = write_tables()
     s = settings_of(kl_estimator="k2", score_scaling="norm", missing_end_penalty=1.0, whiten_rewards="variance")
-    found, metrics, _ = run(folder, s)
+    found, metrics, _ = run(s)
     pairs = list(zip(numbers["policy_logprobs"], numbers["reference_logprobs"], strict=True))
     kl = [sum(p - r for p, r in zip(*pair, strict=True)) for pair in pairs]
     penalty = [-s.kl_coef * sum((p - r) ** 2 / 2 for p, r in zip(*pair, strict=True)) for pair in pairs]
@@ -234,14 +234,14 @@ def test_metrics(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kl_target", [0.01, 50.0])
-def test_two_rounds_hand_on_their_state(folder: Path, kl_target: float) -> None:
+def test_two_rounds_hand_on_their_state(kl_target: float) -> None:
     """The second round's KL coefficient follows from the first one's KL, its scale from the scores of both."""
     s = settings_of(kl_target=kl_target, kl_horizon=70, kl_coef=0.2, score_scaling="norm", missing_end_score=-1.0)
     seen: list[float] = []
     coef, state = 0.2, None
     for seed in (0, 10, 20):
-        numbers = write_tables(folder, seed=seed)
-        found, metrics, state = run(folder, s, state)
+        numbers = write_tables(seed=seed)
+        found, metrics, state = run(s, state)
         agrees(found, slow(s, numbers, coef, seen))
         assert metrics["objective/kl_coef"] == pytest.approx(coef)
         coef *= 1 + min(max(metrics["objective/kl"] / kl_target - 1, -0.2), 0.2) * len(SCORES) / 70
@@ -250,12 +250,12 @@ def test_two_rounds_hand_on_their_state(folder: Path, kl_target: float) -> None:
         assert (state.score_count, state.score_mean) == (len(seen), pytest.approx(np.mean(seen)))
         assert state.score_variance == pytest.approx(np.var(seen))
     off = settings_of(score_scaling="none")
-    _, metrics, after = run(folder, off, state)
+    _, metrics, after = run(off, state)
     assert metrics["objective/kl_coef"] == off.kl_coef
     assert after == Controllers(None, state.score_count, state.score_mean, state.score_variance)
 
 
-def test_a_fixed_round_starts_from_the_settings_and_leaves_no_state(folder: Path) -> None:
-    write_tables(folder)
-    _, _, state = run(folder, settings_of())
+def test_a_fixed_round_starts_from_the_settings_and_leaves_no_state() -> None:
+    write_tables()
+    _, _, state = run(settings_of())
     assert state == Controllers()

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.project.local_models import check_sources, file_hashes, model_texts, settle_records
 from ppo_pipeline.settings.params import load_params
-from stages.settings import main as settings
+from stages.__main__ import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 JUDGE = {
@@ -96,10 +96,10 @@ def test_another_map_is_refused_with_the_line_to_write_and_that_line_is_right(
     model: str, sources: dict[str, str], more: dict[str, Any], said: str
 ) -> None:
     write(model, sources, **more)
-    done = CliRunner().invoke(settings, ["--params", "params.yaml", "--settings", "s", "--models", "o"])
+    done = CliRunner().invoke(main, ["settings"])
     assert done.exit_code == 1
     assert done.output.strip().removeprefix("Error: ").removeprefix("settings: ") == f"params.yaml: {said}"
-    assert not Path("s").exists() and not Path("o").exists()
+    assert not Path("data").exists()
     write(model, YAML(typ="safe").load(said.split("`")[1])["sources"], **more)
     check_sources(load_params())
 

@@ -12,8 +12,7 @@ from ppo_pipeline.cli.status import about, in_tree, seconds
 from ppo_pipeline.project.plan.durations import Durations
 from ppo_pipeline.project.plan.would_be import code_files, model_files, settings_files, what_changed
 from ppo_pipeline.settings.params import load_params
-from stages.code import main as code
-from stages.settings import main as settings
+from stages import code, settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -34,13 +33,10 @@ def files_of(folder: Path) -> dict[str, str]:
 
 
 def test_files_of_settings_and_code_are_those_that_the_stages_write() -> None:
-    done = CliRunner().invoke(
-        settings, ["--params", "params.yaml", "--settings", "data/settings", "--models", "data/models"]
-    )
-    assert done.exit_code == 0, done.output
+    settings.run()
     assert settings_files(load_params()) == files_of(Path("data/settings"))
     assert model_files(load_params()) == files_of(Path("data/models"))
-    assert CliRunner().invoke(code, ["--code", "data/code"]).exit_code == 0
+    code.run()
     assert code_files() == files_of(Path("data/code"))
 
 

@@ -14,16 +14,16 @@ from transformers import AutoTokenizer
 
 from ppo_pipeline.cli.questions import of_split, of_texts
 from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.rewards.model_inputs import tokenise
 from ppo_pipeline.rewards.samples import Samples
 from ppo_pipeline.settings.params import load_params
 from ppo_pipeline.settings.stage_settings import EvaluateSettings, RolloutSettings
 from ppo_pipeline.tables.evaluation import EVALUATION
 from ppo_pipeline.tables.rollouts import ROLLOUTS
-from stages.evaluate import main as evaluate
-from stages.prompts import main as prompts
-from stages.rollout import main as rollout
+from stages.__main__ import main
 
+BASE = Paths().base
 COMMITTED = Path(__file__).resolve().parents[2] / "params.yaml"
 DATED = "{{ strftime_now('%d %b') }}" + CHAT_TEMPLATE
 ROWS = [
@@ -37,7 +37,11 @@ ROWS[1]["prompt"][0] = {"role": "user", "content": "r <|end|>"}  # type: ignore[
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that runs the three stages with these settings of `prompts` and returns their outputs."""
     monkeypatch.chdir(tmp_path)
-    save_tiny(Path("base"), chat_template=DATED)
+    save_tiny(BASE, chat_template=DATED)
+    for name in ("r000", "r001"):
+        Path("data/settings", name).mkdir(parents=True)
+    Path("data/rounds/r000").mkdir(parents=True)
+    Path("data/rounds/r000/policy").symlink_to(BASE.resolve())
     Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
 
     def start(**changes: Any) -> tuple[str, Any, Any]:
@@ -50,20 +54,16 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         data["reward"]["components"][0] |= {"match": "regex", "pattern": "x", "case_column": None}
         YAML().dump(data, Path("params.yaml"))
         params = load_params(Path("params.yaml"))
-        Path("r").write_text(RolloutSettings.of(params, "r001").model_dump_json(by_alias=True))
-        Path("e").write_text(EvaluateSettings.of(params, "r000").model_dump_json(by_alias=True))
-        paths = "--base base --policy base --prompts table --metrics m"
+        for stage, name in ((RolloutSettings, "r001"), (EvaluateSettings, "r000")):
+            text = stage.of(params, name).model_dump_json(by_alias=True)
+            Paths(name).settings(stage.stage).write_text(text)
         output = ""
-        for stage, arguments in (
-            (prompts, "--params params.yaml --prompts table"),
-            (evaluate, f"--settings e {paths} --eval eval"),
-            (rollout, f"--settings r {paths} --rollouts rollouts"),
-        ):
-            result = CliRunner().invoke(stage, arguments.split())
+        for arguments in (["prompts"], ["evaluate", "r000"], ["rollout", "r001"]):
+            result = CliRunner().invoke(main, arguments)
             output += " ".join(result.output.split())
             if result.exit_code:
                 return output, None, None
-        return output, ROLLOUTS.read(Path("rollouts")), EVALUATION.read(Path("eval"))
+        return output, ROLLOUTS.read(Paths("r001").rollouts), EVALUATION.read(Paths("r000").evaluation)
 
     return start
 
@@ -91,7 +91,7 @@ def test_both_stages_show_the_open_message_the_date_and_text_in_place_of_tokens(
 def test_a_token_that_the_model_has_not_stops_either_stage(run: Any, split: str) -> None:
     tokenizer = tiny_tokenizer(DATED)
     tokenizer.add_tokens(["<new>"])
-    tokenizer.save_pretrained("base")
+    tokenizer.save_pretrained(BASE)
     more = {"prompt": "<new>", "prompt_id": "n", "split": split}
     Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, more]))
     output, rollouts, _ = run()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages.reference import mismatch
+from ppo_pipeline.maths.mismatch import mismatch
 
 
 def test_distances_by_hand() -> None:

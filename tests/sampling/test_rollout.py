@@ -13,6 +13,7 @@ from conftest import save_tiny, tiny_model, tiny_tokenizer
 from ruamel.yaml import YAML
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.sampling.decoder import Completion, Decoder, Request
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
@@ -20,8 +21,10 @@ from ppo_pipeline.settings.params import load_params
 from ppo_pipeline.settings.stage_settings import RolloutSettings
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
-from stages.rollout import main as rollout
+from stages.__main__ import main
 
+PATHS = Paths("r001", "r000")
+SETTINGS = PATHS.settings("rollout")
 STOP, NEW, TEMPERATURE = 257, 12, 0.9
 COMMITTED = Path(__file__).resolve().parents[2] / "params.yaml"
 RULE, WARPERS = Truncation(20, 0.9, 0.05), [TopKLogitsWarper(20), TopPLogitsWarper(0.9), MinPLogitsWarper(0.05)]
@@ -104,8 +107,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that runs the stage with these settings of `rollout`; its policy is the base itself."""
     monkeypatch.chdir(tmp_path)
+    SETTINGS.parent.mkdir(parents=True)
+    for link in (PATHS.base, PATHS.parent_policy):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(base)
     messages = [[{"role": "user", "content": text}] for text in PROMPT_TEXTS]
-    PROMPTS.write(pa.table({"prompt_id": ["p", "q", "r"], "messages": messages, "split": ["train"] * 3}), Path("p"))
+    PROMPTS.write(pa.table({"prompt_id": ["p", "q", "r"], "messages": messages, "split": ["train"] * 3}), PATHS.prompts)
     data = YAML(typ="safe").load(COMMITTED)
     data["compute"] |= {"device": "cpu", "dtype": "fp32"}
 
@@ -115,10 +122,9 @@ def run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         update = {**data["update"], "minibatches": 1}
         YAML().dump({**data, "rollout": rollouts, "update": update}, Path("params.yaml"))
         of_stage = RolloutSettings.of(load_params(Path("params.yaml")), "r001")
-        Path("s").write_text(of_stage.model_dump_json(by_alias=True))
-        arguments = f"--settings s --base {base} --policy {base} --prompts p --rollouts out --metrics m"
-        result = CliRunner().invoke(rollout, arguments.split())
-        return result, ROLLOUTS.read(Path("out")) if result.exit_code == 0 else None
+        SETTINGS.write_text(of_stage.model_dump_json(by_alias=True))
+        result = CliRunner().invoke(main, ["rollout", "r001"])
+        return result, ROLLOUTS.read(PATHS.rollouts) if result.exit_code == 0 else None
 
     return start
 
@@ -172,22 +178,22 @@ def test_stop_tokens_end_the_stage_s_responses(run: Any) -> None:
 
 
 def test_the_first_round_checks_the_prompts_of_all_rounds_and_both_splits(run: Any, base: Path) -> None:
-    """A prompt that is drawn in round 7 must not stop it there; no model is loaded, `--policy` is no folder."""
+    """A prompt that is drawn in round 7 must not stop it there; no model is loaded, the policy is no folder."""
     assert run()[0].exit_code == 0
+    PATHS.parent_policy.unlink()
     for split in ("heldout", "train"):
-        rows = PROMPTS.read(Path("p")).to_pylist()[:3]
+        rows = PROMPTS.read(PATHS.prompts).to_pylist()[:3]
         rows += [{"prompt_id": f"x{i}", "messages": [{"role": "user", "content": c * 90}]} for i, c in enumerate("ab")]
-        PROMPTS.write(pa.Table.from_pylist([{**row, "split": row.get("split", split)} for row in rows]), Path("p"))
-        settings = json.loads(Path("s").read_text())
+        PROMPTS.write(pa.Table.from_pylist([{**row, "split": row.get("split", split)} for row in rows]), PATHS.prompts)
+        settings = json.loads(SETTINGS.read_text())
         settings["rollout"] |= {"max_prompt_tokens": 80, "prompts_per_round": 1}
         drawn = {}
         for depth in (1, 2):
-            Path("s").write_text(json.dumps({**settings, "depth": depth}))
-            arguments = f"--settings s --base {base} --policy nowhere --prompts p --rollouts out --metrics m"
-            drawn[depth] = CliRunner().invoke(rollout, arguments.split())
+            SETTINGS.write_text(json.dumps({**settings, "depth": depth}))
+            drawn[depth] = CliRunner().invoke(main, ["rollout", "r001"])
         assert "prompt 'x0' has" in drawn[1].output
         assert "has 93 tokens, rollout.max_prompt_tokens is 80 (1 more too long, the longest has 93)" in drawn[1].output
-        assert split == "train" or "nowhere" in drawn[2].output
+        assert split == "train" or f"{PATHS.parent_policy}/adapter_config.json" in drawn[2].output
 
 
 def test_a_model_without_a_chat_template_is_told_once(run: Any, base: Path, tmp_path: Path) -> None:
@@ -195,10 +201,9 @@ def test_a_model_without_a_chat_template_is_told_once(run: Any, base: Path, tmp_
     assert words not in run()[0].output
     (base / "chat_template.jinja").rename(tmp_path / "template")
     assert run()[0].output.count(words) == 1
-    settings = json.loads(Path("s").read_text())
-    Path("s").write_text(json.dumps({**settings, "depth": 2}))
-    arguments = f"--settings s --base {base} --policy {base} --prompts p --rollouts out --metrics m"
-    result = CliRunner().invoke(rollout, arguments.split())
+    settings = json.loads(SETTINGS.read_text())
+    SETTINGS.write_text(json.dumps({**settings, "depth": 2}))
+    result = CliRunner().invoke(main, ["rollout", "r001"])
     (tmp_path / "template").rename(base / "chat_template.jinja")
     assert result.exit_code == 0, result.output
     assert words not in result.output

@@ -195,12 +195,13 @@ def test_all_mistakes_are_told_at_a_time(tmp_path: Path) -> None:
 
 
 DECLARED = {
-    "rollout": {"round", "depth", "seed", "chat_template", "date", "special_tokens", "rollout", "compute"},
+    "rollout": {"round", "parent", "depth", "seed", "chat_template", "date", "special_tokens", "rollout", "compute"},
     "reward": {"round", "reward"},
-    "reference": {"round", "temperature", "reference", "compute"},
-    "advantage": {"round", "advantage"},
+    "reference": {"round", "parent", "temperature", "reference", "compute"},
+    "advantage": {"round", "parent", "advantage"},
     "update": {
         "round",
+        "parent",
         "depth",
         "seed",
         "temperature",
@@ -231,6 +232,7 @@ def test_a_stage_s_file_has_its_own_sections_with_the_file_s_values(stage: str) 
     assert set(settings) == DECLARED[stage]
     known = {
         "round": "r002",
+        "parent": "r001",
         "depth": 2,
         "seed": DATA["seed"],
         "share_prefix": DATA["reference"]["share_prefix"],

@@ -12,9 +12,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ...errors.memory import cure_of
 from .identity import VOLATILE, identity, private_folder
 from .libraries import LIBRARIES, THREADED, modelling
 
@@ -34,22 +33,30 @@ class NoWarmStart(Exception):
 TROUBLE = (NoWarmStart, OSError, ValueError, struct.error)
 
 
-def run_warm(module: str, arguments: list[str]) -> None:
-    """Run `module` as a program in a child of the server, and end this process as the child ended.
+class Work(NamedTuple):
+    """A program to run in a child: a module, its arguments, and what makes it need less memory."""
+
+    module: str
+    arguments: list[str]
+    less_memory: str
+
+
+def run_warm(work: Work, base: Path) -> None:
+    """Do the work in a child of the server for this base model, and end this process as the child ended.
 
     Returns, and nothing has run, where there is any trouble with the server. Linux alone.
     """
     try:
-        connection = connected(arguments)
+        connection = connected(base)
     except TROUBLE:
         return
-    _run(connection, module, arguments)
+    _run(connection, work)
 
 
-def run_if_warm(module: str, arguments: list[str], like: list[str]) -> None:
-    """Do the same with the server of stages with the arguments `like`, where one is there and has done its imports."""
+def run_if_warm(work: Work, base: Path) -> None:
+    """Do the same where a server is there and has done its imports."""
     try:
-        connection = dial(place_of(like)[0])
+        connection = dial(place_of(base)[0])
         if connection is None:
             return
         connection.settimeout(READY_SECONDS)
@@ -58,37 +65,37 @@ def run_if_warm(module: str, arguments: list[str], like: list[str]) -> None:
         connection.settimeout(None)
     except TROUBLE:
         return
-    _run(connection, module, arguments)
+    _run(connection, work)
 
 
-def _run(connection: socket.socket, module: str, arguments: list[str]) -> None:
+def _run(connection: socket.socket, work: Work) -> None:
     with connection:
         try:
-            submit(connection, module, arguments)
+            submit(connection, work)
         except (NoWarmStart, OSError, ValueError):
             return
-        follow(connection, module)
+        follow(connection, work.less_memory)
 
 
-def start_ahead(arguments: list[str]) -> None:
-    """Start the server that a stage with these arguments will ask for, and do not wait: it imports meanwhile."""
+def start_ahead(base: Path) -> None:
+    """Start the server that a stage with this base model will ask for, and do not wait: it imports meanwhile."""
     with contextlib.suppress(*TROUBLE):
-        path, refusal, libraries = place_of(arguments)
+        path, refusal, libraries = place_of(base)
         if not refusal.exists():
             (dial(path) or start(path, refusal, libraries)).close()
 
 
-def place_of(arguments: list[str]) -> tuple[Path, Path, list[str]]:
-    """Return the socket of the server for a stage with these arguments, its refusal's file, and what it imports."""
+def place_of(base: Path) -> tuple[Path, Path, list[str]]:
+    """Return the socket of the server for stages with this base model, its refusal's file, and what it imports."""
     folder = private_folder()
-    libraries = [*LIBRARIES, *modelling(arguments)]
+    libraries = [*LIBRARIES, *modelling(base)]
     name = identity(SERVER, [*THREADED, *libraries])
     return folder / f"{name}.socket", folder / f"{name}.refused", libraries
 
 
-def connected(arguments: list[str]) -> socket.socket:
+def connected(base: Path) -> socket.socket:
     """Return a connection to a server that is ready; start one where there is none."""
-    path, refusal, libraries = place_of(arguments)
+    path, refusal, libraries = place_of(base)
     if refusal.exists():
         if time.time() - refusal.stat().st_mtime < REFUSED_SECONDS:
             raise NoWarmStart(refusal.read_text(encoding="utf-8"))
@@ -160,11 +167,11 @@ def start(path: Path, refusal: Path, libraries: list[str]) -> socket.socket:
     return connection
 
 
-def submit(connection: socket.socket, module: str, arguments: list[str]) -> None:
-    """Have the stage started, with this process's streams and folder; NoWarmStart where it was not."""
+def submit(connection: socket.socket, work: Work) -> None:
+    """Have the work started, with this process's streams and folder; NoWarmStart where it was not."""
     request = {
-        "module": module,
-        "arguments": arguments,
+        "module": work.module,
+        "arguments": work.arguments,
         "cwd": str(Path.cwd()),
         "environment": {name: os.environ.get(name) for name in VOLATILE},
         "begun": Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19],
@@ -174,11 +181,8 @@ def submit(connection: socket.socket, module: str, arguments: list[str]) -> None
         raise NoWarmStart("the server did not start the stage")
 
 
-def follow(connection: socket.socket, module: str) -> None:
-    """Pass signals on to the child, which runs `module`; when it has ended, end this process likewise.
-
-    Never returns.
-    """
+def follow(connection: socket.socket, less_memory: str) -> None:
+    """Pass signals on to the child; when it has ended, end this process likewise. Never returns."""
 
     def forward(number: int, _: Any) -> None:
         send(connection, number)
@@ -209,7 +213,7 @@ def follow(connection: socket.socket, module: str) -> None:
         if -code == signal.SIGKILL:
             print(
                 "This stage was killed (SIGKILL), most often by the system because memory ran out; "
-                f"{cure_of(module.rpartition('.')[2])}. No output is half-written.",
+                f"{less_memory}. No output is half-written.",
                 file=sys.stderr,
                 flush=True,
             )

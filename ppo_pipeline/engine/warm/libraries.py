@@ -25,12 +25,11 @@ LIBRARIES = (
 )
 
 
-def modelling(arguments: list[str]) -> list[str]:
-    """Return the module of the base model's architecture, by config.json of the folder after `--base`; none without."""
+def modelling(base: Path) -> list[str]:
+    """Return the module of the base model's architecture, by its folder's config.json; none without."""
     try:
-        config = Path(arguments[arguments.index("--base") + 1], "config.json")
-        kind = json.loads(config.read_text(encoding="utf-8"))["model_type"]
-    except (ValueError, IndexError, KeyError, TypeError, OSError):
+        kind = json.loads((base / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (ValueError, KeyError, TypeError, OSError):
         return []
     if not isinstance(kind, str) or not kind.isidentifier():
         return []

@@ -12,7 +12,16 @@ from ..sealing import lock_text
 from ..sealing.index import stages_file
 from .would_be import SETTINGS, md5
 
-DERIVED = ("round", "depth", "temperature", "max_new_tokens", "share_prefix", "max_prompt_tokens", "stop_tokens")
+DERIVED = (
+    "round",
+    "parent",
+    "depth",
+    "temperature",
+    "max_new_tokens",
+    "share_prefix",
+    "max_prompt_tokens",
+    "stop_tokens",
+)
 
 
 def metrics_of(params: Params, name: str) -> dict[str, Any]:

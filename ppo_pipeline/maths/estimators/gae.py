@@ -1,18 +1,13 @@
 """Generalized advantage estimation (Schulman et al. 2016, arXiv:1506.02438, eq. 11 to 16)."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
+from .registry import Floats, Integers, estimator
 
 
+@estimator("gae", about="by a critic's values")
 def gae(
-    rewards: Floats,
-    values: Floats,
-    last_values: Floats,
-    lengths: NDArray[np.integer],
-    gamma: float,
-    lam: float,
+    rewards: Floats, values: Floats, last_values: Floats, lengths: Integers, gamma: float, lam: float
 ) -> tuple[Floats, Floats]:
     """Return advantages and returns of ragged sequences.
 

@@ -1,0 +1,87 @@
+"""What every stage of a round does besides its work: settings, record, scratch, progress, metrics, line of result."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from ..errors import PipelineError, nearest
+from ..observe.counter import Counter
+from ..observe.progress import progress, result
+from ..observe.run_record import run_record
+from ..resume.scratch import Scratch
+from ..settings.params import ROOT
+from ..settings.stage_settings import StageSettings, read_settings
+from ..storage.files import write_json
+from .paths import Paths
+
+Settings = TypeVar("Settings", bound=StageSettings)
+
+
+class StageRun(Generic[Settings]):
+    """A stage at work: its settings, its round's paths, and `record` for what is to be known of how it ran."""
+
+    def __init__(self, settings: Settings, paths: Paths, record: dict[str, Any]) -> None:
+        self.settings, self.paths, self.record = settings, paths, record
+        self.stage = settings.stage
+        self.label = f"{self.stage} {paths.round}"
+        self.numbers: dict[str, Any] = {}
+        self.text = ""
+        self._machine: Any = None
+        self._scratch: Scratch | None = None
+
+    def on(self, machine: Any) -> Any:
+        """Take note of the machine that a stage with a model was set up on (compute/machine.py); return it."""
+        self.record |= machine.told()
+        self._machine = machine
+        return machine
+
+    def scratch(self, *inputs: Path, more: tuple[object, ...] = ()) -> Scratch:
+        """Return where the stage keeps what it has done so far of work on these files; more: what else decides it."""
+        machine = () if self._machine is None else self._machine.decides()
+        self._scratch = Scratch(self.stage, self.paths.round, inputs, *machine, *more)
+        return self._scratch
+
+    @contextmanager
+    def progress(self, total: int) -> Iterator[Counter]:
+        """Yield a Counter of the stage's work over `total` items."""
+        with progress(total, self.label) as counter:
+            yield counter
+        self.record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
+
+    def done(self, text: str, numbers: dict[str, Any]) -> None:
+        """Say what came out, when the outputs are written. numbers: the stage's metrics."""
+        self.text, self.numbers = text, numbers
+
+    def finish(self) -> None:
+        """Write the metrics, last of all outputs; let go of the scratch; print the line of result."""
+        write_json(self.paths.metrics(self.stage), self.numbers)
+        if self._scratch is not None:
+            self._scratch.finish()
+        result(self.label, self.text, self.numbers)
+
+
+@contextmanager
+def stage_run(kind: type[Settings], name: str) -> Iterator[StageRun[Settings]]:
+    """Yield the run of the stage whose settings `kind` is, in round `name`; finish it where nothing is raised.
+
+    Raises PipelineError, with what to do, where the round has no such settings.
+    """
+    settings = _settings(kind, Paths(name))
+    with run_record(kind.stage, name) as record:
+        run = StageRun(settings, Paths(name, settings.parent_round), record)
+        yield run
+    run.finish()
+
+
+def _settings(kind: type[Settings], paths: Paths) -> Settings:
+    path = paths.settings(kind.stage)
+    known = sorted(folder.name for folder in paths.settings_folder.glob("*") if folder.is_dir())
+    if known and paths.round not in known:
+        raise PipelineError(
+            f"{paths.settings_folder}: no round '{paths.round}'.{nearest(paths.round, known)} `dvc repro settings` "
+            "writes a folder for each open round of params.yaml."
+        )
+    if paths.round == ROOT and not path.is_file():
+        raise PipelineError(f"{path}: no such file; the untrained policy {ROOT} is only evaluated.")
+    return read_settings(kind, path)

@@ -1,0 +1,71 @@
+"""What each stage opens is what dvc.yaml says: an audit hook of Python's watches the real stages of a small project."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+from stage_runs import REPOSITORY, ROUND, Stages
+
+WATCHED = ("data/", "metrics/", "sealed/")
+IGNORED = ("data/scratch/", "data/prompts/")
+ENTRIES = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")["stages"]
+ASIDE = re.compile(r"(?<=/)\.([^/]+)\.(?:partial|old)-\d+")
+OPENED: list[Path] | None = None  # a hook cannot be taken away; None switches it off
+
+
+def hook(event: str, arguments: tuple[Any, ...]) -> None:
+    if OPENED is not None and event == "open" and isinstance(arguments[0], str):
+        OPENED.append(Path(arguments[0]).absolute())
+
+
+def declared(stage: str, name: str, what: str) -> list[str]:
+    """Return the paths of a stage's deps or outs."""
+    entry = ENTRIES[stage]
+    paths = [path if isinstance(path, str) else next(iter(path)) for path in entry.get("do", entry)[what]]
+    return [path.replace("${key}", name).replace("${item.parent}", "r000") for path in paths]
+
+
+def within(path: str, folders: list[str]) -> bool:
+    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
+
+
+def opened_by(project: Stages, stage: str, name: str) -> set[str]:
+    """Run the stage; return what it opened, a partial output or an old one aside by the name that it has."""
+    global OPENED
+    OPENED = []
+    project.run(stage, name)
+    found, OPENED = {path for path in OPENED if path.is_relative_to(project.folder)}, None
+    names = {ASIDE.sub(r"\1", path.relative_to(project.folder).as_posix()) for path in found}
+    return {name for name in names if name.startswith(WATCHED) and not name.startswith(IGNORED)}
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_each_stage_opens_what_it_declares_and_all_of_it(tmp_path: Path, tuning: str) -> None:
+    sys.addaudithook(hook)
+
+    def change(params: Any) -> None:
+        params["policy"].update(tuning=tuning)
+        params["rounds"] = {"r001": {"parent": "r000"}}
+
+    project = Stages(tmp_path, change)
+    (tmp_path / "sealed/metrics").mkdir(parents=True)
+    (tmp_path / "sealed/rounds.yaml").write_text("{}\n")
+    runs = [(stage, "") for stage in ("settings", "prompts", "init", "baseline")]
+    runs += [*((stage, "r001") for stage in ROUND), ("summary", "")]
+    for stage, name in runs:
+        opened = opened_by(project, stage, name)
+        deps, outs = declared(stage, name, "deps"), declared(stage, name, "outs")
+        params = "params" in ENTRIES[stage].get("do", ENTRIES[stage])
+        known = [*deps, *outs, *(["sealed/rounds.yaml"] if params else [])]
+        assert [path for path in opened if not within(path, known)] == [], stage
+        for path in outs:
+            assert (tmp_path / path).exists(), path
+            assert any(within(each, [path]) for each in opened), path
+        read = [path for path in deps if path.startswith(("data/settings", "data/rounds", "data/prompts.parquet"))]
+        unread = [path for path in read if not any(within(each, [path]) for each in opened)]
+        assert unread == [], stage
+    assert json.loads((tmp_path / "metrics/summary.json").read_text())["rounds"] == 1
