@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from ppo_pipeline.project.code_fingerprint import all_fingerprints
 from ppo_pipeline.project.stage_command import StageCommand
+from ppo_pipeline.storage.code_fingerprint import all_fingerprints
 from ppo_pipeline.storage.files import whole_folder, write_json
 
 
