@@ -43,7 +43,7 @@ def policy_settings(**changes: Any) -> Any:
 
     values = {
         "tuning": "lora", "critic": "shared", "rank": 4, "alpha": 8, "use_rslora": False, "dropout": 0.0,
-        "target_modules": targets_of("llama"),
+        "value_head_init": "zero", "value_head_std": None, "target_modules": targets_of("llama"),
     }  # fmt: skip
     return Policy(**{**values, **changes})
 
