@@ -27,6 +27,7 @@ BY_ITS_FILE = {
     "settings": "values come from data/settings/ or params.yaml, where DVC sees each change",
     "project": "how a stage starts, and the paths of files whose content DVC sees",
 }
+STILL_COUNTED = ("project/stage_run.py",)  # writes the metrics of a stage of a round
 MADE_OF_THEM = ("settings", "source", "summary")  # what these stages write is computed in those two rooms
 FOUND_BY_NAME = ("rewards", "maths/estimators")  # folders where a file may load any other one: they count whole
 C_COMMENT = re.compile(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|/\*.*?\*/|//(?:\\\n|[^\n])*""", re.DOTALL)
@@ -49,7 +50,9 @@ def counted_files(script: Path, root: Path) -> set[str]:
     while waiting:
         file = waiting.pop()
         place = file.relative_to(package).as_posix() if file.is_relative_to(package) else ""
-        if file in seen or not file.is_file() or place.split("/")[0] in left_out:
+        if place.split("/")[0] in left_out and place not in STILL_COUNTED:
+            continue
+        if file in seen or not file.is_file():
             continue
         seen.add(file)
         waiting += file.parent.glob("*.[ch]")
