@@ -1,6 +1,7 @@
 """What pyproject.toml cannot say: stages/ becomes ppo_pipeline.stages, and a wheel has the files that `init` needs.
 
-ppo_pipeline/project/layout.py finds both, in a clone and in an installed wheel. All else is in pyproject.toml.
+ppo_pipeline/storage/code_fingerprint.py finds the stages and ppo_pipeline/project/layout.py the files, in a clone and
+in an installed wheel. All else is in pyproject.toml.
 """
 
 from pathlib import Path

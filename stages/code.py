@@ -1,7 +1,7 @@
 """Stage `code`: a fingerprint of the code that each stage imports. The other stages depend on their own file."""
 
-from ppo_pipeline.project.code_fingerprint import all_fingerprints
 from ppo_pipeline.project.paths import Paths
+from ppo_pipeline.storage.code_fingerprint import all_fingerprints
 from ppo_pipeline.storage.files import whole_folder, write_json
 
 

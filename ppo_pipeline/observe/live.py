@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import PipelineError
 from ..settings.params import ROOT, Params, load_params
-from .progress import Counter
+from .counter import Counter
 
 SECONDS = 1.0  # between two points of a stage's progress
 

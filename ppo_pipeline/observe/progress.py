@@ -3,12 +3,12 @@
 With PPO_PIPELINE_LIVE set to a folder, TensorBoard's files are written there too (live.py).
 """
 
-import importlib
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import click
@@ -75,6 +75,8 @@ def live_folder() -> str:
     return os.environ.get("PPO_PIPELINE_LIVE", "")
 
 
-def _live() -> Any:
-    """Import live.py by name, so that it is no part of a stage's code: nothing that a stage writes depends on it."""
-    return importlib.import_module("ppo_pipeline.observe.live")
+def _live() -> ModuleType:
+    """Return live.py, imported only where TensorBoard's files are wanted."""
+    from . import live
+
+    return live

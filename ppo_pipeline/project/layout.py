@@ -1,4 +1,4 @@
-"""Where the stages and the repository's own files lie: beside this package in a clone, inside it in an installed wheel.
+"""Where the repository's own files lie: beside this package in a clone, inside it in an installed wheel.
 
 setup.py puts them there.
 """
@@ -6,12 +6,6 @@ setup.py puts them there.
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent
-
-
-def stages_folder() -> Path:
-    """Return the folder of the stages' scripts."""
-    inside = PACKAGE / "stages"
-    return inside if inside.is_dir() else PACKAGE.parent / "stages"
 
 
 def repository_file(name: str) -> Path:

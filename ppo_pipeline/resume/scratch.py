@@ -1,27 +1,27 @@
 """What a stage has done so far, kept in data/scratch/ so that a killed one goes on from there.
 
 data/scratch/<round>/<stage>/<key>/ belongs to one stage with exactly these inputs: the key is a hash of them, of the
-code that is loaded and of the versions. A stage that ends marks its folder as done, and a later one removes it: only
+stage's code and of the versions. A stage that ends marks its folder as done, and a later one removes it: only
 then has DVC taken the outputs over. docs/resume.md has the whole.
 """
 
 import hashlib
 import json
+import os
 import shutil
-import sys
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..observe.run_record import version_of
-from ..storage.files import sha256_of
+from ..storage.code_fingerprint import code_of
+from ..storage.files import read_json, sha256_of
 from .snapshots import Snapshots
 
 FOLDER = Path("data/scratch")
 DONE = "done"
 READ_WHOLE = 1 << 26  # bytes; of larger files size and time stand for the content, as they do for DVC
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
-OWN = ("ppo_pipeline", "stages")
 UNREAD = ("__pycache__", ".*", "*~", "#*#", "*.sw[a-p]", "Thumbs.db", "desktop.ini")  # no stage reads it: .dvcignore
 
 
@@ -34,7 +34,7 @@ class Scratch:
 
     def __init__(self, stage: str, round_name: str, inputs: Iterable[Path], *machine: object) -> None:
         self.label = f"{stage} {round_name}"
-        self.folder = FOLDER / round_name / stage / key_of(inputs, machine)
+        self.folder = FOLDER / round_name / stage / key_of(inputs, [code_now(stage), *machine])
         remove_done(self.folder)
         (self.folder / DONE).unlink(missing_ok=True)
 
@@ -61,14 +61,21 @@ def remove_done(but: Path | None = None) -> None:
             folder.rmdir()
 
 
+def code_now(stage: str) -> list[object]:
+    """Return the fingerprints of a stage's code, as the stage `code` has them, and hashes of what reads snapshots.
+
+    Under DVC they are in data/code/, where the stage depends on them; by hand what lies there may be old.
+    """
+    written = Path("data/code", f"{stage}.json")
+    code = read_json(written) if "DVC_STAGE" in os.environ and written.is_file() else code_of(stage)
+    return [code, *(sha256_of(path) for path in sorted(Path(__file__).parent.glob("*.py")))]
+
+
 def key_of(inputs: Iterable[Path], more: Iterable[object]) -> str:
-    """Return a hash of all that decides a stage's numbers: the files it reads, its code, versions, and `more`."""
-    modules = [m for n, m in sys.modules.items() if n.split(".")[0] in OWN or n == "__main__"]
-    code = sorted({Path(file) for m in modules if (file := getattr(m, "__file__", None))})
+    """Return a hash of what decides a stage's numbers: the files it reads, versions of libraries, and `more`."""
     parts = [
         [str(thing) for thing in more],
         [(name, version_of(name)) for name in PACKAGES],
-        [sha256_of(path) for path in code],
         [(path.as_posix(), _content(path)) for path in inputs],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

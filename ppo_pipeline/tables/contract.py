@@ -21,7 +21,6 @@ MARK, BLANK = b"sha256:", b"0" * 64
 FORMAT: dict[str, Any] = {
     "version": "2.6", "data_page_version": "1.0", "compression": "zstd", "compression_level": 3,
     "row_group_size": 8192, "use_dictionary": True, "write_statistics": True, "store_schema": True,
-    "write_page_checksum": True,
 }  # fmt: skip
 
 
@@ -65,33 +64,30 @@ class Contract:
 
     def read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
         """Read and check the table at `path`; `columns` limits what is read to these and the key."""
+        key = self.schema.names[0]
+        wanted = None if columns is None else [key, *(c for c in columns if c != key)]
         try:
             data = path.read_bytes()
-            file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+            at, checksum = checksum_of(data)
+            if at and data[at : at + len(checksum)] != checksum:
+                raise TableError(
+                    f"{path}: damaged or altered since it was written (by its checksum); delete it and rerun."
+                )
+            file = pq.ParquetFile(pa.BufferReader(data))
             metadata = file.schema_arrow.metadata or {}
+            found = tuple(metadata.get(key, b"?").decode(errors="replace") for key in (NAME_KEY, VERSION_KEY))
+            if found != (self.name, str(self.version)):
+                raise TableError(
+                    f"{path}: expected a '{self.name}' table of version {self.version}, "
+                    f"found '{found[0]}' of version {found[1]}; rerun the stage that writes it."
+                )
+            table = file.read(columns=wanted)
         except FileNotFoundError:
             raise TableError(f"{path}: no such file; `dvc repro` makes it, `dvc pull` fetches it.") from None
         except (pa.ArrowException, OSError, ValueError) as error:  # names that are no UTF-8 are a ValueError
             if is_machines(error):
                 raise
             raise TableError(f"{path}: not a readable Parquet file ({error}); delete it and rerun.") from None
-        at, checksum = checksum_of(data)
-        if at and data[at : at + len(checksum)] != checksum:
-            raise TableError(f"{path}: damaged or altered since it was written (by its checksum); delete it and rerun.")
-        found = tuple(metadata.get(key, b"?").decode(errors="replace") for key in (NAME_KEY, VERSION_KEY))
-        if found != (self.name, str(self.version)):
-            raise TableError(
-                f"{path}: expected a '{self.name}' table of version {self.version}, "
-                f"found '{found[0]}' of version {found[1]}; rerun the stage that writes it."
-            )
-        key = self.schema.names[0]
-        wanted = None if columns is None else [key, *(c for c in columns if c != key)]
-        try:
-            table = file.read(columns=wanted)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            if is_machines(error):
-                raise
-            raise TableError(f"{path}: damaged ({error}); delete it and rerun.") from None
         return self.checked(table, str(path), partial=columns is not None)
 
     def checked(self, table: pa.Table, source: str, partial: bool = False) -> pa.Table:
@@ -176,8 +172,9 @@ class Contract:
 def checksum_of(data: bytes) -> tuple[int, bytes]:
     """Return where in a file's bytes its checksum stands, 0 where it has none, and what it should be.
 
-    Parquet's own checksums leave out the headers of the pages and the footer, and with them lengths, counts and
-    names. So the footer holds the SHA-256 of the whole file, computed with zeros in its place.
+    DVC trusts a file's time and size and hashes it no second time; Parquet's own checksums leave out the headers of the
+    pages and the footer, and with them counts of rows and names. So the footer holds the SHA-256 of the whole file,
+    computed with zeros in its place.
     """
     at = data.rfind(MARK) + len(MARK)
     if at < len(MARK):

@@ -9,7 +9,6 @@ from stage_runs import Stages
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.observe import live
-from ppo_pipeline.project.code_fingerprint import imported_files
 
 
 def scalars(folder: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
@@ -80,9 +79,3 @@ def test_without_tensorboard_the_first_stage_says_what_to_install(monkeypatch: p
     monkeypatch.setitem(sys.modules, "tensorboard.summary", None)
     with pytest.raises(PipelineError, match=r"tensorboard is not installed: pip install .*\[live\]"):
         live.open_writer("live", "r001")
-
-
-def test_no_stage_depends_on_how_it_is_watched() -> None:
-    root = Path(live.__file__).parents[2]
-    assert "ppo_pipeline/observe/progress.py" in imported_files(root / "stages/update.py", root)
-    assert "ppo_pipeline/observe/live.py" not in imported_files(root / "stages/update.py", root)

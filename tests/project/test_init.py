@@ -11,12 +11,12 @@ from dvc_project import REPOSITORY
 from ruamel.yaml import YAML
 
 from ppo_pipeline.cli.main import main
-from ppo_pipeline.project.code_fingerprint import all_fingerprints, is_current, stage_fingerprints
 from ppo_pipeline.project.local_models import check_sources
 from ppo_pipeline.project.new_project import files as new_project
 from ppo_pipeline.project.new_project.derived import project_dvc_yaml, project_params
 from ppo_pipeline.prompts.sources import read_prompts
 from ppo_pipeline.settings.params import load_params
+from ppo_pipeline.storage.code_fingerprint import all_fingerprints, is_current, stage_fingerprints
 from ppo_pipeline.storage.files import write_json
 
 NAMES = {

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.resume.kept_batches import KeptBatches
 from ppo_pipeline.resume.scratch import FOLDER, Scratch, remove_done
 from ppo_pipeline.resume.snapshots import INTERVAL, Snapshots
+from stages.code import main as code
 
 
 @pytest.fixture(autouse=True)
@@ -177,3 +179,20 @@ def test_batches_of_another_number_are_not_taken_up(capsys: pytest.CaptureFixtur
         fill(KeptBatches(Snapshots(Path("s"), "x"), numbers(), range(3), ("one", "two")), 4)
     assert len(fill(KeptBatches(Snapshots(Path("s"), "x"), numbers(), range(2), ("one", "two")))) == 4
     assert "it is of other batches" in capsys.readouterr().err
+
+
+def test_the_folder_is_of_this_code_alone_with_or_without_dvc(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand the code on disk counts, under DVC the file on which the stage depends: the same where it is current."""
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    assert CliRunner().invoke(code, ["--code", "data/code"]).exit_code == 0
+    by_hand = scratch().folder
+    monkeypatch.setenv("DVC_STAGE", "rollout@r001")
+    assert scratch().folder == by_hand
+    written = Path("data/code/rollout.json")
+    written.write_text(written.read_text().replace('": "', '": "f', 1))
+    assert scratch().folder != by_hand, "an edit that the stage `code` has seen"
+    monkeypatch.delenv("DVC_STAGE")
+    assert scratch().folder == by_hand, "data/code may be old, or another clone's"
+    edited = {"stages/rollout.py": "0" * 64}
+    monkeypatch.setattr("ppo_pipeline.resume.scratch.code_of", lambda stage: edited if stage == "rollout" else {})
+    assert scratch().folder != by_hand, "an edit that `code` has not seen"

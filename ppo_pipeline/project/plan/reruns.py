@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import PipelineError
 from ...settings.params import Params
-from ..code_fingerprint import is_current
+from ...storage.code_fingerprint import is_current
 from ..local_models import MODELS, check_sources
 from .would_be import CODE, code_files, md5, model_files, settings_files, what_changed
 

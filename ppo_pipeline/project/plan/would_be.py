@@ -11,7 +11,7 @@ from typing import Any
 
 from ...settings.files import differences, flattened, settings_texts, told
 from ...settings.params import Params
-from ..code_fingerprint import all_fingerprints, stage_fingerprints
+from ...storage.code_fingerprint import all_fingerprints, stage_fingerprints
 from ..local_models import MODELS, SOURCES, model_texts
 
 CODE, SETTINGS = Path("data/code"), Path("data/settings")

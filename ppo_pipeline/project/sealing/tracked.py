@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...errors import PipelineError
-from ..code_fingerprint import is_current
+from ...storage.code_fingerprint import is_current
 from .index import data_folder
 
 
