@@ -99,7 +99,7 @@ def remove(name: str) -> None:
 def seal(keep: int | None, through: str | None) -> None:
     """Take finished rounds out of the pipeline, which makes `dvc repro` quick again; they stay parents and results.
 
-    Each becomes one folder tracked by DVC (sealed/ROUND.dvc) and no longer reruns when settings or code change.
+    Of each, sealed/ROUND.dvc lists the outputs for DVC; it no longer reruns when settings or code change.
     """
     from ..project.sealing.refresh import refresh
     from ..project.sealing.seal import seal as seal_rounds

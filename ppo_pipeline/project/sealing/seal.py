@@ -1,14 +1,15 @@
 """Seal finished rounds: see sealing/index.py for what that makes of them."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from ...errors import PipelineError, nearest
 from ...settings.params import Params, load_params
 from ...storage.files import whole_file, write_json
-from ..rounds_file import RoundsFile
+from ..rounds_file import RoundsFile, flow
 from . import lock_text
-from .index import data_folder, entries, idle_dvc_file, metrics_file, metrics_folder, stages_file, write_entries
+from .index import entries, idle_dvc_file, metrics_file, round_outs, stages_file, write_entries
 from .settle import PARAMS, settle
 from .tracked import Tracked, dvc_project
 
@@ -22,17 +23,17 @@ def seal(keep: int | None = None, through: str | None = None) -> list[str]:
     the rounds is unfinished or outdated; then none is sealed.
     """
     with dvc_project() as dvc:
-        finished = settle(dvc)
+        finished = settle()
         names = chosen(load_params(PARAMS), keep, through)
         if not names:
             return finished
         _refuse_outdated(dvc, names)
         blocks = lock_text.read()
         for name in names:
-            _write_round(dvc, name, lock_text.of_round(blocks, name))
+            _write_round(name, lock_text.of_round(blocks, name))
         rounds = RoundsFile(PARAMS).rounds
         write_entries({**entries(), **{name: rounds[name] for name in names}})
-        return finished + settle(dvc)
+        return finished + settle()
 
 
 def chosen(params: Params, keep: int | None, through: str | None) -> list[str]:
@@ -69,36 +70,20 @@ def _refuse_outdated(dvc: Tracked, names: list[str]) -> None:
             )
 
 
-def _write_round(dvc: Tracked, name: str, blocks: dict[str, str]) -> None:
+def _write_round(name: str, blocks: dict[str, str]) -> None:
     """Write a round's files under sealed/; DVC sees none of them yet."""
     if not blocks:
         raise PipelineError(f"{lock_text.LOCK}: no stage of {name}; `dvc repro` runs it. Nothing was sealed.")
-    data: list[dict[str, Any]] = []
-    metrics: dict[str, Any] = {}
-    for key, stage in lock_text.parsed(blocks).items():
-        for out in stage.get("outs", []):
-            if out["path"].startswith(f"{data_folder(name).as_posix()}/"):
-                data.append(out)
-            elif out["path"].startswith(f"{metrics_folder(name).as_posix()}/"):
-                metrics[out["path"].rpartition("/")[2].removesuffix(".json")] = _metrics_of(name, out["path"])
-            else:
-                raise PipelineError(
-                    f"dvc.yaml: {key} writes {out['path']}; a round whose stages write outside of "
-                    f"{data_folder(name).as_posix()} and {metrics_folder(name).as_posix()} cannot be sealed."
-                )
-    entry = dvc.round_listing(name, data)
-    write_json(metrics_file(name), metrics)
+    data, metrics = round_outs(name, blocks)
+    write_json(metrics_file(name), {Path(out["path"]).stem: _metrics_of(Path(out["path"])) for out in metrics})
     with whole_file(stages_file(name)) as partial:
         partial.write_bytes((lock_text.HEAD + "".join(blocks.values())).encode("utf-8"))
-    lines = "".join(f"  {key}: {value}\n" for key, value in entry.items()).replace("  ", "- ", 1)
-    text = f"wdir: ..\nouts:\n{lines}  path: {data_folder(name).as_posix()}\n"
     with whole_file(idle_dvc_file(name)) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text("wdir: ..\nouts:\n" + "".join(f"- {flow(out)}\n" for out in data), encoding="utf-8")
 
 
-def _metrics_of(name: str, path: str) -> Any:
+def _metrics_of(file: Path) -> Any:
     """Return a stage's metrics, checked to give the same bytes when they are written again."""
-    file = metrics_folder(name) / path.rpartition("/")[2]
     text = file.read_text(encoding="utf-8")
     values = json.loads(text)
     if json.dumps(values, indent=2, ensure_ascii=False) + "\n" != text:

@@ -5,14 +5,11 @@ rounds' data becomes known to DVC before their stages go: at no point does `dvc 
 """
 
 from pathlib import Path
-from typing import Any
 
-from ...errors import PipelineError
 from ..learning_curve import sealed_metrics
 from ..rounds_file import RoundsFile
 from . import lock_text
 from .index import dvc_file, entries, idle_dvc_file, metrics_file, metrics_folder, stages_file
-from .tracked import Tracked
 
 PARAMS = Path("params.yaml")
 
@@ -29,12 +26,11 @@ def unsettled() -> list[str]:
     ]
 
 
-def settle(dvc: Tracked) -> list[str]:
+def settle() -> list[str]:
     """Finish the sealing of all rounds that sealed/rounds.yaml lists; return those that needed it."""
     names = unsettled()
     for name in names:
         if idle_dvc_file(name).exists():
-            dvc.round_listing(name, kept_outs(name, kept_blocks(name))[0])  # `dvc gc` may have come in between
             idle_dvc_file(name).replace(dvc_file(name))
     if names:
         params = RoundsFile(PARAMS, settled=False)
@@ -56,23 +52,6 @@ def sweep() -> list[str]:
                 path.unlink()
                 swept.append(name)
     return list(dict.fromkeys(swept))
-
-
-def kept_outs(name: str, blocks: dict[str, str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the outputs that a sealed round's entries of dvc.lock name: its data, and its metrics."""
-    stages = lock_text.parsed(blocks).values()
-    outs = [out for stage in stages for out in stage.get("outs", [])]
-    folder = f"{metrics_folder(name).as_posix()}/"
-    data = [out for out in outs if not out["path"].startswith(folder)]
-    return data, [out for out in outs if out["path"].startswith(folder)]
-
-
-def kept_blocks(name: str) -> dict[str, str]:
-    """Return a sealed round's entries of dvc.lock."""
-    path = stages_file(name)
-    if not path.is_file():
-        raise PipelineError(f"{path}: no such file, though {name} is sealed; git has it.")
-    return lock_text.split(path.read_bytes().decode("utf-8"))
 
 
 def _remove_metrics(name: str) -> None:

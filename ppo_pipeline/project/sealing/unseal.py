@@ -3,15 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from ...errors import PipelineError, nearest
 from ...storage.files import write_json
 from ..learning_curve import sealed_metrics
 from ..rounds_file import RoundsFile
 from . import lock_text
-from .index import dvc_file, entries, idle_dvc_file, metrics_file, write_entries
-from .settle import PARAMS, kept_blocks, kept_outs, sweep
+from .index import data_folder, dvc_file, entries, idle_dvc_file, kept_blocks, metrics_file, round_outs, write_entries
+from .settle import PARAMS, sweep
 from .tracked import Tracked, dvc_project
 
 
@@ -19,7 +17,7 @@ def unseal(name: str) -> list[str]:
     """Take a round and the sealed rounds that descend from it back into the pipeline; return their names.
 
     The descendants come too, since they are outdated as soon as the round changes. A round that was half unsealed
-    is unsealed by calling this again. Raises PipelineError where the round's data is not in DVC's cache.
+    is unsealed by calling this again.
     """
     with dvc_project() as dvc:
         sealed = entries()
@@ -56,17 +54,18 @@ def with_descendants(name: str, sealed: dict[str, Any]) -> list[str]:
 
 
 def _restore(dvc: Tracked, name: str) -> dict[str, str]:
-    """Write the metrics of a round's stages and bring DVC's cache up to date; return its entries of dvc.lock."""
-    if not dvc_file(name).is_file() and not idle_dvc_file(name).is_file():
+    """Write the metrics of a round's stages and put them into DVC's cache; return its entries of dvc.lock."""
+    tracking = [path for path in (dvc_file(name), idle_dvc_file(name)) if path.is_file()]
+    if not tracking:
         raise PipelineError(f"{dvc_file(name)}: no such file, though {name} is sealed; git has it.")
+    if f"path: {data_folder(name).as_posix()}\n" in tracking[0].read_text(encoding="utf-8"):
+        raise PipelineError(
+            f"{tracking[0]}: sealed by an earlier version, as one folder; unseal it with that version, then seal again."
+        )
     blocks = kept_blocks(name)
-    data, metrics = kept_outs(name, blocks)
-    if dvc_file(name).is_file():  # otherwise an earlier call was here already
-        digest = YAML(typ="safe", pure=True).load(dvc_file(name).read_text(encoding="utf-8"))["outs"][0]["md5"]
-        dvc.restore_listings(name, digest, data)
     values = sealed_metrics(metrics_file(name).parent, name)
-    for out in metrics:
+    for out in round_outs(name, blocks)[1]:
         file = Path(out["path"])
         write_json(file, values[file.stem])
-        dvc.keep_file(file, out["md5"])
+        dvc.keep_file(file, out["md5"])  # `dvc gc` may have removed it
     return blocks
