@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -15,6 +15,9 @@ from .literal import literal
 from .policies import BASE, check_base, params_of_round, policy_folder
 from .printed import json_text, note, print_table
 from .questions import Question, of_split, of_texts
+
+if TYPE_CHECKING:
+    from ..sampling.generate import Engine
 
 SHOWN = 10  # prompts of a split, unless --limit says otherwise
 COLDEST = 1e-6  # logits divided by much less are beyond what fp32 holds
@@ -109,49 +112,43 @@ def refuse(prompts: tuple[str, ...], split: str | None, limit: int | None, as_js
         )
 
 
-def loaders(params: Params, folder: Path) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Return what loads the base model, and what loads the policy, on the device of `compute`."""
+def openers(tokenizer: Any, params: Params, folder: Path, manner: Manner) -> list[Callable[[], "Engine"]]:
+    """Return what opens an engine with the base model, and one with the policy, on the device of `compute`."""
     from ..compute.machine import set_up
-    from ..models.checkpoint import load_merged
-    from ..models.loading import load_model
+    from ..sampling.generate import Model, Sampling, open_engine
+    from ..sampling.truncation import Truncation
 
-    device, dtype = set_up(params.compute)
-    return partial(load_model, BASE, device, dtype), partial(load_merged, BASE, folder, device, dtype)
+    sampling = Sampling(
+        manner.max_new_tokens, params.rollout.batch_size, manner.temperature or 1.0,
+        Truncation(manner.top_k, manner.top_p), tuple(params.stop_tokens),
+    )  # fmt: skip
+    machine = set_up(params.compute)
+    return [partial(open_engine, Model(BASE, tokenizer, policy, *machine), sampling) for policy in (None, folder)]
 
 
-def answers(model: Any, tokenizer: Any, params: Params, questions: list[Question], manner: Manner) -> list[str]:
-    """Return the model's answer to each question, decoded many at a time.
+def answers(engine: "Engine", tokenizer: Any, questions: list[Question], manner: Manner) -> list[str]:
+    """Return the engine's answer to each question, many at a time.
 
     A question's random numbers are its own, so that the others do not choose its answer, but for rounding: sums of
     another batch may differ in their last bits, in bf16 enough to change a token now and then.
     """
-    from ..models.loading import stop_ids_of
-    from ..sampling.decoder import Decoder, Request
+    from ..sampling.request import Request
     from ..sampling.streams import uniforms
-    from ..sampling.truncation import Truncation
 
     count = manner.max_new_tokens
-    decoder = Decoder(
-        model,
-        stop_ids_of(model, tokenizer, params.stop_tokens),
-        count,
-        manner.temperature or 1.0,
-        params.rollout.batch_size,
-        Truncation(manner.top_k, manner.top_p),
-    )
     requests = [
         Request(question.ids, uniforms(manner.seed, question.stream, count) if manner.temperature else None)
         for question in questions
     ]
-    return [completion.text(tokenizer) for completion in decoder.decode(requests)]
+    return [completion.text(tokenizer) for completion in engine.generate(requests)]
 
 
 def compared(
     name: str, folder: Path, tokenizer: Any, params: Params, questions: list[Question], manner: Manner
 ) -> list[dict[str, Any]]:
     """Return a row per question: what is told of it, both models' answers, and the round. They are loaded in turn."""
-    loads = reversed(loaders(params, folder))  # the policy first: where it is damaged, that is told at once
-    trained, base = (answers(load(), tokenizer, params, questions, manner) for load in loads)
+    opens = reversed(openers(tokenizer, params, folder, manner))  # the policy first: where it is damaged, that is told
+    trained, base = (answers(open_one(), tokenizer, questions, manner) for open_one in opens)
     return [row_of(name, *three) for three in zip(questions, base, trained, strict=True)]
 
 
@@ -162,7 +159,7 @@ def row_of(name: str, question: Question, base: str, trained: str) -> dict[str, 
 
 def converse(name: str, folder: Path, tokenizer: Any, params: Params, vocabulary: int, manner: Manner) -> None:
     """Ask for prompts and print both models' answers to each, until the input ends."""
-    models = [load() for load in loaders(params, folder)]
+    engines = [open_one() for open_one in openers(tokenizer, params, folder, manner)]
     while True:
         try:
             prompt = click.prompt("prompt (Ctrl-D ends)", prompt_suffix="> ")
@@ -170,7 +167,7 @@ def converse(name: str, folder: Path, tokenizer: Any, params: Params, vocabulary
             break
         try:
             [question] = of_texts(tokenizer, params, [prompt], vocabulary)
-            base, trained = (answers(model, tokenizer, params, [question], manner)[0] for model in models)
+            base, trained = (answers(engine, tokenizer, [question], manner)[0] for engine in engines)
             print_pair(row_of(name, question, base, trained))
         except PipelineError as error:  # such as a prompt that is too long: the next one may be fine
             error.show()

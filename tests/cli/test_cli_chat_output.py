@@ -62,8 +62,8 @@ def test_expected_answers_of_any_type_are_shown() -> None:
 def test_a_prompt_s_answers_stand_beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     base, policy = models()
 
-    def whose(model: Any, *_: Any) -> list[str]:
-        same = [m for m in (base, policy) if torch.equal(weight(model), weight(m))]
+    def whose(engine: Any, *_: Any) -> list[str]:
+        same = [m for m in (base, policy) if torch.equal(weight(engine.decoder.model), weight(m))]
         return ["says the base" if same == [base] else "says the policy" if same == [policy] else "?"]
 
     def weight(model: Any) -> torch.Tensor:
@@ -128,7 +128,7 @@ def test_a_split_without_prompts_is_named() -> None:
 
 def test_a_prompt_too_long_for_the_round_is_refused_before_any_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     edit("r001: {parent: r000", "r001: {parent: r000, rollout: {max_prompt_tokens: 40}")
-    monkeypatch.setattr("ppo_pipeline.cli.chat.loaders", None)
+    monkeypatch.setattr("ppo_pipeline.cli.chat.openers", None)
     assert "prompt 'p' has 66 tokens, rollout.max_prompt_tokens is 40" in run(*TRAIN, code=1).stderr
 
 
