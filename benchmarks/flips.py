@@ -23,7 +23,7 @@ COUNT, LENGTH, SIZES = 128, 48, (128, 32, 8)
 
 
 def run(base: Path) -> list[dict[str, Any]]:
-    """Return a row for each number format: texts that differ from those of the largest batch."""
+    """Return a row for each dtype: texts that differ from those of the largest batch."""
     tokenizer = load_tokenizer(base)
     ids = [render(tokenizer, [{"role": "user", "content": text}], "auto")[1] for text in prompts(COUNT)]
     rows = []

@@ -50,9 +50,9 @@ def measure(model: Path, count: int, length: int, tflops: float) -> dict[str, An
 def products(model: Path, stage: str, count: int, length: int, prompt: int = 17) -> float:
     """Return the floating-point operations of the matrix products with weights that a stage cannot do without.
 
-    Each token of the trunk costs 2 P a forward pass, P being the weights of the frozen projections, and each response
-    token 2 V H in the head. A backward pass that trains LoRA alone costs another forward pass of the trunk, and in the
-    head, whose logits are computed again, two. prompt: tokens of a prompt without the part common to all.
+    Each token of the backbone costs 2 P a forward pass, P being the weights of the frozen projections, and each
+    response token 2 V H in the head. A backward pass that trains LoRA alone costs another forward pass of the backbone,
+    and in the head, whose logits are computed again, two. prompt: tokens of a prompt without the part common to all.
     """
     from transformers import AutoConfig
 
@@ -60,9 +60,10 @@ def products(model: Path, stage: str, count: int, length: int, prompt: int = 17)
     size = c.hidden_size // c.num_attention_heads
     attention = c.hidden_size * size * (2 * c.num_attention_heads + 2 * c.num_key_value_heads)
     layer = attention + 3 * c.hidden_size * c.intermediate_size
-    trunk = 2.0 * c.num_hidden_layers * layer * count * (prompt + length)
+    backbone = 2.0 * c.num_hidden_layers * layer * count * (prompt + length)
     head = 2.0 * c.vocab_size * c.hidden_size * count * length
-    return {"rollout": trunk + head, "reference": 2 * (trunk + head), "update": 2 * (2 * trunk + 3 * head)}[stage]
+    both = backbone + head
+    return {"rollout": both, "reference": 2 * both, "update": 2 * (2 * backbone + 3 * head)}[stage]
 
 
 Rows = list[dict[str, Any]]

@@ -23,8 +23,8 @@ from ppo_pipeline.compute.native import row_invariant
 from ppo_pipeline.compute.native.row_invariant import LIMIT, Alike
 from ppo_pipeline.models.acceleration import accelerate_policy
 from ppo_pipeline.models.checkpoint import load_checkpoint
-from ppo_pipeline.models.end_to_end import can_lay_end_to_end
 from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
+from ppo_pipeline.models.packed import can_pack
 from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.prompts.rendering import render
 from ppo_pipeline.sampling.batch_invariant import load_sampler
@@ -84,7 +84,7 @@ def training(
     """Return the seconds of a forward and backward pass over some 1000 tokens, in parts and whole, in turns."""
     policy, _ = load_checkpoint(base, policy_folder, trainer, device, dtype)
     accelerate_policy(policy)
-    assert can_lay_end_to_end(policy.model)
+    assert can_pack(policy.model)
     tensors = [torch.tensor(p, dtype=torch.int32) for p in ids]
     generator = np.random.default_rng(0)
     answers = [torch.tensor(generator.integers(0, 1000, 8), dtype=torch.int32) for _ in ids]

@@ -6,11 +6,11 @@ import pyarrow as pa
 from ppo_pipeline.project.stage_run import stage_run
 from ppo_pipeline.settings.stage_settings import AdvantageSettings
 from ppo_pipeline.tables.advantages import ADVANTAGES
-from ppo_pipeline.tables.contract import flat, lengths, ragged, same_order
 from ppo_pipeline.tables.controllers import Controllers
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rewards import REWARDS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
+from ppo_pipeline.tables.schema import flat, lengths, ragged, same_order
 from ppo_pipeline.training.advantages import Responses, advantages_of
 
 

@@ -13,7 +13,7 @@ from ppo_pipeline.models.value_head import ValueHead, init_value_head
 from ppo_pipeline.observe.progress import result
 from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.settings.params import ROOT, load_params
-from ppo_pipeline.storage.files import whole_folder
+from ppo_pipeline.storage.files import atomic_folder
 
 
 def run() -> None:
@@ -42,7 +42,7 @@ def run() -> None:
         save_policy(policy, adapter_config(settings, read_source(paths.base)["model"], layers, model), paths.policy)
     else:
         text += _but(" less what gets no gradient from text:", try_whole(policy))
-        with whole_folder(paths.policy) as partial:
+        with atomic_folder(paths.policy) as partial:
             copy_model_files(paths.base, partial, weights=True)
     save_trainer(policy, TrainerState(), paths.trainer)
     trained = sum(p.numel() for p in policy.policy_parameters().values())

@@ -7,9 +7,9 @@ from ppo_pipeline.compute.machine import set_up
 from ppo_pipeline.maths.mismatch import mismatch
 from ppo_pipeline.project.stage_run import stage_run
 from ppo_pipeline.settings.stage_settings import ReferenceSettings
-from ppo_pipeline.tables.contract import flat, ragged
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rollouts import ROLLOUTS
+from ppo_pipeline.tables.schema import flat, ragged
 from ppo_pipeline.training.round_scores import RoundScorer
 
 

@@ -6,7 +6,7 @@ from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.rewards import component  # noqa: F401  (its types check their settings; they are found by name)
 from ppo_pipeline.settings.files import settings_texts
 from ppo_pipeline.settings.params import load_params
-from ppo_pipeline.storage.files import whole_folder
+from ppo_pipeline.storage.files import atomic_folder
 
 
 def run() -> None:
@@ -17,11 +17,11 @@ def run() -> None:
     params, paths = load_params(), Paths()
     check_sources(params)
     settle_records(params)
-    with whole_folder(paths.models) as partial:
+    with atomic_folder(paths.models) as partial:
         for name, text in model_texts(params):
             (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_text(text, encoding="utf-8")
-    with whole_folder(paths.settings_folder) as partial:
+    with atomic_folder(paths.settings_folder) as partial:
         for name, stage, text in settings_texts(params):
             (partial / name).mkdir(exist_ok=True)
             (partial / name / f"{stage}.json").write_text(text, encoding="utf-8")

@@ -16,7 +16,7 @@ from ppo_pipeline.project.learning_curve import (
 from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.resume.scratch import remove_done
 from ppo_pipeline.settings.params import ROOT, load_params
-from ppo_pipeline.storage.files import whole_folder, write_json
+from ppo_pipeline.storage.files import atomic_folder, write_json
 
 
 def run() -> None:
@@ -31,7 +31,7 @@ def run() -> None:
         else merged(sealed_metrics(paths.sealed_metrics, name))
         for name in [ROOT, *params.all_rounds]
     }
-    with whole_folder(paths.round_metrics) as partial:
+    with atomic_folder(paths.round_metrics) as partial:
         for name, numbers in metrics.items():
             write_json(partial / f"{name}.json", numbers)
     trained = curve_rows(params, metrics, TRAINING, with_root=False)

@@ -4,18 +4,18 @@ from ppo_pipeline.compute.machine import set_up
 from ppo_pipeline.maths.schedule import learning_rate_factor
 from ppo_pipeline.models.acceleration import accelerate_policy
 from ppo_pipeline.models.checkpoint import load_checkpoint, save_checkpoint
-from ppo_pipeline.models.end_to_end import can_lay_end_to_end
+from ppo_pipeline.models.packed import can_pack
 from ppo_pipeline.project.stage_run import stage_run
 from ppo_pipeline.settings.stage_settings import UpdateSettings
 from ppo_pipeline.tables.advantages import ADVANTAGES
-from ppo_pipeline.tables.contract import same_order
 from ppo_pipeline.tables.controllers import Controllers
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rollouts import ROLLOUTS
+from ppo_pipeline.tables.schema import same_order
 from ppo_pipeline.training.data import sampled
+from ppo_pipeline.training.loss_inputs import loss_inputs_of
 from ppo_pipeline.training.ppo import PPO
 from ppo_pipeline.training.round_update import ppo_of, state_after
-from ppo_pipeline.training.targets import targets_of
 
 
 def run(name: str) -> None:
@@ -28,7 +28,7 @@ def run(name: str) -> None:
         controllers = Controllers.read(paths.controllers)
         same_order(rollouts, reference, f"{paths.rollouts} and {paths.reference}")
         same_order(rollouts, advantages, f"{paths.rollouts} and {paths.advantages}")
-        targets = targets_of(rollouts, reference, advantages, s)
+        targets = loss_inputs_of(rollouts, reference, advantages, s)
         factor = learning_rate_factor(settings.depth, s.lr_schedule, s.warmup_rounds, s.schedule_rounds)
         machine = stage.on(set_up(settings.compute))
         parent = (paths.base, paths.parent_policy, paths.parent_trainer)
@@ -37,7 +37,7 @@ def run(name: str) -> None:
         tables = (paths.rollouts, paths.reference, paths.advantages, paths.controllers)
         scratch = stage.scratch(paths.settings("update"), *parent, *tables)
         ppo = ppo_of(policy, state, settings, factor, machine.dtype)
-        data = sampled(rollouts, can_lay_end_to_end(policy.model), settings.share_prefix)
+        data = sampled(rollouts, can_pack(policy.model), settings.share_prefix)
         with stage.progress(s.epochs * rollouts.num_rows) as counter:
             ppo.on_metrics = lambda means: counter.step(state.optimizer_step + ppo.steps, means | {"lr": s.lr * factor})
             ppo.run(

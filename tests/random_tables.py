@@ -7,14 +7,14 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from ppo_pipeline.tables.advantages import ADVANTAGES
-from ppo_pipeline.tables.contract import Contract
 from ppo_pipeline.tables.evaluation import EVALUATION
 from ppo_pipeline.tables.prompts import PROMPTS, SPLITS
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rewards import REWARDS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
+from ppo_pipeline.tables.schema import TableSchema
 
-CONTRACTS = [PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION]
+SCHEMAS = [PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION]
 EXTRAS = {
     "number": (pa.float64(), st.floats(allow_nan=False, allow_infinity=False)),
     "text": (pa.string(), st.none() | st.text(max_size=4)),
@@ -38,7 +38,7 @@ def values_of(kind: pa.DataType) -> st.SearchStrategy[Any]:
 
 
 @st.composite
-def tables(draw: st.DrawFn, contract: Contract, least: int = 0) -> pa.Table:
+def tables(draw: st.DrawFn, contract: TableSchema, least: int = 0) -> pa.Table:
     """Return a table of `least` to 6 rows: any text and numbers, empty lists, further columns, several chunks."""
     keys = draw(st.lists(st.text(max_size=6), min_size=least, max_size=6, unique=True))
     together = {name: group for group in contract.ragged for name in group}
@@ -75,7 +75,7 @@ def with_column(table: pa.Table, name: str, values: list[Any], kind: pa.DataType
 
 
 @st.composite
-def broken(draw: st.DrawFn, contract: Contract) -> tuple[pa.Table, str, str]:
+def broken(draw: st.DrawFn, contract: TableSchema) -> tuple[pa.Table, str, str]:
     """Return a table that breaks its contract in one way, and two things of which an error names one at least:
     the column (in quotes) and the row or key."""
     table = draw(tables(contract, least=2))

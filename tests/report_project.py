@@ -9,12 +9,12 @@ from conftest import tiny_tokenizer
 
 from ppo_pipeline.storage.files import write_json
 from ppo_pipeline.tables.advantages import ADVANTAGES
-from ppo_pipeline.tables.contract import ragged
 from ppo_pipeline.tables.evaluation import EVALUATION
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rewards import REWARDS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
+from ppo_pipeline.tables.schema import ragged
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 IMAGE = "<img src=x onerror=\"document.title='hit'\">"

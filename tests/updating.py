@@ -10,9 +10,9 @@ from ppo_pipeline.models.policy import Policy, SeparateCritic
 from ppo_pipeline.models.value_head import ValueHead
 from ppo_pipeline.settings.sections import Update
 from ppo_pipeline.training.data import Sampled
+from ppo_pipeline.training.loss_inputs import LossInputs
 from ppo_pipeline.training.optimizer import make_optimizer, trained_parameters
 from ppo_pipeline.training.ppo import PPO
-from ppo_pipeline.training.targets import Targets
 
 TEMPERATURE = 0.8
 
@@ -66,15 +66,15 @@ def old_numbers(policy: Policy, data: Sampled) -> tuple[list[torch.Tensor], list
     return list(scores.logprobs.split(lengths)), values
 
 
-def make_targets(policy: Policy, data: Sampled) -> Targets:
+def make_targets(policy: Policy, data: Sampled) -> LossInputs:
     logprobs, values = old_numbers(policy, data)
     generator = torch.Generator().manual_seed(5)
     advantages = [torch.randn(len(r), generator=generator) for r in data.responses]
     returns = [torch.randn(len(r), generator=generator) for r in data.responses]
-    return Targets(logprobs, values, advantages, None if values is None else returns)
+    return LossInputs(logprobs, values, advantages, None if values is None else returns)
 
 
-def run(policy: Policy, settings: Update, data: Sampled, targets: Targets, state: TrainerState | None = None):
+def run(policy: Policy, settings: Update, data: Sampled, targets: LossInputs, state: TrainerState | None = None):
     optimizer = make_optimizer(policy, settings, state or TrainerState())
     ppo = PPO(policy, optimizer, settings, TEMPERATURE, pad_id=0)
     ppo.run(data, targets, ("seed", "r001"))

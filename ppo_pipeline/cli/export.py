@@ -6,7 +6,7 @@ import click
 
 from ..errors import PipelineError
 from ..settings.params import load_params
-from ..storage.files import whole_folder
+from ..storage.files import atomic_folder
 from .policies import BASE, check_base, policy_folder
 
 
@@ -24,7 +24,7 @@ def export(name: str, overwrite: bool, out: Path) -> None:
     folder = policy_folder(load_params(Path("params.yaml")), name)
     check_target(out, overwrite)
     model = load_merged(BASE, folder, torch.device("cpu"), saved_dtype())
-    with whole_folder(out.resolve()) as partial:
+    with atomic_folder(out.resolve()) as partial:
         model.save_pretrained(partial)
         load_tokenizer(BASE).save_pretrained(partial)
     click.echo(f"{out}: {name} merged; load it with AutoModelForCausalLM.from_pretrained({str(out)!r})")
@@ -49,7 +49,7 @@ def check_target(out: Path, overwrite: bool) -> None:
 
 
 def saved_dtype() -> "torch.dtype":  # type: ignore[name-defined]  # noqa: F821
-    """Return the number format that the base model's weights are saved in."""
+    """Return the dtype that the base model's weights are saved in."""
     import torch
     from transformers import AutoConfig
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..tables.joined import contract_of, with_neighbours
+from ..tables.joined import schema_of, with_neighbours
 
 NOT_PAIRED = ("sample_id", "prompt_text", "sample_index", "prompt_id", "prompt", "response_text", "score")
 
@@ -19,7 +19,7 @@ def paired(a: Path, b: Path) -> tuple[pa.Table | None, int]:
     """
     if not (a.is_file() and b.is_file()):
         return None, 0
-    tables = [with_neighbours(contract_of(path), contract_of(path).read(path), path) for path in (a, b)]
+    tables = [with_neighbours(schema_of(path), schema_of(path).read(path), path) for path in (a, b)]
     if not all("score" in table.column_names for table in tables):
         return None, 0
     keys = [name for name in ("prompt_id", "sample_index") if name in tables[0].column_names]

@@ -7,7 +7,7 @@ import click
 from ..errors import PipelineError, nearest
 from ..project.layout import repository_file
 from ..settings.params import SEALED, load_params, read_sealed
-from ..storage.files import whole_file
+from ..storage.files import atomic_file
 from .literal import token_text
 
 PARAMS, FOLDER = Path("params.yaml"), Path("params")
@@ -41,7 +41,7 @@ def preset(name: str | None, scaled: bool) -> None:
         click.echo(f"params.yaml is {name} already; `dvc repro` runs it")
         return
     kept = keep_former(Path(f"params.before-{name}.yaml"), list(found.values()))
-    with whole_file(PARAMS) as partial:  # replaces a link by a file: what it pointed to stays as it is
+    with atomic_file(PARAMS) as partial:  # replaces a link by a file: what it pointed to stays as it is
         partial.write_bytes(content)
     former = f", the former one is {kept}" if kept else ""
     brought = f", with {source}" if bring_prompts(source) else ""
@@ -53,7 +53,7 @@ def bring_prompts(source: Path) -> bool:
     packaged = repository_file(source.as_posix())
     if source.exists() or source.is_absolute() or not packaged.is_file():
         return False
-    with whole_file(source) as partial:
+    with atomic_file(source) as partial:
         partial.write_bytes(packaged.read_bytes())
     return True
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ..errors import PipelineError
-from ..storage.files import whole_file
+from ..storage.files import atomic_file
 
 
 @click.command()
@@ -27,7 +27,7 @@ def report(output: Path, rounds: tuple[str, ...], samples: int | None) -> None:
     found = contents(run, samples)
     text = page(found, f"PPO run of {dict(run.facts())['model']}")
     try:
-        with whole_file(output) as partial:
+        with atomic_file(output) as partial:
             partial.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise PipelineError(f"{output}: cannot be written: {error.strerror}; choose another file.") from None

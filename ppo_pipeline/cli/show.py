@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ..errors import PipelineError, nearest
 from ..project.paths import Paths
-from ..tables.joined import OF_SAMPLES, contract_of, with_neighbours
+from ..tables.joined import OF_SAMPLES, schema_of, with_neighbours
 from .printed import json_text, note, print_table
 from .selected import in_order, only_columns
 from .where import matching
@@ -44,11 +44,11 @@ def show(
     """Print rows of a table: a Parquet file, `prompts`, or of a ROUND the TABLE rollouts (or rewards, reference,
     advantages, eval). Beside a table's own columns stand those that other tables have of the same samples."""
     path = located(what, table)
-    contract = contract_of(path)
+    contract = schema_of(path)
     rollouts = path.with_name("rollouts.parquet")
     of_tokens = contract.name in OF_SAMPLES and contract.name != "rollouts"
     if sample is not None and not as_json and of_tokens and rollouts.is_file():
-        path, contract = rollouts, contract_of(rollouts)  # a sample in full is its text, whichever table was named
+        path, contract = rollouts, schema_of(rollouts)  # a sample in full is its text, whichever table was named
     own = contract.read(path)
     rows = with_neighbours(contract, own, path)
     if sample is not None:

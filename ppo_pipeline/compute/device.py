@@ -1,4 +1,4 @@
-"""Device and number format of a model, and what makes torch repeatable there."""
+"""Device and dtype of a model, and what makes torch repeatable there."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ WITHOUT_FLOAT64 = {"mps"}
 
 
 def device_and_format(device: str, dtype: str, setting: str) -> tuple[torch.device, torch.dtype]:
-    """Fix determinism for this process; return the device and the number format to use.
+    """Fix determinism for this process; return the device and the dtype to use.
 
     setting: where in params.yaml the device stands. Raises PipelineError for a device that is not there.
     """

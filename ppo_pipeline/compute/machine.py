@@ -1,4 +1,4 @@
-"""The machine as `compute` says: device, number format, threads, kernels."""
+"""The machine as `compute` says: device, dtype, threads, kernels."""
 
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ class Machine(NamedTuple):
 
 
 def set_up(compute: Compute) -> Machine:
-    """Fix threads, kernels and determinism for this process; return the device and the number format to use.
+    """Fix threads, kernels and determinism for this process; return the device and the dtype to use.
 
     Raises PipelineError for a device that is not there.
     """

@@ -1,4 +1,4 @@
-"""What happens to a response's score before it becomes a reward: missing ends, running scale, clip."""
+"""What happens to a response's score before it becomes a reward: missing EOS, running scale, clip."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating]
 
 
-def judge_missing_ends(
+def judge_missing_eos(
     scores: Floats, cut: NDArray[np.bool_], penalty: float | None, replacement: float | None
 ) -> Floats:
     """Return the scores with those of responses that were cut by length lowered by `penalty`, or replaced.

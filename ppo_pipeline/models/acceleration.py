@@ -7,19 +7,19 @@ from typing import Any
 
 from ..compute.native.row_invariant import make_row_invariant
 from .native_layers import use_native_layers
-from .packing import pack_linears, pack_policy
 from .policy import Policy
+from .prepacked import prepack_linears, prepack_policy
 
 
 def accelerate_model(model: Any) -> None:
     """Prepare a model for decoding."""
-    pack_linears(model)
+    prepack_linears(model)
     use_native_layers(model)
 
 
 def accelerate_policy(policy: Policy) -> None:
     """Prepare a policy and its critic for the training forward and its backward pass."""
-    pack_policy(policy)
+    prepack_policy(policy)
     for model in [policy.model, *([policy.separate.model] if policy.separate else ())]:
         accelerate_forward(model)
     if policy.value_head is not None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..errors import PipelineError
 from ..settings.sections import Policy as PolicySettings
-from ..storage.files import read_json, whole_folder, write_json
+from ..storage.files import atomic_folder, read_json, write_json
 from .lora import LoraLinear, add_lora, is_conv1d, merge_lora
 from .peft_names import peft_targets
 from .policy import Policy
@@ -51,7 +51,7 @@ def save_policy(policy: Policy, config: dict[str, Any], folder: Path) -> None:
     for name, layer in policy.layers.items():
         tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.lora_A.detach().cpu().contiguous()
         tensors[f"{PREFIX}{name}.lora_B.weight"] = layer.lora_B.detach().cpu().contiguous()
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         write_tensors(tensors, partial / "adapter_model.safetensors")
         write_json(partial / "adapter_config.json", config)
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import PipelineError
 from ..observe.progress import result
 from ..settings.sections import Base
-from ..storage.files import whole_folder, write_json
+from ..storage.files import atomic_folder, write_json
 from .hub import fetch_model
 from .loading import check_complete, check_supported, load_tokenizer, readable
 from .packaged import PACKAGED, fetch_packaged
@@ -48,7 +48,7 @@ def acquire_base(settings: Base, folder: Path, check: Callable[[Any], None] = ch
         check(model)
         for hint in check_tokenizer(model, tokenizer):
             result("base", hint)
-        with whole_folder(folder) as partial:
+        with atomic_folder(folder) as partial:
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
             write_json(partial / "source.json", settings.model_dump())

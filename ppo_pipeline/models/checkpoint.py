@@ -1,7 +1,7 @@
 """Checkpoints of a round: policy/ and trainer/, which hold all that training goes on from.
 
 policy/ is a PEFT adapter folder; where the whole model is trained, a plain transformers folder. trainer/ holds
-value_head.safetensors, critic.safetensors (a separate critic's LoRA or trunk), optimizer.safetensors (Adam's
+value_head.safetensors, critic.safetensors (a separate critic's LoRA or backbone), optimizer.safetensors (Adam's
 moments by parameter name) and state.json. Nothing is pickled.
 """
 
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PipelineError
-from ..storage.files import read_json, whole_folder, write_json
+from ..storage.files import atomic_folder, read_json, write_json
 from ..tables.controllers import Controllers, record_of
 from .adapter import attach_merged, attach_policy, lora_arguments, read_adapter_config, save_policy
-from .loading import hidden_width, load_model, trunk_of
+from .loading import backbone_of, hidden_width, load_model
 from .lora import add_lora, copy_with_same_weights
-from .packing import can_pack, pack
 from .policy import Policy, SeparateCritic
+from .prepacked import can_prepack, pack
 from .tensors import read_tensors, write_tensors
 from .value_head import ValueHead
 
@@ -49,7 +49,7 @@ def load_merged(base: Path, folder: Path, device: torch.device, dtype: torch.dty
     """Return a round's policy as one plain model; `packed` if it is to be decoded with, for acceleration.py."""
 
     def merge(model: Any, adapter: Path) -> None:
-        attach_merged(model, adapter, *([pack] if packed and can_pack(model) else []))
+        attach_merged(model, adapter, *([pack] if packed and can_prepack(model) else []))
 
     return load_unmerged(base, folder, device, dtype, merge)
 
@@ -81,7 +81,7 @@ def load_checkpoint(
     separate = None
     if critic == "separate":
         separate = SeparateCritic(load_model(base, device, dtype), {})
-        trunk_of(separate.model).requires_grad_(True)
+        backbone_of(separate.model).requires_grad_(True)
     return _with_values(Policy(model, {}, _head(model, critic), separate), trainer), state
 
 
@@ -132,7 +132,7 @@ def save_trainer(policy: Policy, state: TrainerState, folder: Path) -> None:
     values = policy.value_parameters()
     numbers = asdict(replace(state, moments={}))  # asdict copies all that it finds, whole tensors too
     del numbers["moments"]
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         for start, file in ((HEAD, "value_head.safetensors"), (CRITIC, "critic.safetensors")):
             part = {n: p for n, p in values.items() if n.startswith(start)}
             if part:
@@ -146,7 +146,7 @@ def save_checkpoint(policy: Policy, state: TrainerState, parent: Path, folder: P
     if policy.layers:
         save_policy(policy, read_adapter_config(parent), folder)
     else:
-        with whole_folder(folder) as partial:
+        with atomic_folder(folder) as partial:
             copy_model_files(parent, partial, weights=False)
             policy.model.save_pretrained(partial)
     save_trainer(policy, state, trainer)

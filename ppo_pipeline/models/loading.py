@@ -20,7 +20,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype | Literal["auto"]) -> Any:
     """Return the causal language model at `folder` in evaluation mode, its weights frozen.
 
-    dtype: auto leaves the number format that the weights are saved in.
+    dtype: auto leaves the dtype that the weights are saved in.
     Code that the folder brings along runs only where its source.json and params.yaml allow it.
     """
     from transformers import AutoModelForCausalLM
@@ -93,14 +93,14 @@ def read_source(folder: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def trunk_of(model: Any) -> nn.Module:
+def backbone_of(model: Any) -> nn.Module:
     """Return the part of a causal language model below its head: token ids to last hidden states."""
     from transformers import PreTrainedModel
 
-    trunk: nn.Module = model.base_model
-    if trunk is not model:
-        return trunk
-    return next((part for part in model.children() if isinstance(part, PreTrainedModel)), trunk)
+    backbone: nn.Module = model.base_model
+    if backbone is not model:
+        return backbone
+    return next((part for part in model.children() if isinstance(part, PreTrainedModel)), backbone)
 
 
 def head_of(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -124,7 +124,7 @@ def text_config(model: Any) -> Any:
 
 
 def hidden_width(model: Any) -> int:
-    """Return the width of the trunk's last hidden states, which the head and a value head take.
+    """Return the width of the backbone's last hidden states, which the head and a value head take.
 
     Some architectures project the last block's (OPT's `word_embed_proj_dim`), so that no name in the config is sure.
     """
@@ -137,7 +137,7 @@ def rows_of(model: Any) -> int:
 
 
 def check_supported(model: Any) -> None:
-    """Raise PipelineError unless logits are head(trunk(ids)) / logit_divisor, as every logprob here assumes.
+    """Raise PipelineError unless logits are head(backbone(ids)) / logit_divisor, as every logprob here assumes.
 
     Some architectures cap logits after the head; a forward over a few tokens tells.
     """
@@ -149,7 +149,7 @@ def check_supported(model: Any) -> None:
     with torch.no_grad():
         expected = model(input_ids=ids, use_cache=False).logits
         weight, bias = head_of(model)
-        hidden = trunk_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+        hidden = backbone_of(model)(input_ids=ids, use_cache=False).last_hidden_state
         found = torch.nn.functional.linear(hidden, weight, bias) / logit_divisor(model)
     if expected.shape != found.shape or not torch.allclose(expected.float(), found.float(), rtol=1e-2, atol=1e-2):
         raise PipelineError(

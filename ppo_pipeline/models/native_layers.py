@@ -13,7 +13,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..compute.native.operations import LANES, rms_norm, rotary, serves, silu_times
-from .loading import text_config, trunk_of
+from .loading import backbone_of, text_config
 from .reach import sliding_window
 
 ATTENTIONS = ("LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention")
@@ -80,11 +80,11 @@ def use_native_layers(model: Any) -> None:
     """Replace what can be replaced in a causal language model; nothing without kernels for its device and format."""
     if not serves(model.device, model.dtype):
         return
-    trunk, window = trunk_of(model), sliding_window(model)
+    backbone, window = backbone_of(model), sliding_window(model)
     generator = torch.Generator().manual_seed(0)
     tried: dict[tuple[Any, ...], bool] = {}
     forward: _Norm | _GatedMlp | _Attention
-    for module in trunk.modules():
+    for module in backbone.modules():
         kind, names = type(module).__name__, {name for name, _ in module.named_children()}
         if any(p.dtype != model.dtype for p in module.parameters(recurse=False)):
             continue  # the kernels read every number in the model's format
@@ -94,10 +94,10 @@ def use_native_layers(model: Any) -> None:
         elif names == {"gate_proj", "up_proj", "down_proj", "act_fn"} and "SiLU" in type(module.act_fn).__name__:
             width = text_config(model).hidden_size
             forward, inputs = _GatedMlp(module), {"x": _random(model, width, generator)}
-        elif kind in ATTENTIONS and hasattr(trunk, "rotary_emb") and module.head_dim % LANES == 0 and not window:
+        elif kind in ATTENTIONS and hasattr(backbone, "rotary_emb") and module.head_dim % LANES == 0 and not window:
             width = text_config(model).hidden_size
             hidden = _random(model, width, generator)
-            turns = trunk.rotary_emb(hidden, torch.arange(TOKENS)[None])
+            turns = backbone.rotary_emb(hidden, torch.arange(TOKENS)[None])
             inputs = {"hidden_states": hidden, "position_embeddings": turns, "attention_mask": None}
             forward = _Attention(module)
         else:

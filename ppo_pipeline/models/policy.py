@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from .checkpointing import checkpoint_blocks
-from .end_to_end import Layout, hidden_end_to_end, lay_end_to_end
-from .loading import head_of, logit_divisor, trunk_of
+from .loading import backbone_of, head_of, logit_divisor
 from .logprobs import token_logprobs
 from .lora import LoraLinear, lora_off
+from .packed import Layout, packed_hidden, packed_layout
 from .value_head import ValueHead
 
 # Elementwise operations of torch may round the numbers behind the last whole vector differently, and attention over
@@ -19,7 +19,7 @@ PAD_MULTIPLE = 16
 
 
 class Sequences(NamedTuple):
-    """Prompts with responses: laid end to end in one row behind their common prefix, or one row each.
+    """Prompts with responses: packed in one row behind their common prefix, or one row each.
 
     ids: (1, N) or, padded on the right, (B, T) token ids; a causal model never sees the padding. starts: (B,) place of
     each sequence in the flattened ids; prompt_lengths (less the prefix), response_lengths: (B,). These three are on
@@ -48,7 +48,7 @@ class Scores(NamedTuple):
 
 @dataclass
 class SeparateCritic:
-    """A trunk of the critic's own: LoRA over the policy's very base weights, or with `layers` empty a whole model."""
+    """A backbone of the critic's own: LoRA over the policy's base weights, or with `layers` empty a whole model."""
 
     model: Any
     layers: dict[str, LoraLinear]
@@ -78,7 +78,7 @@ class Policy:
             return {}
         named = {f"value_head.{name}": p for name, p in self.value_head.named_parameters()}
         if self.separate is not None:
-            own = lora_parameters(self.separate.layers) or dict(trunk_of(self.separate.model).named_parameters())
+            own = lora_parameters(self.separate.layers) or dict(backbone_of(self.separate.model).named_parameters())
             named |= {f"critic.{name}": p for name, p in own.items()}
         return named
 
@@ -125,8 +125,8 @@ def lora_parameters(layers: dict[str, LoraLinear]) -> dict[str, nn.Parameter]:
 def hidden_states(model: Any, batch: Sequences) -> Tensor:
     """Return the model's last hidden states, flattened (B T, H)."""
     if batch.layout is not None:
-        return hidden_end_to_end(model, batch.ids, batch.layout)[0]
-    hidden: Tensor = trunk_of(model)(input_ids=batch.ids, use_cache=False).last_hidden_state
+        return packed_hidden(model, batch.ids, batch.layout)[0]
+    hidden: Tensor = backbone_of(model)(input_ids=batch.ids, use_cache=False).last_hidden_state
     return hidden.flatten(0, 1)
 
 
@@ -160,9 +160,7 @@ def pad(prompts: list[Tensor], responses: list[Tensor], pad_id: int, device: tor
     return Sequences(ids.to(device), torch.arange(len(rows)) * width, _lengths(prompts), _lengths(responses))
 
 
-def end_to_end(
-    prompts: list[Tensor], responses: list[Tensor], pad_id: int, device: torch.device, prefix: int
-) -> Sequences:
+def pack(prompts: list[Tensor], responses: list[Tensor], pad_id: int, device: torch.device, prefix: int) -> Sequences:
     """Lay each prompt with its response one behind the other; the first `prefix` tokens, the same in all, come once."""
     before, after = _lengths(prompts) - prefix, _lengths(responses)
     lengths = before + after
@@ -171,7 +169,7 @@ def end_to_end(
     ids = torch.full((1, total), pad_id)
     ids[0, : prefix + int(lengths.sum())] = torch.cat(tokens).long()
     width = _multiple(int(lengths.max()) + prefix) - prefix
-    layout = lay_end_to_end(lengths, prefix, total, width, device)
+    layout = packed_layout(lengths, prefix, total, width, device)
     return Sequences(ids.to(device), prefix + lengths.cumsum(0) - lengths, before, after, layout)
 
 

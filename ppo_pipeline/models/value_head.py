@@ -1,4 +1,4 @@
-"""The value head: one linear map from the trunk's last hidden state to a scalar."""
+"""The value head: one linear map from the backbone's last hidden state to a scalar."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class ValueHead(nn.Module):
-    """V = w h + b, in fp32 whatever the trunk's dtype. Starts at 0; `init_value_head` draws other weights."""
+    """V = w h + b, in fp32 whatever the backbone's dtype. Starts at 0; `init_value_head` draws other weights."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()

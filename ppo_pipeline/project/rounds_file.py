@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import PipelineError, nearest
 from ..settings.params import ROOT, SEALED, load_params, read_sealed
-from ..storage.files import whole_file
+from ..storage.files import atomic_file
 
 
 class RoundsFile:
@@ -76,7 +76,7 @@ class RoundsFile:
         """Write the file, whole or not at all, once its new text has been read and checked as params.yaml is."""
         text = self._new_text()
         target = self.path.resolve()  # a link stays a link
-        with whole_file(target) as partial:
+        with atomic_file(target) as partial:
             partial.write_bytes(text.encode("utf-8"))
             partial.chmod(target.stat().st_mode)
             try:

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 
 from ..tables.advantages import ADVANTAGES
-from ..tables.contract import lengths
 from ..tables.joined import last_user_messages, sequence_kl
 from ..tables.reference import REFERENCE
 from ..tables.rewards import REWARDS
 from ..tables.rollouts import ROLLOUTS
+from ..tables.schema import lengths
 from .run import Run
 
 

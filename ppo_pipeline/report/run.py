@@ -8,7 +8,7 @@ import pyarrow as pa
 from ..errors import PipelineError, nearest
 from ..project.paths import Paths
 from ..settings.params import ROOT, load_params
-from ..tables.contract import Contract, TableError
+from ..tables.schema import TableError, TableSchema
 from .branches import lines_of
 
 FILES = {"evaluation": "eval.parquet"}  # the others are called like their contract
@@ -32,11 +32,11 @@ class Run:
         self.notes: list[str] = []
         self._missing: dict[str, list[str]] = {}
 
-    def path(self, contract: Contract, name: str) -> Path:
+    def path(self, contract: TableSchema, name: str) -> Path:
         """Return where round `name` has this table."""
         return Paths(name, root=self.root).folder / FILES.get(contract.name, f"{contract.name}.parquet")
 
-    def read(self, contract: Contract, name: str, beside: pa.Table | None = None) -> pa.Table | None:
+    def read(self, contract: TableSchema, name: str, beside: pa.Table | None = None) -> pa.Table | None:
         """Return a round's table; None, and a note, where it is missing or unreadable, or of other samples."""
         path = self.path(contract, name)
         shown = path.relative_to(self.root)

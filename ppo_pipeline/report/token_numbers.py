@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..tables.contract import flat
+from ..tables.schema import flat
 from .round_data import RoundData
 from .token_texts import TokenTexts
 

@@ -29,7 +29,7 @@ class Scratch:
     """The scratch folder of one stage of one round.
 
     inputs: files and folders that the stage reads; one that is absent counts as such. machine: what else decides the
-    numbers (device, number format, threads).
+    numbers (device, dtype, threads).
     """
 
     def __init__(self, stage: str, round_name: str, inputs: Iterable[Path], *machine: object) -> None:

@@ -16,12 +16,12 @@ from ..compute.native.operations import serves, token_logprobs
 from ..errors import PipelineError
 from ..models.acceleration import accelerate_forward, accelerate_model
 from ..models.checkpoint import load_merged, load_unmerged
-from ..models.end_to_end import attend_by_layout, can_lay_end_to_end
 from ..models.loading import head_of
 from ..models.logprobs import head_logits
-from ..models.packing import pack_linears
-from ..models.policy import end_to_end, model_logprobs
+from ..models.packed import attend_by_layout, can_pack
+from ..models.policy import model_logprobs, pack
 from ..models.prefix import LEAST_PREFIX, common_prefix
+from ..models.prepacked import prepack_linears
 from .cache import SlotCache
 from .decoder import Decoder
 from .draw import Drawn
@@ -50,7 +50,7 @@ def load_sampler(
             "it to false."
         )
     model = load_unmerged(base, policy, device, dtype)
-    pack_linears(model, training=True)
+    prepack_linears(model, training=True)
     accelerate_forward(model)
     check_batch_invariant(model)
     return model, BatchInvariantDecoder
@@ -66,7 +66,7 @@ class BatchInvariantDecoder(Decoder):
 
     def _run_prompts(self, cache: SlotCache, prompts: list[tuple[int, ...]], rows: Tensor) -> Tensor:
         ids, nothing = [torch.tensor(p) for p in prompts], torch.empty(0, dtype=torch.int64)
-        batch = end_to_end(ids, [nothing] * len(ids), 0, self.device, cache.prefix_length)
+        batch = pack(ids, [nothing] * len(ids), 0, self.device, cache.prefix_length)
         assert batch.layout is not None
         attend_by_layout(self.model)
         cache.prefill(rows, batch.layout)
@@ -90,7 +90,7 @@ def check_batch_invariant(model: Any) -> None:
         f"params.yaml: compute.batch_invariant: {type(model).__name__} has parts whose bits depend on the batch here; "
         "set it to false."
     )
-    if not can_lay_end_to_end(model):
+    if not can_pack(model):
         raise failed
     prompts = prompts_to_try(model)
     requests = [Request(ids, uniforms(0, str(i), TRIED_TOKENS)) for i, ids in enumerate(prompts)]
@@ -98,6 +98,6 @@ def check_batch_invariant(model: Any) -> None:
         BatchInvariantDecoder(model, (), TRIED_TOKENS, 1.0, slots).decode(requests) for slots in (2, len(prompts))
     )
     tensors = [torch.tensor(ids) for ids in prompts], [torch.tensor(c.ids) for c in many]
-    expected = model_logprobs(model, end_to_end(*tensors, 0, model.device, 0), 1.0)
+    expected = model_logprobs(model, pack(*tensors, 0, model.device, 0), 1.0)
     if few != many or expected.tolist() != [x for c in many for x in c.logprobs]:
         raise failed

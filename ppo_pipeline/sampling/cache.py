@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from ..compute.native.operations import attend_step
-from ..models.end_to_end import Layout
+from ..models.packed import Layout
 
 
 class SlotCache(Cache):
@@ -41,7 +41,7 @@ class SlotCache(Cache):
     def prefill(self, rows: Tensor, layout: Layout | None = None) -> None:
         """The next forward runs prompts without the common prefix, and fills slots `rows` (n,), the prefix included.
 
-        layout: the prompts are laid end to end in one row, behind the prefix.
+        layout: the prompts are packed in one row, behind the prefix.
         """
         self._rows, self._positions, self._is_prefix, self._layout = rows, None, False, layout
 
@@ -123,9 +123,9 @@ class SlotCache(Cache):
         return self.get_seq_length() + queries, first
 
 
-def cache_name(trunk: Any) -> str:
+def cache_name(backbone: Any) -> str:
     """Return what a model's forward calls its cache: `past_key_values`, since transformers 5.24 `cache`."""
-    return "cache" if "cache" in inspect.signature(trunk.forward).parameters else "past_key_values"
+    return "cache" if "cache" in inspect.signature(backbone.forward).parameters else "past_key_values"
 
 
 def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:

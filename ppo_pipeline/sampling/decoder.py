@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PipelineError
-from ..models.loading import logit_divisor, trunk_of
+from ..models.loading import backbone_of, logit_divisor
 from ..models.prefix import LEAST_PREFIX, causal_mask, common_prefix
 from ..models.reach import borders
 from ..resume.snapshots import Snapshots
@@ -53,8 +53,8 @@ class Decoder:
         truncation: Truncation | None = None,
     ) -> None:
         self.model = model
-        self.trunk = trunk_of(model)
-        self.cache_name = cache_name(self.trunk)
+        self.backbone = backbone_of(model)
+        self.cache_name = cache_name(self.backbone)
         self.masks = Masks(model)
         self.head = model.get_output_embeddings()
         self.stop_ids = frozenset(stop_ids)
@@ -187,7 +187,7 @@ class Decoder:
         return self._logits(hidden[:, -1])
 
     def _run(self, cache: SlotCache, **inputs: Any) -> Tensor:
-        hidden: Tensor = self.trunk(use_cache=True, **{self.cache_name: cache}, **inputs).last_hidden_state
+        hidden: Tensor = self.backbone(use_cache=True, **{self.cache_name: cache}, **inputs).last_hidden_state
         if not cache.keys and not cache.prefix:
             raise PipelineError(
                 f"base.model: the layers of {type(self.model).__name__} gave the decoder's cache no keys and values, "

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.loading import text_config, trunk_of
+from ..models.loading import backbone_of, text_config
 
 
 class Masks:
@@ -17,7 +17,7 @@ class Masks:
 
     def __init__(self, model: Any) -> None:
         config = text_config(model)
-        self.by_key = bool(getattr(config, "alibi", hasattr(trunk_of(model), "build_alibi_tensor")))
+        self.by_key = bool(getattr(config, "alibi", hasattr(backbone_of(model), "build_alibi_tensor")))
         self.additive = getattr(config, "_attn_implementation", None) == "eager"
         self.dtype = model.dtype
 

@@ -86,7 +86,7 @@ class Policy(Section):
         description="lora: an adapter beside the frozen base; full: all of the model's weights"
     )
     critic: Literal["shared", "separate", "none"] = Field(
-        description="shared: a value head on the policy's last hidden state; separate: on a trunk of its own (with "
+        description="shared: a value head on the policy's last hidden state; separate: on a backbone of its own (with "
         "LoRA an adapter of its own over the same base, else a second model); none: for estimators without values"
     )
     value_head_init: Literal["zero", "normal", "uniform"] = Field(
@@ -134,7 +134,7 @@ class Compute(Section):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(description="auto takes cuda, then mps, then cpu")
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
-        description="Number format of the base model; auto takes bf16 where the machine computes it fast, else fp32. "
+        description="Dtype of the base model; auto takes bf16 where the machine computes it fast, else fp32. "
         "fp16 scales the update's loss; for GPUs without bf16"
     )
     threads: int = Field(description="CPU threads; 0 leaves torch's choice. Another number can change rounding", ge=0)
@@ -211,10 +211,10 @@ class Advantage(Section):
         description="Adaptive kl_coef: it is steered to this KL in nats per response (Ziegler et al. 2019); null: fixed"
     )
     kl_horizon: Count = Field(description="Adaptive kl_coef: samples over which it moves by the relative error")
-    missing_end_penalty: NonNegative | None = Field(
+    missing_eos_penalty: NonNegative | None = Field(
         description="Subtracted from the score of a response that was cut by length; null: nothing"
     )
-    missing_end_score: float | None = Field(
+    missing_eos_score: float | None = Field(
         description="Score that replaces that of a response cut by length; null: none does"
     )
     score_scaling: Literal["none", "scale", "norm"] = Field(
@@ -238,8 +238,8 @@ class Advantage(Section):
 
     @model_validator(mode="after")
     def _settings_agree(self) -> "Advantage":
-        if self.missing_end_penalty is not None and self.missing_end_score is not None:
-            raise ValueError("missing_end_penalty subtracts, missing_end_score replaces; set one of them to null")
+        if self.missing_eos_penalty is not None and self.missing_eos_score is not None:
+            raise ValueError("missing_eos_penalty subtracts, missing_eos_score replaces; set one of them to null")
         if self.kl_target is not None and self.kl_coef == 0:
             raise ValueError("kl_target multiplies kl_coef, and 0 stays 0; set kl_coef above 0")
         if (text := whitening_fault(self.estimator, self.whiten_advantages)) is not None:

@@ -15,7 +15,7 @@ from ..errors.machine_faults import WRITING
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success it replaces `path`, on failure it is removed."""
     with _noted(path):
         partial, _ = _places(path)
@@ -27,7 +27,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` to fill; on success it replaces `path`, on failure it is removed.
 
     A folder cannot be replaced by one rename where it already exists, so the old one is moved aside first
@@ -63,7 +63,7 @@ def _noted(path: Path) -> Iterator[None]:
 def _places(path: Path) -> list[Path]:
     """Return where to write, and where to move the old output aside; clear what killed writers of `path` left.
 
-    Killed between the two renames of `whole_folder`, a writer left the only copy aside: that one comes back.
+    Killed between the two renames of `atomic_folder`, a writer left the only copy aside: that one comes back.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     name = re.compile(rf"\.{re.escape(path.name)}\.(partial|old)-(\d+)")
@@ -118,7 +118,7 @@ def read_json(path: Path, cure: str = "delete it and rerun") -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all; non-finite numbers are refused (ValueError)."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

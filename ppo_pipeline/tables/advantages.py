@@ -2,11 +2,11 @@
 
 import pyarrow as pa
 
-from .contract import Contract, field
+from .schema import TableSchema, field
 
 FLOATS = pa.list_(pa.float32())
 
-ADVANTAGES = Contract(
+ADVANTAGES = TableSchema(
     name="advantages",
     version=2,
     schema=pa.schema(

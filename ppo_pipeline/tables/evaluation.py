@@ -2,9 +2,9 @@
 
 import pyarrow as pa
 
-from .contract import Contract, field
+from .schema import TableSchema, field
 
-EVALUATION = Contract(
+EVALUATION = TableSchema(
     name="evaluation",
     version=1,
     schema=pa.schema(

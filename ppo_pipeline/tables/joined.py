@@ -12,20 +12,20 @@ import pyarrow.parquet as pq
 
 from ..errors import PipelineError
 from .advantages import ADVANTAGES
-from .contract import NAME_KEY, Contract, flat, lengths
 from .evaluation import EVALUATION
 from .prompts import PROMPTS
 from .reference import REFERENCE
 from .rewards import REWARDS
 from .rollouts import ROLLOUTS
+from .schema import NAME_KEY, TableSchema, flat, lengths
 
-CONTRACTS = {c.name: c for c in (PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION)}
+SCHEMAS = {c.name: c for c in (PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION)}
 OF_SAMPLES = ("rollouts", "reference", "advantages", "rewards")  # one row per sample, in <name>.parquet
 OF_ROLLOUTS = ("prompt_id", "response_text", "finish_reason")
 ADDED = ("prompt", "tokens", "kl", "value", "entropy", "advantage")
 
 
-def contract_of(path: Path) -> Contract:
+def schema_of(path: Path) -> TableSchema:
     """Return the contract that the file's metadata names."""
     try:
         metadata = pq.read_schema(path).metadata or {}
@@ -34,9 +34,9 @@ def contract_of(path: Path) -> Contract:
     except (pa.ArrowException, OSError) as error:
         raise PipelineError(f"{path}: not a readable Parquet file: {error}") from None
     name = metadata.get(NAME_KEY, b"").decode()
-    if name not in CONTRACTS:
-        raise PipelineError(f"{path}: not a table of this pipeline (they are: {', '.join(CONTRACTS)}).")
-    return CONTRACTS[name]
+    if name not in SCHEMAS:
+        raise PipelineError(f"{path}: not a table of this pipeline (they are: {', '.join(SCHEMAS)}).")
+    return SCHEMAS[name]
 
 
 def data_folder(path: Path) -> Path:
@@ -45,7 +45,7 @@ def data_folder(path: Path) -> Path:
     return parents[2] if len(parents) > 2 and parents[1].name == "rounds" else Path("data")
 
 
-def with_neighbours(contract: Contract, table: pa.Table, path: Path) -> pa.Table:
+def with_neighbours(contract: TableSchema, table: pa.Table, path: Path) -> pa.Table:
     """Add the prompt, the number of tokens, and what the tables in the same folder say of a sample.
 
     kl is the sum over a response's tokens; value, entropy and advantage are means. A reward component that is called
@@ -57,7 +57,7 @@ def with_neighbours(contract: Contract, table: pa.Table, path: Path) -> pa.Table
     if contract.name not in OF_SAMPLES:
         return table
     found = {
-        name: table if name == contract.name else neighbour(CONTRACTS[name], path.with_name(f"{name}.parquet"), table)
+        name: table if name == contract.name else neighbour(SCHEMAS[name], path.with_name(f"{name}.parquet"), table)
         for name in OF_SAMPLES
     }
     table = renamed_components(table, len(REWARDS.schema.names)) if contract is REWARDS else table
@@ -91,12 +91,12 @@ def texts(table: pa.Table, path: Path) -> dict[str, Any]:
 
 def renamed_components(table: pa.Table, fixed: int) -> pa.Table:
     """Return `table` with those columns after the `fixed` ones renamed that would stand twice after joining."""
-    taken = {name for of in OF_SAMPLES for name in CONTRACTS[of].schema.names} | {*ADDED}
+    taken = {name for of in OF_SAMPLES for name in SCHEMAS[of].schema.names} | {*ADDED}
     extra = [f"reward.{name}" if name in taken else name for name in table.column_names[fixed:]]
     return table.rename_columns([*table.column_names[:fixed], *extra])
 
 
-def neighbour(contract: Contract, path: Path, table: pa.Table) -> pa.Table | None:
+def neighbour(contract: TableSchema, path: Path, table: pa.Table) -> pa.Table | None:
     """Return the table at `path` where it is there and holds the same samples as `table`."""
     if not path.is_file():
         return None

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .contract import Contract, TableError, field
+from .schema import TableError, TableSchema, field
 
 MESSAGE = pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())])
 SPLITS = ("train", "heldout")
@@ -18,7 +18,7 @@ def _check(table: pa.Table, source: str) -> None:
         )
 
 
-PROMPTS = Contract(
+PROMPTS = TableSchema(
     name="prompts",
     version=1,
     schema=pa.schema(

@@ -2,11 +2,11 @@
 
 import pyarrow as pa
 
-from .contract import Contract, field
+from .schema import TableSchema, field
 
 FLOATS = pa.list_(pa.float32())
 
-REFERENCE = Contract(
+REFERENCE = TableSchema(
     name="reference",
     version=3,
     schema=pa.schema(

@@ -2,9 +2,9 @@
 
 import pyarrow as pa
 
-from .contract import Contract, field
+from .schema import TableSchema, field
 
-REWARDS = Contract(
+REWARDS = TableSchema(
     name="rewards",
     version=1,
     schema=pa.schema(

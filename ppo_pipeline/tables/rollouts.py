@@ -2,12 +2,12 @@
 
 import pyarrow as pa
 
-from .contract import Contract, field
+from .schema import TableSchema, field
 
 TOKENS = pa.list_(pa.int32())
 FLOATS = pa.list_(pa.float32())
 
-ROLLOUTS = Contract(
+ROLLOUTS = TableSchema(
     name="rollouts",
     version=2,
     schema=pa.schema(

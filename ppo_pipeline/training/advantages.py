@@ -12,7 +12,7 @@ from ..maths.kl import kl_estimate
 from ..maths.masked import whiten, whiten_each
 from ..maths.rewards import kl_penalties, token_rewards
 from ..maths.schedule import adapted_kl_coef
-from ..maths.scores import judge_missing_ends, merged_moments, scaled
+from ..maths.scores import judge_missing_eos, merged_moments, scaled
 from ..settings.sections import Advantage
 from ..tables.controllers import Controllers
 
@@ -90,8 +90,8 @@ def advantages_of(r: Responses, s: Advantage, state: Controllers) -> Advantages:
 def shaped_scores(
     scores: Floats, cut: NDArray[np.bool_], s: Advantage, state: Controllers
 ) -> tuple[Floats, Controllers]:
-    """Return the scores as they enter the reward: missing ends judged, then scaled, then clipped."""
-    shaped = judge_missing_ends(scores, cut, s.missing_end_penalty, s.missing_end_score)
+    """Return the scores as they enter the reward: missing EOS judged, then scaled, then clipped."""
+    shaped = judge_missing_eos(scores, cut, s.missing_eos_penalty, s.missing_eos_score)
     if s.score_scaling != "none":
         moments = merged_moments(state.score_count, state.score_mean, state.score_variance, shaped)
         state = replace(state, score_count=moments[0], score_mean=moments[1], score_variance=moments[2])

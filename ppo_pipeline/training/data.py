@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..models.policy import Sequences, end_to_end, pad
+from ..models.policy import Sequences, pack, pad
 from ..models.prefix import LEAST_PREFIX, common_prefix
-from ..tables.contract import flat, lengths
+from ..tables.schema import flat, lengths
 from .batches import by_token_budget
 
 
@@ -18,14 +18,14 @@ from .batches import by_token_budget
 class Sampled:
     """Prompts and responses as token ids (int32).
 
-    laid_end_to_end: batches are one row without padding, of which the first `prefix` tokens are common to all
+    packed: batches are one row without padding, of which the first `prefix` tokens are common to all
     prompts; else they are padded, one row for each sample.
     """
 
     sample_ids: list[str]
     prompts: list[Tensor]
     responses: list[Tensor]
-    laid_end_to_end: bool = False
+    packed: bool = False
     prefix: int = 0
 
     @property
@@ -36,13 +36,13 @@ class Sampled:
     def sequences(self, indices: NDArray[np.int64], pad_id: int, device: torch.device) -> Sequences:
         """Return the chosen samples as one batch."""
         prompts, responses = ([column[i] for i in indices] for column in (self.prompts, self.responses))
-        if self.laid_end_to_end:
-            return end_to_end(prompts, responses, pad_id, device, self.prefix)
+        if self.packed:
+            return pack(prompts, responses, pad_id, device, self.prefix)
         return pad(prompts, responses, pad_id, device)
 
     def batches(self, indices: NDArray[np.int64], budget: int) -> list[NDArray[np.int64]]:
         """Return `indices` in batches of similar length of at most `budget` tokens, padding included."""
-        parts = by_token_budget(self.total_lengths[indices], budget, self.prefix, padded=not self.laid_end_to_end)
+        parts = by_token_budget(self.total_lengths[indices], budget, self.prefix, padded=not self.packed)
         return [indices[part] for part in parts]
 
 
@@ -65,15 +65,15 @@ class Padding:
         return round(1 - self.tokens / self.places, 4) if self.places else 0.0
 
 
-def sampled(rollouts: pa.Table, laid_end_to_end: bool = False, share_prefix: bool = False) -> Sampled:
+def sampled(rollouts: pa.Table, packed: bool = False, share_prefix: bool = False) -> Sampled:
     """Return the token ids of a rollouts table; with `share_prefix` the prompts' common start runs once a batch."""
-    share = laid_end_to_end and share_prefix
+    share = packed and share_prefix
     common = common_prefix(rollouts.column("prompt_ids").to_pylist()) if share else 0
     return Sampled(
         rollouts.column("sample_id").to_pylist(),
         split(rollouts, "prompt_ids"),
         split(rollouts, "response_ids"),
-        laid_end_to_end,
+        packed,
         common if common >= LEAST_PREFIX else 0,
     )
 

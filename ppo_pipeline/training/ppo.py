@@ -15,8 +15,8 @@ from ..resume.snapshots import Snapshots
 from ..settings.sections import Update
 from .batches import generator, shuffled_minibatches
 from .data import Padding, Sampled
+from .loss_inputs import LossInputs
 from .optimizer import trained_parameters
-from .targets import Targets
 from .update_state import Position, load_state, save_state
 
 FIRST_LOSS_SCALE, LEAST_LOSS_SCALE = 65536.0, 1.0
@@ -61,7 +61,7 @@ class PPO:
     def run(
         self,
         data: Sampled,
-        targets: Targets,
+        targets: LossInputs,
         seed_key: tuple[object, ...],
         on_step: Callable[[int, int], None] = lambda samples, tokens: None,
         snapshots: Snapshots | None = None,
@@ -98,7 +98,7 @@ class PPO:
         for layer in self.policy.all_layers():
             layer.dropout.eval()
 
-    def _step(self, data: Sampled, targets: Targets, indices: NDArray) -> int:
+    def _step(self, data: Sampled, targets: LossInputs, indices: NDArray) -> int:
         """One optimizer step, or none where the minibatch is beyond target_kl; return its tokens.
 
         The loss is the mean over the whole minibatch, however it is cut up.
@@ -147,7 +147,7 @@ class PPO:
         return {"token_mean": tokens, "sequence_mean": samples, "fixed_length": samples * self.max_new_tokens}[how]
 
     def _microbatch(
-        self, data: Sampled, targets: Targets, indices: NDArray, sums: dict[str, float]
+        self, data: Sampled, targets: LossInputs, indices: NDArray, sums: dict[str, float]
     ) -> tuple[Tensor, float, Tensor]:
         """Return the loss summed over the microbatch's tokens, its number, and the ratios; add statistics to `sums`."""
         s, batch = self.settings, targets.take(indices, self.device)
@@ -240,7 +240,7 @@ def gradient_norm(parameters: list[Tensor]) -> Tensor:
 
 
 def loss_scaler(device: torch.device, dtype: torch.dtype, scale: float | None, streak: int) -> torch.amp.GradScaler:
-    """Return the scaler of fp16's loss as it was left, or one that does nothing for other number formats."""
+    """Return the scaler of fp16's loss as it was left, or one that does nothing for other dtypes."""
     if dtype != torch.float16:
         return torch.amp.GradScaler(device.type, enabled=False)
     scaler = torch.amp.GradScaler(device.type, init_scale=scale or FIRST_LOSS_SCALE)

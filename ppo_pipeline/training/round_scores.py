@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from ..models.acceleration import accelerate_forward, accelerate_policy
 from ..models.checkpoint import load_checkpoint
-from ..models.end_to_end import can_lay_end_to_end
 from ..models.loading import load_model
+from ..models.packed import can_pack
 from ..models.policy import Policy, model_logprobs
 from ..observe.counter import Counter
 from ..resume.kept_batches import KeptBatches
 from ..resume.snapshots import Snapshots
 from ..settings.sections import Reference
-from ..tables.contract import lengths
+from ..tables.schema import lengths
 from .data import Padding, Sampled, sampled
 
 Floats = NDArray[np.float32]
@@ -56,7 +56,7 @@ class RoundScorer:
         """Return the scores of a round's responses, once; `counter` counts each response twice."""
         policy = self.policy
         assert policy is not None
-        data = sampled(rollouts, can_lay_end_to_end(policy.model), s.share_prefix)
+        data = sampled(rollouts, can_pack(policy.model), s.share_prefix)
         counts = lengths(rollouts, "response_ids")
         offsets = np.concatenate([[0], np.cumsum(counts)])
         columns = {n: np.zeros(offsets[-1], np.float32) for n in ("policy", "reference", "values", "entropy")}

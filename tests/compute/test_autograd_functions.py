@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import ppo_pipeline
 from ppo_pipeline.compute.native import attention, library, operations, row_invariant
-from ppo_pipeline.models import end_to_end, logprobs, lora, packing
+from ppo_pipeline.models import logprobs, lora, packed, prepacked
 
 IN, OUT, ROWS = 32, 48, 16
 
@@ -30,15 +30,15 @@ def linear(dtype: torch.dtype = torch.float32) -> torch.nn.Linear:
     return torch.nn.Linear(IN, OUT, bias=False).to(dtype).requires_grad_(False)
 
 
-def layout() -> end_to_end.Layout:
-    return end_to_end.lay_end_to_end(torch.tensor([5, 7]), 0, ROWS, 16, torch.device("cpu"))
+def layout() -> packed.Layout:
+    return packed.packed_layout(torch.tensor([5, 7]), 0, ROWS, 16, torch.device("cpu"))
 
 
-def packed() -> torch.Tensor:
+def frozen_product() -> torch.Tensor:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("no packed weights on this machine")
-    layer = packing.PackedLinear(linear(torch.bfloat16))
-    return packing._FrozenProduct.apply(leaf(2, 8, IN, dtype=torch.bfloat16), layer)
+    layer = prepacked.PrepackedLinear(linear(torch.bfloat16))
+    return prepacked._FrozenProduct.apply(leaf(2, 8, IN, dtype=torch.bfloat16), layer)
 
 
 def scores() -> torch.Tensor:
@@ -48,12 +48,12 @@ def scores() -> torch.Tensor:
 CASES: dict[type, Callable[[], Any]] = {
     lora._AddLowRank: lambda: lora._AddLowRank.apply(leaf(2, 8, OUT), leaf(2, 8, IN), leaf(16, IN), leaf(OUT, 16), 2.0),
     lora._WithLowRank: lambda: lora._WithLowRank.apply(leaf(2, 8, IN), linear(), leaf(16, IN), leaf(OUT, 16), 2.0),
-    packing._FrozenProduct: packed,
-    end_to_end._FewKeys: lambda: end_to_end._FewKeys.apply(
+    prepacked._FrozenProduct: frozen_product,
+    packed._FewKeys: lambda: packed._FewKeys.apply(
         leaf(1, 2, 8, 16), leaf(1, 2, 9, 16), leaf(1, 2, 9, 16), torch.ones(8, 9, dtype=torch.bool).tril(1), 0.3
     ),
-    end_to_end._Padded: lambda: end_to_end._Padded.apply(leaf(12, 2, 16), layout()),
-    end_to_end._Flat: lambda: end_to_end._Flat.apply(leaf(2, 16, 2, 16), layout(), 12),
+    packed._Padded: lambda: packed._Padded.apply(leaf(12, 2, 16), layout()),
+    packed._Flat: lambda: packed._Flat.apply(leaf(2, 16, 2, 16), layout(), 12),
     attention._Attend: lambda: attention._Attend.apply(
         leaf(12, 4, 16), leaf(12, 2, 16), leaf(12, 2, 16), layout().starts, 0.3
     ),

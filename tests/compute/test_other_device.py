@@ -143,7 +143,7 @@ def test_an_update_waits_for_the_device_once_a_microbatch_and_once_a_step(
     other: OtherDevice, tuning: str, critic: str, dtype: torch.dtype
 ) -> None:
     """In one row, as models are trained that can; for padded rows transformers itself looks at the positions."""
-    settings, data = update_settings(microbatch_tokens=24), replace(make_data(), laid_end_to_end=True)
+    settings, data = update_settings(microbatch_tokens=24), replace(make_data(), packed=True)
     policy = make_policy("llama", tuning=tuning, critic=critic)
     targets = make_targets(policy, make_data())
     microbatches = 0

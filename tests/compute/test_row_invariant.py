@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import lora_policy, tiny_model
-from models.test_end_to_end import CPU, data, in_bf16, scores_and_gradients
 from models.test_native_layers import KINDS, model_of
+from models.test_packed import CPU, data, in_bf16, scores_and_gradients
 from torch import Tensor, nn
 from updating import make_policy
 
@@ -224,14 +224,14 @@ def test_layers_stay_what_they_are() -> None:
 
 def test_bf16_on_a_processor_without_packed_kernels_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """AVX2 has torch's functions but not the instructions: they raise RuntimeError."""
-    from ppo_pipeline.models import packing
+    from ppo_pipeline.models import prepacked
 
     def refuse(*_: object) -> Tensor:
         raise RuntimeError("bf16 path needs the cpu support avx_ne_convert or avx512bw, avx512vl and avx512dq")
 
-    packing._has_kernels.cache_clear()
-    monkeypatch.setattr(packing, "_product", refuse)
+    prepacked._has_kernels.cache_clear()
+    monkeypatch.setattr(prepacked, "_product", refuse)
     policy = in_bf16("llama")
-    assert not packing.can_pack(policy.model)
-    packing.pack_policy(policy)
-    packing._has_kernels.cache_clear()
+    assert not prepacked.can_prepack(policy.model)
+    prepacked.prepack_policy(policy)
+    prepacked._has_kernels.cache_clear()

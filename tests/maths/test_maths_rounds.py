@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.maths.schedule import adapted_kl_coef, learning_rate_factor
-from ppo_pipeline.maths.scores import judge_missing_ends, merged_moments, scaled
+from ppo_pipeline.maths.scores import judge_missing_eos, merged_moments, scaled
 from ppo_pipeline.tables.controllers import Controllers
 
 SCORES = st.lists(st.floats(-1000, 1000), max_size=9)
@@ -19,10 +19,10 @@ SCORES = st.lists(st.floats(-1000, 1000), max_size=9)
 
 def test_missing_ends_by_hand() -> None:
     scores, cut = np.array([1.0, 2.0, -3.0]), np.array([False, True, True])
-    assert judge_missing_ends(scores, cut, None, None).tolist() == [1, 2, -3]
-    assert judge_missing_ends(scores, cut, 0.5, None).tolist() == [1, 1.5, -3.5]
-    assert judge_missing_ends(scores, cut, None, -1.0).tolist() == [1, -1, -1]
-    assert judge_missing_ends(scores, cut, None, 0.0).tolist() == [1, 0, 0]
+    assert judge_missing_eos(scores, cut, None, None).tolist() == [1, 2, -3]
+    assert judge_missing_eos(scores, cut, 0.5, None).tolist() == [1, 1.5, -3.5]
+    assert judge_missing_eos(scores, cut, None, -1.0).tolist() == [1, -1, -1]
+    assert judge_missing_eos(scores, cut, None, 0.0).tolist() == [1, 0, 0]
     assert scores.tolist() == [1, 2, -3]
 
 

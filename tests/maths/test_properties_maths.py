@@ -17,7 +17,7 @@ from ppo_pipeline.maths.masked import whiten
 from ppo_pipeline.maths.ppo import kl_loss, policy_loss, policy_statistics, value_loss
 from ppo_pipeline.maths.rewards import kl_penalties, token_rewards
 from ppo_pipeline.maths.schedule import adapted_kl_coef, learning_rate_factor
-from ppo_pipeline.maths.scores import judge_missing_ends, merged_moments, scaled
+from ppo_pipeline.maths.scores import judge_missing_eos, merged_moments, scaled
 
 SEEDS = st.integers(0, 10**6)
 UNIT = st.floats(0, 1)
@@ -302,11 +302,11 @@ def test_only_cut_responses_are_judged(seed: int, penalty: float, replacement: f
     scores, cut = rng.normal(size=20), rng.random(20) < 0.5
     for found, expected in (
         (
-            judge_missing_ends(scores, cut, penalty, None),
+            judge_missing_eos(scores, cut, penalty, None),
             [s - penalty if c else s for s, c in zip(scores, cut, strict=True)],
         ),
         (
-            judge_missing_ends(scores, cut, None, replacement),
+            judge_missing_eos(scores, cut, None, replacement),
             [replacement if c else s for s, c in zip(scores, cut, strict=True)],
         ),
     ):

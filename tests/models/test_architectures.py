@@ -21,7 +21,7 @@ from ppo_pipeline.settings.sections import Base
 NEW = 6
 STOP = range(0, 272, 5)
 # Eager attention, sinks, soft capping, ALiBi, learned positions with an offset, a projection behind the blocks, a
-# composite config, attention in chunks, latent attention, a trunk that is not where the class says, scaled logits.
+# composite config, attention in chunks, latent attention, a backbone that is not where the class says, scaled logits.
 KINDS: dict[str, dict[str, Any]] = {
     "gpt_neo": {}, "gptj": {}, "codegen": {}, "xglm": {}, "gpt_oss": {}, "gemma2": {"final_logit_softcapping": None},
     "mpt": {}, "bloom": {}, "falcon": {"alibi": True}, "opt": {"word_embed_proj_dim": 32}, "gemma3": {},

@@ -87,7 +87,7 @@ def test_an_adapter(name: str, data: Any, adapter: Path, tmp_path: Path) -> None
 
 
 def test_tensors_of_another_shape_or_type(adapter: Path, tmp_path: Path) -> None:
-    """A number format that torch has and training does not use is cast; a shape is refused."""
+    """A dtype that torch has and training does not use is cast; a shape is refused."""
     good = read_tensors(adapter / "adapter_model.safetensors")
     name = next(iter(good))
     for change in ({name: good[name].T.contiguous()}, {name: good[name][0]}, {"other": good[name].clone()}):

@@ -77,9 +77,9 @@ def test_a_separate_critic_starts_as_the_base_and_learns(tuning: str, tmp_path: 
     project.run("init")
     first = load_file(project.path("r000/trainer/critic.safetensors"))
     if tuning == "full":
-        trunk = AutoModelForCausalLM.from_pretrained(project.folder / "data/base", dtype="auto").base_model
-        assert {f"critic.{name}" for name, _ in trunk.named_parameters()} == set(first)
-        for name, parameter in trunk.named_parameters():
+        backbone = AutoModelForCausalLM.from_pretrained(project.folder / "data/base", dtype="auto").base_model
+        assert {f"critic.{name}" for name, _ in backbone.named_parameters()} == set(first)
+        for name, parameter in backbone.named_parameters():
             assert torch.equal(first[f"critic.{name}"], parameter), "every bit of the base"
     else:
         assert all(not tensor.any() for key, tensor in first.items() if key.endswith("lora_B"))

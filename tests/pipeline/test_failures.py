@@ -30,7 +30,7 @@ from ppo_pipeline.errors.memory import out_of_memory
 from ppo_pipeline.project.faults import faults_told
 from ppo_pipeline.project.stages import OF_A_ROUND, STAGES
 from ppo_pipeline.settings.stage_settings import ROUND_STAGES
-from ppo_pipeline.storage.files import sha256_of, whole_file
+from ppo_pipeline.storage.files import atomic_file, sha256_of
 from stages.__main__ import main as stages
 
 HUGE = 1 << 60
@@ -173,7 +173,7 @@ def test_a_full_disk_is_told_by_the_output_s_name(tmp_path: Path, writer: str) -
 
     @click.command()
     def stage() -> None:
-        with faults_told(), whole_file(target) as partial:
+        with faults_told(), atomic_file(target) as partial:
             partial.symlink_to("/dev/full")
             WRITERS[writer](partial)
 

@@ -16,11 +16,11 @@ from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.settings.sections import Advantage
 from ppo_pipeline.settings.stage_settings import AdvantageSettings
 from ppo_pipeline.tables.advantages import ADVANTAGES
-from ppo_pipeline.tables.contract import ragged
 from ppo_pipeline.tables.controllers import Controllers
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rewards import REWARDS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
+from ppo_pipeline.tables.schema import ragged
 from stages import advantage
 
 COMMITTED = YAML(typ="safe").load(Path(__file__).resolve().parents[2] / "params.yaml")["advantage"]
@@ -91,10 +91,10 @@ def slow_scores(s: Advantage, seen: list[float]) -> list[float]:
     """Return the scores of the round as they enter the reward; `seen` are all scores of the rounds before."""
     judged = []
     for score, cut in zip(SCORES, CUT, strict=True):
-        if cut and s.missing_end_score is not None:
-            score = s.missing_end_score
-        elif cut and s.missing_end_penalty is not None:
-            score -= s.missing_end_penalty
+        if cut and s.missing_eos_score is not None:
+            score = s.missing_eos_score
+        elif cut and s.missing_eos_penalty is not None:
+            score -= s.missing_eos_penalty
         judged.append(score)
     if s.score_scaling != "none":
         everything = [*seen, *judged]
@@ -168,10 +168,10 @@ CASES: list[dict[str, Any]] = [
     *[{"kl_penalty": p, "kl_estimator": k} for p in ("token", "sequence_sum", "sequence_mean") for k in ("k1", "k3")],
     {"kl_estimator": "k2", "kl_coef": 0.7},
     {"kl_coef": 0.0},
-    {"missing_end_penalty": 1.5},
-    {"missing_end_score": -1.0},
-    {"missing_end_score": 0.0, "score_scaling": "scale"},
-    {"score_scaling": "norm", "score_clip": 0.5, "missing_end_penalty": 1.0},
+    {"missing_eos_penalty": 1.5},
+    {"missing_eos_score": -1.0},
+    {"missing_eos_score": 0.0, "score_scaling": "scale"},
+    {"score_scaling": "norm", "score_clip": 0.5, "missing_eos_penalty": 1.0},
     {"score_clip": 1.0},
     {"whiten_rewards": "variance"},
     {"whiten_rewards": "mean_and_variance", **WHITENED},
@@ -218,7 +218,7 @@ def test_by_minibatch_the_stage_leaves_advantages_as_they_are() -> None:
 def test_metrics() -> None:
     """The KL is always the summed k1; the penalty is the estimator's, and the score the one before shaping."""
     numbers = write_tables()
-    s = settings_of(kl_estimator="k2", score_scaling="norm", missing_end_penalty=1.0, whiten_rewards="variance")
+    s = settings_of(kl_estimator="k2", score_scaling="norm", missing_eos_penalty=1.0, whiten_rewards="variance")
     found, metrics, _ = run(s)
     pairs = list(zip(numbers["policy_logprobs"], numbers["reference_logprobs"], strict=True))
     kl = [sum(p - r for p, r in zip(*pair, strict=True)) for pair in pairs]
@@ -236,7 +236,7 @@ def test_metrics() -> None:
 @pytest.mark.parametrize("kl_target", [0.01, 50.0])
 def test_two_rounds_hand_on_their_state(kl_target: float) -> None:
     """The second round's KL coefficient follows from the first one's KL, its scale from the scores of both."""
-    s = settings_of(kl_target=kl_target, kl_horizon=70, kl_coef=0.2, score_scaling="norm", missing_end_score=-1.0)
+    s = settings_of(kl_target=kl_target, kl_horizon=70, kl_coef=0.2, score_scaling="norm", missing_eos_score=-1.0)
     seen: list[float] = []
     coef, state = 0.2, None
     for seed in (0, 10, 20):

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.resume.kept_batches import KeptBatches
 from ppo_pipeline.resume.scratch import FOLDER, Scratch, remove_done
 from ppo_pipeline.resume.snapshots import INTERVAL, Snapshots
-from stages.code import main as code
+from stages import code
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +183,7 @@ def test_batches_of_another_number_are_not_taken_up(capsys: pytest.CaptureFixtur
 def test_the_folder_is_of_this_code_alone_with_or_without_dvc(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By hand the code on disk counts, under DVC the file on which the stage depends: the same where it is current."""
     monkeypatch.delenv("DVC_STAGE", raising=False)
-    assert CliRunner().invoke(code, ["--code", "data/code"]).exit_code == 0
+    code.run()
     by_hand = scratch().folder
     monkeypatch.setenv("DVC_STAGE", "rollout@r001")
     assert scratch().folder == by_hand

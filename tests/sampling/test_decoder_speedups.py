@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from ppo_pipeline.models.packing import PackedLinear, can_pack, pack_linears
+from ppo_pipeline.models.prepacked import PrepackedLinear, can_prepack, prepack_linears
 from ppo_pipeline.sampling.decoder import Decoder, Request
 from ppo_pipeline.sampling.streams import uniforms
 
@@ -21,7 +21,7 @@ def with_prefix(length: int, count: int = 7, shortest: int = 1) -> list[list[int
 
 
 def count_tokens(model: torch.nn.Module) -> list[int]:
-    """Return a list to which each forward of the trunk adds the number of tokens that it ran."""
+    """Return a list to which each forward of the backbone adds the number of tokens that it ran."""
     seen: list[int] = []
     model.base_model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
@@ -78,10 +78,10 @@ def test_how_long_the_prefix_is(prompts: list[list[int]], prefix: int) -> None:
 def test_packed_weights_give_the_plain_layers_numbers(architecture: str) -> None:
     """bf16 products may round differently in the last bit; fp32 models are left as they are."""
     plain, packed = (tiny_model(architecture).to(torch.bfloat16).requires_grad_(False) for _ in range(2))
-    if not can_pack(packed):
+    if not can_prepack(packed):
         pytest.skip("no bf16 kernels with packed weights on this machine")
-    pack_linears(packed)
-    assert any(isinstance(m, PackedLinear) for m in packed.modules())
+    prepack_linears(packed)
+    assert any(isinstance(m, PrepackedLinear) for m in packed.modules())
     assert not any(type(m) is torch.nn.Linear for m in packed.modules())
     ids = torch.arange(40).view(2, 20) * 5 % 256
     with torch.no_grad():
@@ -90,8 +90,8 @@ def test_packed_weights_give_the_plain_layers_numbers(architecture: str) -> None
     error = (expected - exact).abs().mean()
     assert (found - exact).abs().mean() < 1.2 * error  # as near to fp32 as the plain bf16 layers are
     model = tiny_model(architecture)
-    pack_linears(model)
-    assert not any(isinstance(m, PackedLinear) for m in model.modules())
+    prepack_linears(model)
+    assert not any(isinstance(m, PrepackedLinear) for m in model.modules())
 
 
 def test_packed_models_decode_what_plain_ones_do() -> None:
@@ -101,7 +101,7 @@ def test_packed_models_decode_what_plain_ones_do() -> None:
     for pack in (False, True):
         model = tiny_model("llama", scale=0.5).to(torch.bfloat16).requires_grad_(False)
         if pack:
-            pack_linears(model)
+            prepack_linears(model)
         requests = [Request(p, uniforms(0, str(i), 12)) for i, p in enumerate(prompts)]
         texts.append([c.ids for c in Decoder(model, [STOP], 12, 1.0, 8).decode(requests)])
     same = sum(a == b for a, b in zip(*texts, strict=True))

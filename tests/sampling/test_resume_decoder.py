@@ -8,7 +8,7 @@ import torch
 from conftest import tiny_model
 from test_decoder_speedups import with_prefix
 
-from ppo_pipeline.models.packing import pack_linears
+from ppo_pipeline.models.prepacked import prepack_linears
 from ppo_pipeline.resume.snapshots import INTERVAL, Snapshots
 from ppo_pipeline.sampling.completion import Completion
 from ppo_pipeline.sampling.decoder import Decoder, Request
@@ -42,7 +42,7 @@ def test_stopped_at_every_step_it_ends_with_the_same_bits(
     architecture: str, prefix: int, slots: int, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     model = tiny_model(architecture).to(dtype)
-    pack_linears(model)
+    prepack_linears(model)
     wanted = decoder(model, slots).decode(requests(prefix))
     steps, stops = 0, 0
     while True:

@@ -96,8 +96,8 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         for schedule in ("linear", "cosine", "constant")
     ),
     (
-        {"advantage.missing_end_penalty": 0.0, "advantage.missing_end_score": 0.0},
-        "advantage: missing_end_penalty subtracts, missing_end_score replaces; set one of them to null.",
+        {"advantage.missing_eos_penalty": 0.0, "advantage.missing_eos_score": 0.0},
+        "advantage: missing_eos_penalty subtracts, missing_eos_score replaces; set one of them to null.",
     ),
     (
         {"advantage.kl_target": 6.0, "advantage.kl_coef": 0.0},
@@ -117,7 +117,7 @@ AGREEING: list[dict[str, Any]] = [
     {"rollout.greedy": True},
     {"update.lr_schedule": "cosine", "update.warmup_rounds": 3, "update.schedule_rounds": 4},
     {"update.warmup_rounds": 3},
-    {"advantage.missing_end_score": -1.0},
+    {"advantage.missing_eos_score": -1.0},
     {"advantage.kl_target": 6.0, "advantage.kl_horizon": 13},
     {"advantage.kl_coef": 0.0, "advantage.kl_horizon": 1},
 ]
@@ -193,7 +193,7 @@ def test_a_settings_file_that_holds_no_settings_is_refused(tmp_path: Path, text:
 
 
 def test_a_settings_file_with_settings_that_disagree_is_refused(tmp_path: Path) -> None:
-    advantage = {**DATA["advantage"], "missing_end_penalty": 1.0, "missing_end_score": 1.0}
+    advantage = {**DATA["advantage"], "missing_eos_penalty": 1.0, "missing_eos_score": 1.0}
     (tmp_path / "a.json").write_text(json.dumps({"round": "r001", "advantage": advantage}))
-    with pytest.raises(PipelineError, match=r"a\.json: advantage: missing_end_penalty subtracts"):
+    with pytest.raises(PipelineError, match=r"a\.json: advantage: missing_eos_penalty subtracts"):
         read_settings(AdvantageSettings, tmp_path / "a.json")

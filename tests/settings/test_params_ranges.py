@@ -40,14 +40,14 @@ RANGES: dict[str, tuple[list[float], list[float]]] = {
     "above 0 to 1": ([1e-9, 1], [0, -1e-9, 1 + 1e-9]),
 }
 EXPECTED = {
-    "any": "advantage.missing_end_score rule.weight rule.hit rule.miss python.weight python.none_as model.weight "
+    "any": "advantage.missing_eos_score rule.weight rule.hit rule.miss python.weight python.none_as model.weight "
     "http.weight model.label",
     "above 0": "policy.alpha policy.value_head_std advantage.kl_target advantage.score_clip "
     "update.lr update.value_lr "
     "update.adam_eps update.clip_range update.clip_range_high update.target_kl update.rollout_correction "
     "update.value_clip_range update.max_grad_norm http.timeout_seconds",
     "0.0001 or more": "rollout.temperature",
-    "0 or more": "seed compute.threads advantage.kl_coef advantage.missing_end_penalty update.warmup_rounds "
+    "0 or more": "seed compute.threads advantage.kl_coef advantage.missing_eos_penalty update.warmup_rounds "
     "update.weight_decay update.kl_loss_coef update.value_coef update.entropy_coef evaluate.max_prompts "
     "rule.tolerance rule.length_penalty rule.max_length_penalty http.retries",
     "1 or more": "policy.rank rollout.prompts_per_round rollout.samples_per_prompt rollout.max_prompt_tokens "

@@ -94,7 +94,7 @@ OVERRIDES = {
     "advantage.gamma": st.floats(0, 1),
     "advantage.lambda": st.floats(0, 1),
     "advantage.estimator": st.sampled_from(["gae", "reinforce++"]),
-    "advantage.missing_end_score": st.none() | st.floats(-1e300, 1e300),
+    "advantage.missing_eos_score": st.none() | st.floats(-1e300, 1e300),
     "rollout.temperature": POSITIVE,
     "rollout.top_k": st.none() | st.integers(1, 10**6),
     "rollout.stop_tokens": st.lists(st.text(max_size=5), max_size=3),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ppo_pipeline.storage.files import WRITING, sha256_of, whole_file, whole_folder, write_json
+from ppo_pipeline.storage.files import WRITING, atomic_file, atomic_folder, sha256_of, write_json
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -21,7 +21,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
     target = tmp_path / "new" / "folder" / "f.txt"
-    with whole_file(target) as partial:
+    with atomic_file(target) as partial:
         partial.write_text("new")
         assert not target.exists()
         assert partial.parent == target.parent  # one file system: the rename is atomic
@@ -30,7 +30,7 @@ def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path: Path) -> 
 
 def test_a_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "f.txt").write_text("old and longer")
-    with whole_file(tmp_path / "f.txt") as partial:
+    with atomic_file(tmp_path / "f.txt") as partial:
         partial.write_text("new")
         assert (tmp_path / "f.txt").read_text() == "old and longer"
     assert contents(tmp_path) == {"f.txt": "new"}
@@ -42,7 +42,7 @@ def test_a_failed_file_leaves_what_was_there(tmp_path: Path, error: type[BaseExc
     if there:
         (tmp_path / "f.txt").write_text("old")
     before = contents(tmp_path)
-    with pytest.raises(error), whole_file(tmp_path / "f.txt") as partial:
+    with pytest.raises(error), atomic_file(tmp_path / "f.txt") as partial:
         partial.write_text("half")
         raise error
     assert contents(tmp_path) == before
@@ -50,7 +50,7 @@ def test_a_failed_file_leaves_what_was_there(tmp_path: Path, error: type[BaseExc
 
 def test_a_writer_that_writes_nothing_fails_and_keeps_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "f.txt").write_text("old")
-    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "f.txt"):
+    with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "f.txt"):
         pass
     assert contents(tmp_path) == {"f.txt": "old"}
 
@@ -64,7 +64,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_replaced_as_a_whole(folder: Path) -> None:
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         assert list(partial.iterdir()) == []
         (partial / "sub").mkdir()
         (partial / "sub" / "new").write_text("new")
@@ -73,7 +73,7 @@ def test_a_folder_is_replaced_as_a_whole(folder: Path) -> None:
 
 
 def test_a_folder_appears_where_none_was(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "a" / "b") as partial:
+    with atomic_folder(tmp_path / "a" / "b") as partial:
         (partial / "new").write_text("new")
         assert not (tmp_path / "a" / "b").exists()
     assert contents(tmp_path) == {"a/": "", "a/b/": "", "a/b/new": "new"}
@@ -81,7 +81,7 @@ def test_a_folder_appears_where_none_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_failed_folder_leaves_what_was_there(folder: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), whole_folder(folder) as partial:
+    with pytest.raises(error), atomic_folder(folder) as partial:
         (partial / "half").write_text("half")
         raise error
     assert contents(folder.parent) == {"out/": "", "out/old": "old"}
@@ -96,7 +96,7 @@ def test_a_failed_rename_puts_the_old_folder_back(folder: Path, monkeypatch: pyt
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(OSError, match="disk full"), whole_folder(folder) as partial:
+    with pytest.raises(OSError, match="disk full"), atomic_folder(folder) as partial:
         (partial / "new").write_text("new")
     assert contents(folder.parent) == {"out/": "", "out/old": "old"}
 
@@ -107,7 +107,7 @@ def test_what_a_killed_run_left_is_no_obstacle(folder: Path, kind: str) -> None:
     left = folder.with_name(f".out.{kind}-{os.getpid()}")
     left.mkdir()
     (left / "stale").write_text("stale")
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         (partial / "new").write_text("new")
     assert contents(folder.parent) == {"out/": "", "out/new": "new"}
 
@@ -117,7 +117,7 @@ def test_the_only_copy_that_a_killed_run_left_is_put_back_when_the_writer_fails(
     left = tmp_path / f".out.old-{os.getpid()}"
     left.mkdir()
     (left / "old").write_text("old")
-    with pytest.raises(ValueError, match="no"), whole_folder(tmp_path / "out"):
+    with pytest.raises(ValueError, match="no"), atomic_folder(tmp_path / "out"):
         raise ValueError("no")
     assert contents(tmp_path) == {"out/": "", "out/old": "old"}
 
@@ -125,7 +125,7 @@ def test_the_only_copy_that_a_killed_run_left_is_put_back_when_the_writer_fails(
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from ppo_pipeline.storage.files import whole_file, whole_folder
+from ppo_pipeline.storage.files import atomic_file, atomic_folder
 
 target, kind = Path(sys.argv[1]), sys.argv[2]
 rename = Path.rename
@@ -140,10 +140,10 @@ def kill(self, to):  # between the renames, or after both
 
 Path.rename = kill
 if target.is_dir():
-    with whole_folder(target) as partial:
+    with atomic_folder(target) as partial:
         (partial / "new").write_text("new")
 else:
-    with whole_file(target) as partial:
+    with atomic_file(target) as partial:
         partial.write_text("half")
         os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -155,7 +155,7 @@ def test_the_next_writer_clears_what_a_killed_one_left_and_loses_nothing(folder:
     killed = subprocess.run([sys.executable, "-c", PROGRAM, folder, kind])
     assert killed.returncode == -9
     assert len(list(folder.parent.iterdir())) == 2, "nothing was left, so that nothing is tested"
-    with pytest.raises(ValueError, match="no"), whole_folder(folder):
+    with pytest.raises(ValueError, match="no"), atomic_folder(folder):
         raise ValueError("no")
     left = {"out/new": "new"} if kind == "second" else {"out/old": "old"}
     assert contents(folder.parent) == {"out/": "", **left}
@@ -177,12 +177,12 @@ def test_what_a_running_process_writes_is_left_to_it(folder: Path) -> None:
     theirs = {name: folder.with_name(f".out.{name}-{other.pid}") for name in ("partial", "old")}
     for place in theirs.values():
         place.mkdir()
-    with whole_folder(folder):
+    with atomic_folder(folder):
         pass
     assert all(place.is_dir() for place in theirs.values())
     other.kill()
     other.wait()
-    with whole_folder(folder):
+    with atomic_folder(folder):
         pass
     assert contents(folder.parent) == {"out/": ""}
 
@@ -193,13 +193,13 @@ def test_of_two_copies_left_aside_the_later_one_comes_back(tmp_path: Path) -> No
         (tmp_path / "made" / "f").write_text(text)
         time.sleep(0.02)
         (tmp_path / "made").rename(tmp_path / f".out.old-{pid}")
-    with pytest.raises(ValueError, match="no"), whole_folder(tmp_path / "out"):
+    with pytest.raises(ValueError, match="no"), atomic_folder(tmp_path / "out"):
         raise ValueError("no")
     assert contents(tmp_path) == {"out/": "", "out/f": "later"}
 
 
 def test_an_error_names_the_output(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no") as caught, whole_file(tmp_path / "f"):
+    with pytest.raises(ValueError, match="no") as caught, atomic_file(tmp_path / "f"):
         raise ValueError("no")
     assert caught.value.__notes__ == [f"{WRITING}{tmp_path / 'f'}"]
 

@@ -8,17 +8,19 @@ import pytest
 from fuzzing import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from random_tables import CONTRACTS, broken, tables
+from random_tables import SCHEMAS, broken, tables
 
-from ppo_pipeline.tables.contract import NAME_KEY, VERSION_KEY, Contract, TableError, flat, lengths, ragged
+from ppo_pipeline.tables.schema import NAME_KEY, VERSION_KEY, TableError, TableSchema, flat, lengths, ragged
 
-each = pytest.mark.parametrize("contract", CONTRACTS, ids=lambda c: c.name)
+each = pytest.mark.parametrize("contract", SCHEMAS, ids=lambda c: c.name)
 
 
 @each
 @examples(25)
 @given(data=st.data())
-def test_a_table_survives_its_file_and_is_written_with_the_same_bytes(contract: Contract, data, tmp_path: Path) -> None:
+def test_a_table_survives_its_file_and_is_written_with_the_same_bytes(
+    contract: TableSchema, data, tmp_path: Path
+) -> None:
     table = data.draw(tables(contract))
     contract.write(table, tmp_path / "one")
     back = contract.read(tmp_path / "one")
@@ -34,7 +36,7 @@ def test_a_table_survives_its_file_and_is_written_with_the_same_bytes(contract: 
 @each
 @examples(25)
 @given(data=st.data())
-def test_some_columns_of_a_table_are_those_of_the_whole(contract: Contract, data, tmp_path: Path) -> None:
+def test_some_columns_of_a_table_are_those_of_the_whole(contract: TableSchema, data, tmp_path: Path) -> None:
     table = data.draw(tables(contract))
     contract.write(table, tmp_path / "t")
     wanted = data.draw(st.lists(st.sampled_from(table.column_names), unique=True, max_size=4))
@@ -47,7 +49,7 @@ def test_some_columns_of_a_table_are_those_of_the_whole(contract: Contract, data
 @examples(60)
 @given(data=st.data())
 def test_a_table_that_breaks_its_contract_is_refused_on_write_and_on_read(
-    contract: Contract, data, tmp_path: Path
+    contract: TableSchema, data, tmp_path: Path
 ) -> None:
     table, column, row = data.draw(broken(contract))
     path = tmp_path / "t"

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ppo_pipeline.tables.advantages import ADVANTAGES
-from ppo_pipeline.tables.contract import Contract, TableError, flat, lengths, ragged, same_order
 from ppo_pipeline.tables.evaluation import EVALUATION
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rewards import REWARDS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
+from ppo_pipeline.tables.schema import TableError, TableSchema, flat, lengths, ragged, same_order
 
 LISTS = [[0.5, -1.0], [2.0]]
 ROWS = {
@@ -41,15 +41,15 @@ ROWS = {
         "response_ids": [[1], [2, 3]], "finish_reason": ["stop", "stop"], "score": [1.0, 0.0],
     },
 }  # fmt: skip
-CONTRACTS = [PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION]
+SCHEMAS = [PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION]
 
 
 def table(name: str, **changes: object) -> pa.Table:
     return pa.table({**ROWS[name], **changes})
 
 
-@pytest.mark.parametrize("contract", CONTRACTS, ids=lambda c: c.name)
-def test_round_trip_keeps_every_row_and_gives_the_same_bytes(contract: Contract, tmp_path: Path) -> None:
+@pytest.mark.parametrize("contract", SCHEMAS, ids=lambda c: c.name)
+def test_round_trip_keeps_every_row_and_gives_the_same_bytes(contract: TableSchema, tmp_path: Path) -> None:
     for name in ("one", "two"):
         contract.write(table(contract.name), tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
@@ -60,8 +60,8 @@ def test_round_trip_keeps_every_row_and_gives_the_same_bytes(contract: Contract,
     assert list(tmp_path.iterdir()) == [tmp_path / "one", tmp_path / "two"] or len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("contract", CONTRACTS, ids=lambda c: c.name)
-def test_a_missing_column_a_null_key_and_a_repeated_key_are_refused(contract: Contract, tmp_path: Path) -> None:
+@pytest.mark.parametrize("contract", SCHEMAS, ids=lambda c: c.name)
+def test_a_missing_column_a_null_key_and_a_repeated_key_are_refused(contract: TableSchema, tmp_path: Path) -> None:
     key = contract.schema.names[0]
     for name in contract.schema.names:
         with pytest.raises(TableError, match=rf"out: column '{name}' is missing"):
@@ -87,7 +87,7 @@ def test_numbers_that_are_not_finite_name_column_and_row(contract, column, value
 
 
 @pytest.mark.parametrize("contract", [ROLLOUTS, REFERENCE, ADVANTAGES], ids=lambda c: c.name)
-def test_lists_of_unequal_length_name_the_sample(contract: Contract, tmp_path: Path) -> None:
+def test_lists_of_unequal_length_name_the_sample(contract: TableSchema, tmp_path: Path) -> None:
     last = contract.ragged[0][-1]
     with pytest.raises(TableError, match=r"sample_id 'b': '\w+' has 1 items, '\w+' has 2"):
         contract.write(table(contract.name, **{last: [[0.0, 0.0], [0.0, 0.0]]}), tmp_path / "out")
@@ -109,7 +109,7 @@ def test_a_file_of_another_kind_version_or_none_is_refused(tmp_path: Path) -> No
     ADVANTAGES.write(table("advantages"), path)
     with pytest.raises(TableError, match="expected a 'rewards' table of version 1, found 'advantages'"):
         REWARDS.read(path)
-    newer = Contract("advantages", 3, ADVANTAGES.schema)
+    newer = TableSchema("advantages", 3, ADVANTAGES.schema)
     with pytest.raises(TableError, match="of version 3, found 'advantages' of version 2"):
         newer.read(path)
     pq.write_table(table("rewards"), path)
@@ -151,8 +151,8 @@ def test_same_order_names_the_first_difference() -> None:
         same_order(a, c, "x and y")
 
 
-@pytest.mark.parametrize("contract", CONTRACTS, ids=lambda c: c.name)
-def test_an_empty_entry_names_file_column_and_row(contract: Contract, tmp_path: Path) -> None:
+@pytest.mark.parametrize("contract", SCHEMAS, ids=lambda c: c.name)
+def test_an_empty_entry_names_file_column_and_row(contract: TableSchema, tmp_path: Path) -> None:
     for name in contract.schema.names[1:]:
         values = [ROWS[contract.name][name][0], None]
         with pytest.raises(TableError, match=rf"out: column '{name}', row 1: empty"):
@@ -175,7 +175,7 @@ def test_an_empty_item_of_a_list_names_column_and_row(contract, column, values, 
 
 @pytest.mark.parametrize("contract", [REWARDS, EVALUATION], ids=lambda c: c.name)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_reward_component_that_is_not_finite_is_refused(contract: Contract, bad: float, tmp_path: Path) -> None:
+def test_a_reward_component_that_is_not_finite_is_refused(contract: TableSchema, bad: float, tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"out: column 'part', row 1\b"):
         contract.write(table(contract.name, part=[0.0, bad]), tmp_path / "out")
 
@@ -190,7 +190,7 @@ def test_a_reward_component_that_is_not_finite_is_refused(contract: Contract, ba
         (ROLLOUTS, "response_ids", [[5, 6.5], [7]]),
     ],
 )
-def test_a_column_of_a_wrong_type_is_named(contract: Contract, column: str, values: list, tmp_path: Path) -> None:
+def test_a_column_of_a_wrong_type_is_named(contract: TableSchema, column: str, values: list, tmp_path: Path) -> None:
     with pytest.raises(TableError, match=rf"out: column '{column}'"):
         contract.write(table(contract.name, **{column: values}), tmp_path / "out")
 
@@ -254,8 +254,8 @@ def test_ragged_lists_come_back_from_any_slice(counts: list[int], start: int) ->
     assert lengths(part, "v").tolist() == counts[start:]
 
 
-@pytest.mark.parametrize("contract", CONTRACTS, ids=lambda c: c.name)
-def test_a_flipped_bit_gives_the_declared_error_or_the_same_rows(contract: Contract, tmp_path: Path) -> None:
+@pytest.mark.parametrize("contract", SCHEMAS, ids=lambda c: c.name)
+def test_a_flipped_bit_gives_the_declared_error_or_the_same_rows(contract: TableSchema, tmp_path: Path) -> None:
     """Same rows: a bit of the checksum's own name alone."""
     contract.write(table(contract.name, **({"part": [1.0, 2.0]} if contract is REWARDS else {})), tmp_path / "t")
     good = (tmp_path / "t").read_bytes()

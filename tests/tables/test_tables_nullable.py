@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from ppo_pipeline.tables.advantages import ADVANTAGES
-from ppo_pipeline.tables.contract import Contract, TableError
 from ppo_pipeline.tables.evaluation import EVALUATION
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rewards import REWARDS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
+from ppo_pipeline.tables.schema import TableError, TableSchema
 
 LISTS = [[0.5, -1.0], [2.0], [3.0, 4.0, 5.0]]
 ROWS = {
@@ -26,7 +26,7 @@ NULLABLE = [(REFERENCE, "values"), (REFERENCE, "bootstrap_value"), (ADVANTAGES, 
 each = pytest.mark.parametrize(("contract", "column"), NULLABLE, ids=lambda value: getattr(value, "name", value))
 
 
-def table(contract: Contract, **changes: object) -> pa.Table:
+def table(contract: TableSchema, **changes: object) -> pa.Table:
     return pa.table({**ROWS[contract.name], **changes})
 
 
@@ -37,7 +37,7 @@ def test_no_other_column_can_be_empty() -> None:
 
 
 @each
-def test_empty_in_all_rows_comes_back_empty(contract: Contract, column: str, tmp_path: Path) -> None:
+def test_empty_in_all_rows_comes_back_empty(contract: TableSchema, column: str, tmp_path: Path) -> None:
     """Whether the column came without a type or with its own; and the bytes are the same."""
     kind = contract.schema.field(column).type
     for name, nulls in (("untyped", pa.nulls(3)), ("typed", pa.nulls(3, kind))):
@@ -51,7 +51,7 @@ def test_empty_in_all_rows_comes_back_empty(contract: Contract, column: str, tmp
 
 @each
 @pytest.mark.parametrize("empty", [[0], [2], [0, 1], [1, 2]])
-def test_empty_in_some_rows_is_refused(contract: Contract, column: str, empty: list[int], tmp_path: Path) -> None:
+def test_empty_in_some_rows_is_refused(contract: TableSchema, column: str, empty: list[int], tmp_path: Path) -> None:
     values = [None if row in empty else value for row, value in enumerate(ROWS[contract.name][column])]
     broken = table(contract, **{column: values})
     with pytest.raises(TableError, match=rf"out: column '{column}', row {empty[0]}: empty"):
@@ -68,7 +68,7 @@ def test_empty_in_some_rows_is_refused(contract: Contract, column: str, empty: l
 
 @pytest.mark.parametrize(("contract", "column"), [NULLABLE[0], NULLABLE[2]], ids=["values", "returns"])
 def test_where_it_is_not_empty_its_lists_have_the_other_columns_lengths(
-    contract: Contract, column: str, tmp_path: Path
+    contract: TableSchema, column: str, tmp_path: Path
 ) -> None:
     with pytest.raises(TableError, match=rf"sample_id 'b': '\w+' has 1 items, '{column}' has 2"):
         contract.write(table(contract, **{column: [[0.0, 0.0], [0.0, 0.0], [0.0] * 3]}), tmp_path / "out")
@@ -77,7 +77,7 @@ def test_where_it_is_not_empty_its_lists_have_the_other_columns_lengths(
 
 
 @each
-def test_the_other_columns_are_checked_where_it_is_empty(contract: Contract, column: str, tmp_path: Path) -> None:
+def test_the_other_columns_are_checked_where_it_is_empty(contract: TableSchema, column: str, tmp_path: Path) -> None:
     first, second = list(ROWS[contract.name])[1:3]
     bare = {column: pa.nulls(3)}
     with pytest.raises(TableError, match=rf"sample_id 'c': '{first}' has 3 items, '{second}' has 1"):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppo_pipeline.tables.contract import ragged
+from ppo_pipeline.tables.schema import ragged
 from ppo_pipeline.training.batches import by_token_budget, generator, prompts_of_round, shuffled_minibatches
 from ppo_pipeline.training.data import sampled
 

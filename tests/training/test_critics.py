@@ -107,7 +107,7 @@ def test_policy_and_separate_critic_do_not_pull_at_each_other(architecture: str,
     assert all(not g.any() for g in of_policy.values())
     assert all(g.abs().max() > 0 for n, g in of_critic.items() if "bias" not in n)
     shared, _ = gradients(make_policy(architecture, tuning=tuning), no_advantage=True)
-    assert any(g.any() for g in shared.values()), "a shared trunk learns values too"
+    assert any(g.any() for g in shared.values()), "a shared backbone learns values too"
 
 
 @pytest.mark.parametrize("tuning", TUNINGS)

@@ -9,9 +9,9 @@ from updating import TEMPERATURE, make_data, make_policy, make_targets, old_numb
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.checkpoint import TrainerState
+from ppo_pipeline.training.loss_inputs import LossInputs
 from ppo_pipeline.training.optimizer import make_optimizer, moments_of, trained_parameters
 from ppo_pipeline.training.ppo import PPO
-from ppo_pipeline.training.targets import Targets
 
 
 def test_scores_equal_a_plain_forward_of_each_sequence(architecture: str) -> None:
@@ -146,7 +146,7 @@ def test_learns_what_is_rewarded() -> None:
     """Positive advantage on one sample, negative on another: their log probabilities move apart."""
     policy, data = make_policy(), make_data(2)
     targets = make_targets(policy, data)
-    signed = Targets(
+    signed = LossInputs(
         targets.old_logprobs, targets.old_values,
         [torch.full_like(a, s) for a, s in zip(targets.advantages, (1.0, -1.0), strict=True)], targets.returns,
     )  # fmt: skip

@@ -15,9 +15,9 @@ from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.settings.sections import Update
 from ppo_pipeline.training.batches import generator, shuffled_minibatches
 from ppo_pipeline.training.data import Sampled
+from ppo_pipeline.training.loss_inputs import LossInputs, sampling_weights
 from ppo_pipeline.training.optimizer import make_optimizer, trained_parameters
 from ppo_pipeline.training.ppo import PPO
-from ppo_pipeline.training.targets import Targets, sampling_weights
 
 ONE_STEP = {"epochs": 1, "minibatches": 1, "max_grad_norm": None}
 MAX_NEW_TOKENS = 16
@@ -36,7 +36,7 @@ CASES = {
 }  # fmt: skip
 
 
-def far_targets(policy: Policy, data: Sampled, settings: Update) -> Targets:
+def far_targets(policy: Policy, data: Sampled, settings: Update) -> LossInputs:
     """Return targets whose old policy is far enough from this one that every clip matters."""
     targets = make_targets(policy, data)
     for i, logprobs in enumerate(targets.old_logprobs):
@@ -50,7 +50,7 @@ def far_targets(policy: Policy, data: Sampled, settings: Update) -> Targets:
     )
 
 
-def slow_loss(policy: Policy, data: Sampled, targets: Targets, s: Update) -> tuple[torch.Tensor, dict[str, float]]:
+def slow_loss(policy: Policy, data: Sampled, targets: LossInputs, s: Update) -> tuple[torch.Tensor, dict[str, float]]:
     """Return the minibatch's loss, token by token from plain forwards, and how often each clip mattered."""
     high = s.clip_range if s.clip_range_high is None else s.clip_range_high
     counts = {"low": 0, "high": 0, "dual": 0}
@@ -96,7 +96,7 @@ def gradients(policy: Policy) -> dict[str, torch.Tensor]:
     return {n: p.grad.clone() for n, p in trained_parameters(policy).items() if p.grad is not None}
 
 
-def one_step(settings: Update, policy: Policy, data: Sampled, targets: Targets) -> dict[str, torch.Tensor]:
+def one_step(settings: Update, policy: Policy, data: Sampled, targets: LossInputs) -> dict[str, torch.Tensor]:
     """Return the gradients of an update of one step."""
     optimizer = make_optimizer(policy, settings, TrainerState())
     PPO(policy, optimizer, settings, TEMPERATURE, 0, MAX_NEW_TOKENS).run(data, targets, ("k",))
@@ -254,5 +254,5 @@ def test_advantages_are_whitened_over_each_minibatch_s_tokens() -> None:
 
 
 def test_one_token_alone_in_its_minibatch_has_advantage_0() -> None:
-    targets = Targets([torch.zeros(1)] * 2, None, [torch.tensor([3.0]), torch.tensor([5.0])], None)
+    targets = LossInputs([torch.zeros(1)] * 2, None, [torch.tensor([3.0]), torch.tensor([5.0])], None)
     assert targets.whitened(np.array([1])).advantages == [torch.tensor([3.0]), torch.tensor([0.0])]

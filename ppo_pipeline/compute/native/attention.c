@@ -1,4 +1,4 @@
-/* Attention: of a decoding step, and of sequences laid end to end with its gradient. */
+/* Attention: of a decoding step, and of sequences packed with its gradient. */
 
 #include "numbers.h"
 
@@ -84,7 +84,7 @@ void NAME(attend_step)(const real *q, const real *k, const real *v, const real *
     }
 }
 
-/* Sequences laid end to end: [prefix | sequence 1 | sequence 2 | ...], q and out (tokens, kv_heads groups, size), k and v
+/* Sequences packed: [prefix | sequence 1 | sequence 2 | ...], q and out (tokens, kv_heads groups, size), k and v
    (tokens, kv_heads, size). Sequence s has tokens starts[s] to starts[s + 1]; each of its tokens attends to the prefix and
    to its own sequence up to itself. The prefix is sequence 0 of the count, without one before it: starts[0] is 0, and
    starts[1] its length, 0 where there is none. */

@@ -1,4 +1,4 @@
-"""The C kernels of attention.c for training: causal attention of sequences laid end to end."""
+"""The C kernels of attention.c for training: causal attention of sequences packed."""
 
 from typing import Any
 

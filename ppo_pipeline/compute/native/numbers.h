@@ -4,7 +4,7 @@
 /* Number formats, vectors and functions that the kernels share.
 
    Every file is compiled twice, for bf16 (HALF) and fp32; library.py says how. Arithmetic is fp32. Where transformers' own
-   code rounds to the model's number format in between (`rounded`), so do the kernels, so that both give the same up to
+   code rounds to the model's dtype in between (`rounded`), so do the kernels, so that both give the same up to
    the order of a sum. Each sum is made by one thread, in one order: no result depends on the number of threads, and that
    of a token or sequence not on the others beside it. */
 

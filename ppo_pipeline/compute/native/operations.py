@@ -21,7 +21,7 @@ def serves(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def call(name: str, like: Tensor, *arguments: Tensor | int | float) -> None:
-    """Call a kernel in the variant for the number format of `like`, with its arguments and the number of threads."""
+    """Call a kernel in the variant for the dtype of `like`, with its arguments and the number of threads."""
     converted = [
         c_void_p(a.data_ptr()) if isinstance(a, Tensor) else c_float(a) if isinstance(a, float) else c_int64(a)
         for a in arguments

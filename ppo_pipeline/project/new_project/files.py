@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ...errors import PipelineError
 from ...settings.params import load_params
-from ...storage.files import whole_folder
+from ...storage.files import atomic_folder
 from ..layout import PACKAGE, repository_file
 from ..sealing.index import EMPTY
 from .derived import project_dvc_yaml, project_params
@@ -63,7 +63,7 @@ def make_project(folder: Path, model: str | None = None) -> list[str]:
 def _write(folder: Path, files: dict[str, str], names: list[str]) -> None:
     new = not folder.exists()
     target = folder if new else folder / ".ppo-pipeline-init"  # beside its place, so that each move is one rename
-    with whole_folder(target.resolve()) as partial:
+    with atomic_folder(target.resolve()) as partial:
         for name, text in files.items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).write_text(text, encoding="utf-8", newline="\n")

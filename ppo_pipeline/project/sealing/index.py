@@ -17,7 +17,7 @@ from typing import Any
 
 from ...errors import PipelineError
 from ...settings.params import SEALED, read_map
-from ...storage.files import whole_file
+from ...storage.files import atomic_file
 from ..rounds_file import flow
 from . import lock_text
 
@@ -64,7 +64,7 @@ def entries() -> dict[str, Any]:
 def write_entries(rounds: dict[str, Any]) -> None:
     """Write sealed/rounds.yaml, whole or not at all."""
     lines = "".join(f"{name}: {flow(entry)}\n" for name, entry in rounds.items())
-    with whole_file(SEALED) as partial:
+    with atomic_file(SEALED) as partial:
         partial.write_text(HEAD + lines if rounds else EMPTY, encoding="utf-8")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import PipelineError
-from ...storage.files import whole_file
+from ...storage.files import atomic_file
 
 LOCK = Path("dvc.lock")
 HEAD = "schema: '2.0'\nstages:\n"
@@ -90,5 +90,5 @@ def _write(old: str, blocks: dict[str, str]) -> None:
     if not blocks:
         before = before.replace("stages:", "stages: {}")
     if new != entries:
-        with whole_file(LOCK) as partial:
+        with atomic_file(LOCK) as partial:
             partial.write_bytes((before + new + behind).encode("utf-8"))

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...errors import PipelineError, nearest
 from ...settings.params import Params, load_params
-from ...storage.files import whole_file, write_json
+from ...storage.files import atomic_file, write_json
 from ..rounds_file import RoundsFile, flow
 from . import lock_text
 from .index import entries, idle_dvc_file, metrics_file, round_outs, stages_file, write_entries
@@ -76,9 +76,9 @@ def _write_round(name: str, blocks: dict[str, str]) -> None:
         raise PipelineError(f"{lock_text.LOCK}: no stage of {name}; `dvc repro` runs it. Nothing was sealed.")
     data, metrics = round_outs(name, blocks)
     write_json(metrics_file(name), {Path(out["path"]).stem: _metrics_of(Path(out["path"])) for out in metrics})
-    with whole_file(stages_file(name)) as partial:
+    with atomic_file(stages_file(name)) as partial:
         partial.write_bytes((lock_text.HEAD + "".join(blocks.values())).encode("utf-8"))
-    with whole_file(idle_dvc_file(name)) as partial:
+    with atomic_file(idle_dvc_file(name)) as partial:
         partial.write_text("wdir: ..\nouts:\n" + "".join(f"- {flow(out)}\n" for out in data), encoding="utf-8")
 
 

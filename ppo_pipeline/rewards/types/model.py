@@ -44,7 +44,7 @@ class ModelComponent(Component):
     batch_tokens: Count = Field(description="Tokens of a batch of similar lengths, padding included")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(description="auto takes cuda, then mps, then cpu")
     dtype: Literal["auto", "bf16", "fp32"] = Field(
-        description="Number format of the model; auto takes bf16 where the machine computes it fast"
+        description="Dtype of the model; auto takes bf16 where the machine computes it fast"
     )
 
     def score(self, samples: Samples, snapshots: Snapshots | None = None) -> list[float]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ..errors import PipelineError
 from ..errors.machine_faults import is_machines
-from ..storage.files import whole_file
+from ..storage.files import atomic_file
 
 NAME_KEY, VERSION_KEY, CHECKSUM_KEY = b"ppo_pipeline.table", b"ppo_pipeline.version", b"ppo_pipeline.checksum"
 MARK, BLANK = b"sha256:", b"0" * 64
@@ -34,7 +34,7 @@ def field(name: str, kind: pa.DataType, description: str, nullable: bool = False
 
 
 @dataclass(frozen=True)
-class Contract:
+class TableSchema:
     """The contract of one table.
 
     schema: the fixed columns, in order; the first one is the key, unique and without nulls.
@@ -55,7 +55,7 @@ class Contract:
         table = self.checked(table, str(path))
         metadata = {NAME_KEY: self.name.encode(), VERSION_KEY: str(self.version).encode(), CHECKSUM_KEY: MARK + BLANK}
         table = table.replace_schema_metadata(metadata)
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             pq.write_table(table, partial, **FORMAT)
             at, checksum = checksum_of(partial.read_bytes())
             with partial.open("r+b") as file:

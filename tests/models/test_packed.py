@@ -1,4 +1,4 @@
-"""Sequences laid end to end give the padded forward and gradient; packed weights do too, up to rounding."""
+"""Sequences packed give the padded forward and gradient; packed weights do too, up to rounding."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,11 @@ from tiny_architectures import tiny_architecture
 from transformers import AutoConfig, AutoModelForCausalLM
 from updating import make_policy
 
-from ppo_pipeline.models.end_to_end import FEW_KEYS, _FewKeys, can_lay_end_to_end
 from ppo_pipeline.models.loading import hidden_width
-from ppo_pipeline.models.packing import PackedLinear, can_pack, pack_policy
-from ppo_pipeline.models.policy import PAD_MULTIPLE, Policy, end_to_end
+from ppo_pipeline.models.packed import FEW_KEYS, _FewKeys, can_pack
+from ppo_pipeline.models.policy import PAD_MULTIPLE, Policy, pack
 from ppo_pipeline.models.prefix import common_prefix
+from ppo_pipeline.models.prepacked import PrepackedLinear, can_prepack, prepack_policy
 from ppo_pipeline.training.data import Sampled
 from ppo_pipeline.training.optimizer import trained_parameters
 
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 def data(length: int, prefix: int | None, count: int = 6, longest: int = 12) -> Sampled:
     """Return samples whose prompts share `length` tokens; the first `prefix` of them are to run once.
 
-    prefix None: the samples are not laid end to end but padded.
+    prefix None: the samples are not packed but padded.
     """
     rng = np.random.default_rng(1)
     start = rng.integers(0, 256, length)
@@ -53,7 +53,7 @@ def test_scores_and_gradients_are_those_of_padded_batches(
     architecture: str, length: int, prefix: int, longest: int, tuning: str, critic: str
 ) -> None:
     policies = [make_policy(architecture, tuning=tuning, critic=critic) for _ in range(2)]
-    assert can_lay_end_to_end(policies[1].model)
+    assert can_pack(policies[1].model)
     plain = scores_and_gradients(policies[0], data(length, None, longest=longest))
     laid = scores_and_gradients(policies[1], data(length, prefix, longest=longest))
     for expected, found in zip(plain[0], laid[0], strict=True):
@@ -88,7 +88,7 @@ def test_reference_logprobs_are_the_base_s(architecture: str) -> None:
 def test_a_sequence_scores_the_same_bits_in_bf16_in_every_batch(prefix: int) -> None:
     """The first ratio of an update is 1 because of it, however its minibatches are cut."""
     policy, samples = in_bf16("llama"), data(13, prefix, count=20, longest=60)
-    pack_policy(policy)
+    prepack_policy(policy)
     with torch.no_grad():
         alone = [policy.score(samples.sequences(np.array([i]), 0, CPU), 1.0).logprobs for i in range(20)]
         together = policy.score(samples.sequences(np.arange(20), 0, CPU), 1.0).logprobs
@@ -98,7 +98,7 @@ def test_a_sequence_scores_the_same_bits_in_bf16_in_every_batch(prefix: int) -> 
 def test_a_batch_is_one_row_without_padding_but_up_to_a_multiple() -> None:
     prompts = [torch.tensor([7, 8, 1]), torch.tensor([7, 8, 2, 3])]
     responses = [torch.tensor([4]), torch.tensor([5, 6])]
-    batch = end_to_end(prompts, responses, 0, CPU, prefix=2)
+    batch = pack(prompts, responses, 0, CPU, prefix=2)
     assert batch.ids.tolist() == [[7, 8, 1, 4, 2, 3, 5, 6, *[0] * (PAD_MULTIPLE - 8)]]
     assert (batch.starts.tolist(), batch.prompt_lengths.tolist()) == ([2, 4], [1, 2])
     assert batch.response_lengths.tolist() == [1, 2]
@@ -148,7 +148,7 @@ def test_what_cannot_be_laid_end_to_end_is_found_out(kind: str, more: dict[str, 
     before, ids = model.config._attn_implementation, torch.arange(20)[None]
     logits = model(ids, use_cache=False).logits
     for dtype in (torch.float32, torch.bfloat16):
-        assert can_lay_end_to_end(model.to(dtype)) == expected
+        assert can_pack(model.to(dtype)) == expected
     assert (model.config._attn_implementation == before) != expected
     after = model.float()(ids, use_cache=False).logits  # bf16 rounded the weights
     torch.testing.assert_close(after, logits, atol=0.02, rtol=0.02)
@@ -156,7 +156,7 @@ def test_what_cannot_be_laid_end_to_end_is_found_out(kind: str, more: dict[str, 
 
 @pytest.mark.parametrize("std", [0.0, 0.3, 1.5])
 def test_training_does_not_change_whether_a_model_can(architecture: str, std: float) -> None:
-    assert can_lay_end_to_end(in_bf16(architecture, std).model)
+    assert can_pack(in_bf16(architecture, std).model)
 
 
 def in_bf16(architecture: str, std: float = 0.05) -> Policy:
@@ -171,10 +171,10 @@ def in_bf16(architecture: str, std: float = 0.05) -> Policy:
 def test_packed_weights_give_the_gradients_of_plain_ones(architecture: str, prefix: int | None) -> None:
     """bf16 against fp32: with packed weights no further from it than with plain ones."""
     plain, packed = in_bf16(architecture), in_bf16(architecture)
-    if not can_pack(packed.model):
+    if not can_prepack(packed.model):
         pytest.skip("no bf16 kernels with packed weights on this machine")
-    pack_policy(packed)
-    count = sum(isinstance(m, PackedLinear) for m in packed.model.modules())
+    prepack_policy(packed)
+    count = sum(isinstance(m, PrepackedLinear) for m in packed.model.modules())
     assert count == (0 if architecture == "gpt2" else 14)  # GPT-2 has Conv1D layers, which stay
     exact = scores_and_gradients(make_policy(architecture), data(12, prefix))[1]
     errors = []
@@ -189,23 +189,23 @@ def test_packed_weights_give_the_gradients_of_plain_ones(architecture: str, pref
 def test_the_state_of_training_is_untouched_by_packing() -> None:
     policy = in_bf16("llama")
     names = list(trained_parameters(policy))
-    pack_policy(policy)
+    prepack_policy(policy)
     assert list(trained_parameters(policy)) == names
 
 
 def test_what_looks_back_beside_attention_is_not_laid_end_to_end() -> None:
     """A short convolution is wrong for the first token of a sequence alone, which a median over tokens would hide."""
     model = tiny_model("llama")
-    assert can_lay_end_to_end(model)
+    assert can_pack(model)
     mlp = model.model.layers[-1].mlp
     old = mlp.forward
     mlp.forward = lambda x: old(x) + 0.5 * torch.nn.functional.pad(x, (0, 0, 1, 0))[:, :-1]
-    assert not can_lay_end_to_end(model)
+    assert not can_pack(model)
 
 
 def test_positions_that_a_model_does_not_take_are_not_laid_end_to_end() -> None:
     """BART's decoder counts positions through the whole row: only the first sequence is right."""
-    assert not can_lay_end_to_end(tiny_architecture("bart"))
+    assert not can_pack(tiny_architecture("bart"))
 
 
 @pytest.mark.parametrize("fault", [KeyError("x"), RuntimeError("shape"), AttributeError("y"), IndexError("z")])
@@ -219,7 +219,7 @@ def test_whatever_a_model_raises_it_is_padded_then(fault: Exception) -> None:
         return old(*args, **kwargs)
 
     model.model.forward = forward
-    assert not can_lay_end_to_end(model)
+    assert not can_pack(model)
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -228,7 +228,7 @@ def test_layers_that_ask_for_a_window_are_not_laid_end_to_end() -> None:
     attend = model.model.layers[1].self_attn
     old = attend.forward
     attend.forward = lambda *args, **kwargs: old(*args, **kwargs, sliding_window=64)
-    assert not can_lay_end_to_end(model)
+    assert not can_pack(model)
 
 
 def test_windows_of_a_model_that_sees_images_too_are_those_of_its_text_part() -> None:
@@ -238,5 +238,5 @@ def test_windows_of_a_model_that_sees_images_too_are_those_of_its_text_part() ->
     vision = {**sizes, "image_size": 16, "patch_size": 8, "vision_use_head": False}
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma3", text_config=text, vision_config=vision))
-    assert not can_lay_end_to_end(model.eval())
+    assert not can_pack(model.eval())
     assert hidden_width(model) == 32

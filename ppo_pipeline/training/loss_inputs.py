@@ -15,7 +15,7 @@ from .data import split
 
 
 class Batch(NamedTuple):
-    """The columns of `Targets` for a microbatch, concatenated (tokens,), on the device."""
+    """The columns of `LossInputs` for a microbatch, concatenated (tokens,), on the device."""
 
     old_logprobs: Tensor
     old_values: Tensor | None
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Targets:
+class LossInputs:
     """One tensor per sample, one entry per response token.
 
     old_logprobs and old_values: of the training forward at the round's start. returns: what the value is to be;
@@ -46,7 +46,7 @@ class Targets:
         columns = (getattr(self, field.name) for field in fields(self))
         return Batch(*(None if c is None else torch.cat([c[i] for i in indices]).to(device) for c in columns))
 
-    def whitened(self, indices: NDArray) -> "Targets":
+    def whitened(self, indices: NDArray) -> "LossInputs":
         """Return targets whose advantages have mean 0 and variance 1 over the tokens of the samples `indices`.
 
         The other samples' stay as they are. The convention of CleanRL's and Stable-Baselines3's PPO, per minibatch.
@@ -69,7 +69,7 @@ def sampling_weights(policy: list[Tensor], sampler: list[Tensor], kept: list[Ten
     return [torch.exp(p - q + k.log()).clamp(max=cap) for p, q, k in zip(policy, sampler, kept, strict=True)]
 
 
-def targets_of(rollouts: pa.Table, reference: pa.Table, advantages: pa.Table, s: Update) -> Targets:
+def loss_inputs_of(rollouts: pa.Table, reference: pa.Table, advantages: pa.Table, s: Update) -> LossInputs:
     """Return what the update learns from of a round's tables; columns that these settings do not use are None."""
     learns_values = not advantages.column("returns").null_count and not reference.column("values").null_count
     policy = split(reference, "policy_logprobs")
@@ -77,7 +77,7 @@ def targets_of(rollouts: pa.Table, reference: pa.Table, advantages: pa.Table, s:
     if s.rollout_correction is not None:
         sampler, kept = split(rollouts, "rollout_logprobs"), split(rollouts, "kept_mass")
         weights = sampling_weights(policy, sampler, kept, s.rollout_correction)
-    return Targets(
+    return LossInputs(
         policy,
         split(reference, "values") if learns_values else None,
         split(advantages, "advantages"),

@@ -21,7 +21,7 @@ class _FrozenProduct(torch.autograd.Function):
     """x W^T with the gradient for x alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: "PackedLinear") -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: "PrepackedLinear") -> Tensor:
         ctx.layer = layer
         return no_view(layer.product(x))
 
@@ -35,7 +35,7 @@ def _product(x: Tensor, packed: Tensor) -> Tensor:
     return out
 
 
-class PackedLinear(nn.Module):
+class PrepackedLinear(nn.Module):
     """A linear layer whose frozen bf16 weight is kept in oneDNN's layout, for the backward pass in a second one."""
 
     def __init__(self, linear: nn.Linear, row_invariant: bool = False) -> None:
@@ -68,10 +68,10 @@ class PackedLinear(nn.Module):
 
 def pack(layer: nn.Module) -> nn.Module:
     """Return a plain linear layer packed, any other as it is."""
-    return PackedLinear(layer) if type(layer) is nn.Linear else layer
+    return PrepackedLinear(layer) if type(layer) is nn.Linear else layer
 
 
-def can_pack(model: Any) -> bool:
+def can_prepack(model: Any) -> bool:
     """Tell whether the model's weights are bf16 on a CPU whose kernels have such a layout."""
     return model.device.type == "cpu" and model.dtype == torch.bfloat16 and _has_kernels()
 
@@ -89,13 +89,13 @@ def _has_kernels() -> bool:
     return True
 
 
-def pack_linears(model: Any, training: bool = False, made: dict[int, PackedLinear] | None = None) -> None:
+def prepack_linears(model: Any, training: bool = False, made: dict[int, PrepackedLinear] | None = None) -> None:
     """Replace the frozen linear layers of a model by packed ones, where that helps; LoRA beside them stays.
 
     training: for the training forward, which takes the head's weight as it is, and whose rows are to have the same bits
     in every batch. made: packed layers by the address of their weight, for a second model over the same weights.
     """
-    if not can_pack(model):
+    if not can_prepack(model):
         return
     made = {} if made is None else made
     kept = model.get_output_embeddings() if training else None
@@ -104,14 +104,14 @@ def pack_linears(model: Any, training: bool = False, made: dict[int, PackedLinea
             parent, _, child = name.rpartition(".")
             address = module.weight.data_ptr()
             if address not in made:
-                made[address] = PackedLinear(module, training)
+                made[address] = PrepackedLinear(module, training)
             setattr(model.get_submodule(parent), child, made[address])
 
 
-def pack_policy(policy: Policy) -> None:
+def prepack_policy(policy: Policy) -> None:
     """Pack what is frozen in a policy and its critic, for the training forward and its backward pass."""
     if policy.layers:
-        made: dict[int, PackedLinear] = {}
-        pack_linears(policy.model, training=True, made=made)
+        made: dict[int, PrepackedLinear] = {}
+        prepack_linears(policy.model, training=True, made=made)
         if policy.separate is not None:
-            pack_linears(policy.separate.model, training=True, made=made)
+            prepack_linears(policy.separate.model, training=True, made=made)

@@ -1,11 +1,11 @@
-"""The training forward over sequences laid end to end in one row: no padding, and their common prefix only once.
+"""The training forward over sequences packed in one row: no padding, and their common prefix only once.
 
 The row is [prefix | sequence 1 | sequence 2 | ...]. Every part of a transformer but attention treats each token by
 itself and need not know of the sequences. Attention takes its queries, keys and values apart (on a GPU into a padded
 batch), puts the prefix's keys and values before each sequence's own, and lays its result end to end again. In exact
 arithmetic this is the forward of each sequence alone, and so is its gradient; on a CPU it is so bit by bit.
 
-An architecture takes part through transformers' attention interface; `can_lay_end_to_end` tries whether it does.
+An architecture takes part through transformers' attention interface; `can_pack` tries whether it does.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ..compute.native.attention import attend_end_to_end, attends
 from ..errors.machine_faults import is_machines
-from .loading import text_config, trunk_of
+from .loading import backbone_of, text_config
 from .prefix import causal_mask
 from .reach import sliding_window
 
@@ -49,7 +49,7 @@ class Layout:
     calls: int = 0
 
 
-def lay_end_to_end(lengths: Tensor, prefix: int, total: int, width: int, device: torch.device) -> Layout:
+def packed_layout(lengths: Tensor, prefix: int, total: int, width: int, device: torch.device) -> Layout:
     """Return the layout of sequences of `lengths` (B,) tokens behind the prefix, in a row of `total` tokens.
 
     width: of the padded batch within attention. Tokens behind the last sequence are padding.
@@ -72,16 +72,16 @@ def attend_by_layout(model: Any) -> None:
         model.set_attn_implementation(NAME)
 
 
-def hidden_end_to_end(model: Any, ids: Tensor, layout: Layout) -> Tensor:
+def packed_hidden(model: Any, ids: Tensor, layout: Layout) -> Tensor:
     """Return the model's last hidden states (1, N, H) of a row of tokens (1, N)."""
     attend_by_layout(model)
-    output = trunk_of(model)(input_ids=ids, position_ids=layout.positions, use_cache=False, sequence_layout=layout)
+    output = backbone_of(model)(input_ids=ids, position_ids=layout.positions, use_cache=False, sequence_layout=layout)
     hidden: Tensor = output.last_hidden_state
     return hidden
 
 
 @torch.no_grad()
-def can_lay_end_to_end(model: Any) -> bool:
+def can_pack(model: Any) -> bool:
     """Tell whether the model's layers all attend through the interface, and give what each sequence alone gives.
 
     In half precision a trained model may amplify rounding a lot for some tokens, hence the median and a wide limit
@@ -99,12 +99,12 @@ def can_lay_end_to_end(model: Any) -> bool:
     others[:, 4:9] = (ids[:, 4:9] + 1) % config.vocab_size
     before = model.config._attn_implementation
     expected = torch.cat(
-        [trunk_of(model)(input_ids=alone, use_cache=False).last_hidden_state[0, 4:]
+        [backbone_of(model)(input_ids=alone, use_cache=False).last_hidden_state[0, 4:]
          for alone in (ids[:, :9], torch.cat([ids[:, :4], ids[:, 9:]], 1))]
     )  # fmt: skip
-    layout = lay_end_to_end(torch.tensor([5, 5]), 4, 14, 8, model.device)
+    layout = packed_layout(torch.tensor([5, 5]), 4, 14, 8, model.device)
     try:
-        found, beside_others = (hidden_end_to_end(model, row, layout)[0, 4:] for row in (ids, others))
+        found, beside_others = (packed_hidden(model, row, layout)[0, 4:] for row in (ids, others))
         error = _errors(found, expected).view(2, 5).median(1).values.max()
         leaked = _errors(beside_others[5:], found[5:]).max()
         limit = 1e-3 if model.dtype == torch.float32 else 0.3
@@ -135,7 +135,7 @@ def attention(
     sequence_layout: Layout | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within sequences laid end to end, (1, heads, N, d) to (1, N, heads, d); without a layout, as SDPA does.
+    """Attend within sequences packed, (1, heads, N, d) to (1, N, heads, d); without a layout, as SDPA does.
 
     Raises NotImplementedError for a kind of attention that is not plain.
     """
@@ -217,7 +217,7 @@ class _FewKeys(torch.autograd.Function):
 
 
 class _Padded(torch.autograd.Function):
-    """(n, ...) laid end to end to a padded batch (B, T, ...); padding is a copy of some token."""
+    """(n, ...) packed to a padded batch (B, T, ...); padding is a copy of some token."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layout: Layout) -> Tensor:
