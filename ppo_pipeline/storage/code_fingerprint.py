@@ -1,7 +1,7 @@
 """Which project files decide what a stage writes, and a fingerprint of each: an edit of one reruns the stage.
 
 What cannot change a byte of its outputs does not count: comments, docstrings and layout; words, which are the texts in
-`raise` statements and in calls of `result(...)`; and the rooms that WITHOUT_A_PART and BY_ITS_FILE name.
+`raise` statements and in calls of `result(...)`, and the text of `stage.done(text, numbers)`; and the rooms that WITHOUT_A_PART and BY_ITS_FILE name.
 """
 
 import ast
@@ -90,8 +90,10 @@ def _code(node: Any, words: bool = False) -> Any:
         return [_code(item, words) for item in node if not _is_silent(item, words)]
     if not isinstance(node, ast.AST):
         return ascii(node)
-    words = words or isinstance(node, ast.Raise) or _prints_the_result(node)
+    words = words or isinstance(node, ast.Raise) or _calls(node, "result", ast.Name)
     fields = [(n, v) for n, v in ast.iter_fields(node) if v not in (None, []) and not _is_silent(v, words)]
+    if _calls(node, "done", ast.Attribute):  # stage.done(text, numbers): the names of the numbers are written
+        return ["done", _code(node.args[:1], words=True), _code([node.func, *node.args[1:], *node.keywords])]
     return [type(node).__name__, *([name, _code(value, words)] for name, value in fields)]
 
 
@@ -101,8 +103,10 @@ def _is_silent(node: Any, words: bool) -> bool:
     return isinstance(text, ast.Constant) and isinstance(text.value, str)
 
 
-def _prints_the_result(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "result"
+def _calls(node: Any, name: str, kind: type) -> bool:
+    """Tell a call of `name(...)`, with kind ast.Name, or of `x.name(...)`, with ast.Attribute."""
+    func = node.func if isinstance(node, ast.Call) else None
+    return isinstance(func, kind) and name in (getattr(func, "id", None), getattr(func, "attr", None))
 
 
 def fingerprint_of_c(source: str) -> str:

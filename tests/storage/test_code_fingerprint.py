@@ -111,6 +111,7 @@ def one(x):
     if x < 0:
         raise ValueError(f"{x} is below 0: {text + 'lower'}" "; raise it", 1)
     result("one", f"{x:.3f} done", {"x": x})
+    stage.done(f"{x:.2f} said at the end", {"val/x": x})
     print("printed")
 
     return x, text, """
@@ -149,6 +150,8 @@ def one(x):
         ("    return", "        return", False),
         ("import os", "import sys", False),
         ("result(", "other.result(", False),
+        ('f"{x:.2f} said at the end"', 'f"after {x:.1f}"', True),
+        ("val/x", "val/y", False),
     ],
 )
 def test_only_what_can_change_an_output_counts(before: str, after: str, same: bool) -> None:
@@ -283,7 +286,7 @@ MODELS = {"rollout", "reference", "update", "evaluate"}
         ("ppo_pipeline/training/update_state.py", {"update"}),
         ("ppo_pipeline/models/lora.py", {"base", "init", *MODELS}),
         ("ppo_pipeline/sampling/draw.py", {"base", "rollout", "evaluate"}),
-        ("ppo_pipeline/prompts/rendering.py", {"rollout", "reward", "evaluate"}),
+        ("ppo_pipeline/prompts/rendering.py", {"rollout", "reward", "evaluate", "settings"}),
         ("ppo_pipeline/tables/advantages.py", {"advantage", "update"}),
         ("ppo_pipeline/storage/files.py", {name for name, body in BODIES.items()} - {"code", "baseline"}),
         ("stages/rollout.py", {"rollout"}),
