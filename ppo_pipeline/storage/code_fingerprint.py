@@ -1,7 +1,8 @@
 """Which project files decide what a stage writes, and a fingerprint of each: an edit of one reruns the stage.
 
 What cannot change a byte of its outputs does not count: comments, docstrings and layout; words, which are the texts in
-`raise` statements and in calls of `result(...)`, and the text of `stage.done(text, numbers)`; and the rooms that WITHOUT_A_PART and BY_ITS_FILE name.
+`raise` statements and in calls of `result(...)`, and the text of `stage.done(text, numbers)`; and the rooms that
+WITHOUT_A_PART and BY_ITS_FILE name.
 """
 
 import ast
@@ -92,7 +93,9 @@ def _code(node: Any, words: bool = False) -> Any:
         return ascii(node)
     words = words or isinstance(node, ast.Raise) or _calls(node, "result", ast.Name)
     fields = [(n, v) for n, v in ast.iter_fields(node) if v not in (None, []) and not _is_silent(v, words)]
-    if _calls(node, "done", ast.Attribute):  # stage.done(text, numbers): the names of the numbers are written
+    if isinstance(node, ast.Call) and _calls(
+        node, "done", ast.Attribute
+    ):  # stage.done(text, numbers): the names of the numbers are written
         return ["done", _code(node.args[:1], words=True), _code([node.func, *node.args[1:], *node.keywords])]
     return [type(node).__name__, *([name, _code(value, words)] for name, value in fields)]
 
