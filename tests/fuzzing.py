@@ -1,6 +1,6 @@
 """What property tests and fuzzing share: how many examples, damaged bytes, changed maps, and the one allowed error.
 
-`FUZZ=50 python -m pytest tests/*/test_[pf][ru]*.py` tries 50 times as many examples, other ones
+`FUZZ=50 python -m pytest -k 'properties or fuzz'` tries 50 times as many examples, other ones
 each time; without FUZZ they are the same in each run.
 """
 

@@ -93,9 +93,8 @@ def _code(node: Any, words: bool = False) -> Any:
         return ascii(node)
     words = words or isinstance(node, ast.Raise) or _calls(node, "result", ast.Name)
     fields = [(n, v) for n, v in ast.iter_fields(node) if v not in (None, []) and not _is_silent(v, words)]
-    if isinstance(node, ast.Call) and _calls(
-        node, "done", ast.Attribute
-    ):  # stage.done(text, numbers): the names of the numbers are written
+    # stage.done(text, numbers): the names of the numbers are written
+    if isinstance(node, ast.Call) and _calls(node, "done", ast.Attribute):
         return ["done", _code(node.args[:1], words=True), _code([node.func, *node.args[1:], *node.keywords])]
     return [type(node).__name__, *([name, _code(value, words)] for name, value in fields)]
 
