@@ -1,4 +1,4 @@
-"""Random tables that meet a contract, and ways to break one of them."""
+"""Random tables that meet a schema, and ways to break one of them."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ MESSAGES = st.lists(
 
 
 def values_of(kind: pa.DataType) -> st.SearchStrategy[Any]:
-    """Return the strategy of one number or text of a contract's column."""
+    """Return the strategy of one number or text of a schema's column."""
     if pa.types.is_integer(kind):
         return st.integers(-(2**31), 2**31 - 1)
     if pa.types.is_floating(kind):
@@ -38,13 +38,13 @@ def values_of(kind: pa.DataType) -> st.SearchStrategy[Any]:
 
 
 @st.composite
-def tables(draw: st.DrawFn, contract: TableSchema, least: int = 0) -> pa.Table:
+def tables(draw: st.DrawFn, schema: TableSchema, least: int = 0) -> pa.Table:
     """Return a table of `least` to 6 rows: any text and numbers, empty lists, further columns, several chunks."""
     keys = draw(st.lists(st.text(max_size=6), min_size=least, max_size=6, unique=True))
-    together = {name: group for group in contract.ragged for name in group}
+    together = {name: group for group in schema.ragged for name in group}
     lengths = draw(st.lists(st.integers(0, 4), min_size=len(keys), max_size=len(keys)))
     columns: dict[str, pa.Array] = {}
-    for place, field in enumerate(contract.schema):
+    for place, field in enumerate(schema.arrow):
         kind = field.type
         if place == 0:
             column: list[Any] = keys
@@ -59,7 +59,7 @@ def tables(draw: st.DrawFn, contract: TableSchema, least: int = 0) -> pa.Table:
         else:
             column = [draw(values_of(kind)) for _ in keys]
         columns[field.name] = pa.array(column, kind)
-    if contract.extra:
+    if schema.extra:
         for name in draw(st.lists(st.sampled_from([*EXTRAS]), unique=True, max_size=3)):
             kind, items = EXTRAS[name]
             columns[name] = pa.array([draw(items) for _ in keys], kind)
@@ -75,30 +75,30 @@ def with_column(table: pa.Table, name: str, values: list[Any], kind: pa.DataType
 
 
 @st.composite
-def broken(draw: st.DrawFn, contract: TableSchema) -> tuple[pa.Table, str, str]:
-    """Return a table that breaks its contract in one way, and two things of which an error names one at least:
+def broken(draw: st.DrawFn, schema: TableSchema) -> tuple[pa.Table, str, str]:
+    """Return a table that breaks its schema in one way, and two things of which an error names one at least:
     the column (in quotes) and the row or key."""
-    table = draw(tables(contract, least=2))
+    table = draw(tables(schema, least=2))
     rows = table.num_rows
     row = draw(st.integers(0, rows - 1))
-    key = contract.schema.names[0]
+    key = schema.arrow.names[0]
     keys = table.column(key).to_pylist()
-    fields = [table.schema.field(name) for name in contract.schema.names]
+    fields = [table.schema.field(name) for name in schema.arrow.names]
     full = [f.name for f in fields if not table.column(f.name).null_count]
     floats = [f.name for f in fields if pa.types.is_floating(item_type(f.type)) and f.name in full]
     lists = [f.name for f in fields if pa.types.is_list(f.type) and f.name in full]
-    aligned = [n for group in contract.ragged for n in group if n in full]
+    aligned = [n for group in schema.ragged for n in group if n in full]
     ways = ["missing", "empty", "twice", "repeated key", "type"]
-    ways += ["unknown"] * (not contract.extra) + ["not finite"] * bool(floats) + ["empty item"] * bool(lists)
+    ways += ["unknown"] * (not schema.extra) + ["not finite"] * bool(floats) + ["empty item"] * bool(lists)
     ways += ["lengths"] * (len(aligned) > 1) + ["split"] * ("split" in table.column_names)
     way = draw(st.sampled_from(ways))
     if way == "missing":
-        name = draw(st.sampled_from(contract.schema.names))
+        name = draw(st.sampled_from(schema.arrow.names))
         return table.drop_columns([name]), f"'{name}'", name
     if way == "unknown":
         return table.append_column("more", pa.nulls(rows)), "'more'", "more"
     if way == "twice":
-        name = draw(st.sampled_from(contract.schema.names))
+        name = draw(st.sampled_from(schema.arrow.names))
         return table.append_column(name, table.column(name)), f"'{name}'", name
     if way == "repeated key":
         other = draw(st.integers(0, rows - 1).filter(lambda n: n != row))
@@ -112,7 +112,7 @@ def broken(draw: st.DrawFn, contract: TableSchema) -> tuple[pa.Table, str, str]:
         values[row] = draw(st.text(max_size=5).filter(lambda s: s not in SPLITS))
         return with_column(table, "split", values), "'split'", f"row {row}"
     if way == "type":
-        name = draw(st.sampled_from(contract.schema.names))
+        name = draw(st.sampled_from(schema.arrow.names))
         wrong = (
             pa.list_(pa.list_(pa.int64()))
             if pa.types.is_list(table.schema.field(name).type)

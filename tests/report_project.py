@@ -85,7 +85,7 @@ def write_round(folder: Path, name: str, texts: Any, samples: int, tokenizer: An
     REWARDS.write(pa.table({"sample_id": keys, "score": score, **parts}), folder / "rewards.parquet")
     # entropy: a column that the reference table may have
     known = ("policy_logprobs", "reference_logprobs", "values", "entropy")
-    reference = {column: floats() for column in known if column in REFERENCE.schema.names}
+    reference = {column: floats() for column in known if column in REFERENCE.arrow.names}
     more = {"bootstrap_value": random.standard_normal(samples)}
     REFERENCE.write(pa.table({"sample_id": keys, **reference, **more}), folder / "reference.parquet")
     advantages = {"token_rewards": floats(0.1), "advantages": floats(), "returns": floats()}

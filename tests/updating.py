@@ -8,7 +8,7 @@ from ppo_pipeline.models.checkpoint import TrainerState
 from ppo_pipeline.models.lora import add_lora, copy_with_same_weights, init_lora
 from ppo_pipeline.models.policy import Policy, SeparateCritic
 from ppo_pipeline.models.value_head import ValueHead
-from ppo_pipeline.settings.sections import Update
+from ppo_pipeline.settings.learning_sections import Update
 from ppo_pipeline.training.data import Sampled
 from ppo_pipeline.training.loss_inputs import LossInputs
 from ppo_pipeline.training.optimizer import make_optimizer, trained_parameters

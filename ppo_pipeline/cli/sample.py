@@ -59,15 +59,15 @@ def token_columns(row: pa.Table, path: Path) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {"token": token_texts(ids, data_folder(path) / "base")}
     if "rollout_logprobs" in values:
         columns["logprob"] = values["rollout_logprobs"]
-    for contract in (REFERENCE, ADVANTAGES):
-        beside = path.with_name(f"{contract.name}.parquet")
+    for schema in (REFERENCE, ADVANTAGES):
+        beside = path.with_name(f"{schema.name}.parquet")
         if not beside.is_file() or row.column_names[0] != "sample_id":
             continue
-        found = contract.read(beside)
+        found = schema.read(beside)
         match = found.filter(pc.equal(found.column("sample_id"), key)).to_pylist()
         lists = {n: v for n, v in match[0].items() if isinstance(v, list)} if match else {}
         if lists and all(len(v) == len(ids) for v in lists.values()):
-            if contract is REFERENCE:
+            if schema is REFERENCE:
                 pairs = zip(lists["policy_logprobs"], lists["reference_logprobs"], strict=True)
                 columns["kl"] = [policy - reference for policy, reference in pairs]
             columns |= {OF_TOKENS[name]: lists[name] for name in OF_TOKENS if name in lists}

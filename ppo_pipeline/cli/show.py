@@ -44,13 +44,13 @@ def show(
     """Print rows of a table: a Parquet file, `prompts`, or of a ROUND the TABLE rollouts (or rewards, reference,
     advantages, eval). Beside a table's own columns stand those that other tables have of the same samples."""
     path = located(what, table)
-    contract = schema_of(path)
+    schema = schema_of(path)
     rollouts = path.with_name("rollouts.parquet")
-    of_tokens = contract.name in OF_SAMPLES and contract.name != "rollouts"
+    of_tokens = schema.name in OF_SAMPLES and schema.name != "rollouts"
     if sample is not None and not as_json and of_tokens and rollouts.is_file():
-        path, contract = rollouts, schema_of(rollouts)  # a sample in full is its text, whichever table was named
-    own = contract.read(path)
-    rows = with_neighbours(contract, own, path)
+        path, schema = rollouts, schema_of(rollouts)  # a sample in full is its text, whichever table was named
+    own = schema.read(path)
+    rows = with_neighbours(schema, own, path)
     if sample is not None:
         rows = one(rows, sample, path)
     if where is not None:
@@ -69,8 +69,8 @@ def show(
 
         print_sample(rows, path)
     else:
-        default = [c for c in COLUMNS[contract.name] if c in rows.column_names]
-        if contract.name == "rewards":
+        default = [c for c in COLUMNS[schema.name] if c in rows.column_names]
+        if schema.name == "rewards":
             default += rows.column_names[2 : len(own.column_names)]  # the components
         print_rows(chosen if columns else rows.select(default), limit)
         note(f"{min(limit, rows.num_rows)} of {rows.num_rows} rows; columns: {', '.join(rows.column_names)}")

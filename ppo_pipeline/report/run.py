@@ -11,7 +11,7 @@ from ..settings.params import ROOT, load_params
 from ..tables.schema import TableError, TableSchema
 from .branches import lines_of
 
-FILES = {"evaluation": "eval.parquet"}  # the others are called like their contract
+FILES = {"evaluation": "eval.parquet"}  # the others are called like their schema
 
 
 class Run:
@@ -32,19 +32,19 @@ class Run:
         self.notes: list[str] = []
         self._missing: dict[str, list[str]] = {}
 
-    def path(self, contract: TableSchema, name: str) -> Path:
+    def path(self, schema: TableSchema, name: str) -> Path:
         """Return where round `name` has this table."""
-        return Paths(name, root=self.root).folder / FILES.get(contract.name, f"{contract.name}.parquet")
+        return Paths(name, root=self.root).folder / FILES.get(schema.name, f"{schema.name}.parquet")
 
-    def read(self, contract: TableSchema, name: str, beside: pa.Table | None = None) -> pa.Table | None:
+    def read(self, schema: TableSchema, name: str, beside: pa.Table | None = None) -> pa.Table | None:
         """Return a round's table; None, and a note, where it is missing or unreadable, or of other samples."""
-        path = self.path(contract, name)
+        path = self.path(schema, name)
         shown = path.relative_to(self.root)
         if not path.is_file():
             self._missing.setdefault(path.name, []).append(name)
             return None
         try:
-            table = contract.read(path)
+            table = schema.read(path)
         except TableError as error:
             self.notes.append(str(error.message).replace(str(path), str(shown)))
             return None

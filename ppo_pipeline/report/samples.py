@@ -68,7 +68,7 @@ def sample_table(rounds: list[RoundData], texts: Texts) -> dict[str, Any]:
 
 def answer_table(evaluation: pa.Table, prompts: list[str], texts: Texts) -> dict[str, Any]:
     """Return held-out answers of one round as columns."""
-    names = components(evaluation, len(EVALUATION.schema))
+    names = components(evaluation, len(EVALUATION.arrow))
     return {
         "prompt_id": evaluation.column("prompt_id").to_pylist(),
         "prompt": texts.add(prompts),
@@ -80,7 +80,7 @@ def answer_table(evaluation: pa.Table, prompts: list[str], texts: Texts) -> dict
     }
 
 
-def components(table: pa.Table, fixed: int = len(REWARDS.schema)) -> list[str]:
+def components(table: pa.Table, fixed: int = len(REWARDS.arrow)) -> list[str]:
     """Return the names of the reward components: the columns of numbers behind the `fixed` ones."""
     numeric = (pa.types.is_floating, pa.types.is_integer)
     return [f.name for k, f in enumerate(table.schema) if k >= fixed and any(is_kind(f.type) for is_kind in numeric)]

@@ -8,8 +8,9 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_valid
 from ..errors import PipelineError, nearest
 from .estimators import misfit
 from .explain import explain
+from .learning_sections import Advantage, Update
 from .reward_sections import Reward
-from .sections import Advantage, Base, Compute, Evaluate, Name, Policy, Prompts, Reference, Rollout, Section, Update
+from .sections import Base, Compute, Evaluate, Name, Policy, Prompts, Reference, Rollout, Section
 
 ROOT = "r000"
 SEALED = Path("sealed/rounds.yaml")  # beside params.yaml; ppo_pipeline/project/sealing/ says what sealing is

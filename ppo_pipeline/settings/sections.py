@@ -1,6 +1,7 @@
 """The sections of params.yaml: every setting with its type, range, default-free meaning.
 
-One class per section; a section is named after the stage that it steers. `reward` is in reward_sections.py.
+One class per section; a section is named after the stage that it steers. `reward` is in
+reward_sections.py, `advantage` and `update` in learning_sections.py.
 No setting has a hidden default: params.yaml holds them all, so that a reader of that file (and of dvc.lock) sees
 what a run did.
 """
@@ -10,8 +11,6 @@ import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-
-from .estimators import EstimatorName, whitening_fault
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -196,115 +195,6 @@ class Reference(Section):
         description="What all prompts of the round start with (chat template, system prompt) runs once a batch, here "
         "and in `update`"
     )
-
-
-class Advantage(Section):
-    """Token rewards, advantages and returns."""
-
-    estimator: EstimatorName = Field(description="How advantages are made of token rewards")
-    kl_coef: NonNegative = Field(description="Factor of the KL penalty in the reward; adaptive: of the first round")
-    kl_estimator: Literal["k1", "k2", "k3"] = Field(description="KL estimator of the reward (Schulman 2020)")
-    kl_penalty: Literal["token", "sequence_sum", "sequence_mean"] = Field(
-        description="Where the KL penalty goes: on each token; or its sum, or mean, over the response on the last one"
-    )
-    kl_target: Positive | None = Field(
-        description="Adaptive kl_coef: it is steered to this KL in nats per response (Ziegler et al. 2019); null: fixed"
-    )
-    kl_horizon: Count = Field(description="Adaptive kl_coef: samples over which it moves by the relative error")
-    missing_eos_penalty: NonNegative | None = Field(
-        description="Subtracted from the score of a response that was cut by length; null: nothing"
-    )
-    missing_eos_score: float | None = Field(
-        description="Score that replaces that of a response cut by length; null: none does"
-    )
-    score_scaling: Literal["none", "scale", "norm"] = Field(
-        description="scale: scores are divided by their running standard deviation over the rounds; norm: their "
-        "running mean is subtracted too"
-    )
-    score_clip: Positive | None = Field(description="Scores are clipped to this, after scaling; null: not")
-    whiten_rewards: Literal["none", "variance", "mean_and_variance"] = Field(
-        description="Token rewards over the round: variance 1, the mean kept; or mean 0 and variance 1"
-    )
-    gamma: UnitInterval = Field(description="Discount factor, of an estimator that discounts")
-    lam: UnitInterval = Field(alias="lambda", description="GAE's lambda")
-    bootstrap: Literal["none", "truncated", "always"] = Field(
-        description="GAE's value after the last token. none: 0; truncated: the critic's where the response was cut by "
-        "length, 0 after its own end; always: the critic's"
-    )
-    whiten_advantages: Literal["none", "round", "minibatch", "response"] = Field(
-        description="Mean 0 and variance 1 over the response tokens of the whole round; of each minibatch, within "
-        "`update`; or of each response. Where a minibatch or response has one token, or equal advantages, they become 0"
-    )
-
-    @model_validator(mode="after")
-    def _settings_agree(self) -> "Advantage":
-        if self.missing_eos_penalty is not None and self.missing_eos_score is not None:
-            raise ValueError("missing_eos_penalty subtracts, missing_eos_score replaces; set one of them to null")
-        if self.kl_target is not None and self.kl_coef == 0:
-            raise ValueError("kl_target multiplies kl_coef, and 0 stays 0; set kl_coef above 0")
-        if (text := whitening_fault(self.estimator, self.whiten_advantages)) is not None:
-            raise ValueError(text)
-        return self
-
-
-class Update(Section):
-    """The PPO update."""
-
-    lr: Positive = Field(description="Learning rate of the policy")
-    value_lr: Positive = Field(description="Learning rate of the value head, and of a separate critic")
-    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
-        description="How both learning rates fall over the rounds; they are constant within a round"
-    )
-    warmup_rounds: int = Field(
-        description="The first w rounds run at 1/(w+1), 2/(w+1), ... of the learning rates", ge=0
-    )
-    schedule_rounds: Count | None = Field(
-        description="Rounds from the start to the end of a linear or cosine schedule; later ones stay at its last value"
-    )
-    adam_beta1: Below1 = Field(description="AdamW's beta 1")
-    adam_beta2: Below1 = Field(description="AdamW's beta 2")
-    adam_eps: Positive = Field(description="AdamW's epsilon")
-    weight_decay: NonNegative = Field(description="AdamW's decoupled weight decay")
-    epochs: Count = Field(description="Passes over the round's samples")
-    minibatches: Count = Field(description="Optimizer steps in an epoch")
-    microbatch_tokens: Count = Field(description="Tokens of one forward; changes memory and speed only")
-    gradient_checkpointing: bool = Field(
-        description="Compute activations again in the backward pass instead of keeping them: less memory, more time"
-    )
-    clip_range: Positive = Field(description="PPO's epsilon: the ratio is clipped to 1 - eps, 1 + eps")
-    clip_range_high: Positive | None = Field(
-        description="Another epsilon for the upper side, as in DAPO's clip-higher; null: the same"
-    )
-    dual_clip: Above1 | None = Field(
-        description="Bound of the loss where the advantage A is negative: at most -A times this; null for none"
-    )
-    loss_normalization: Literal["token_mean", "sequence_mean", "fixed_length"] = Field(
-        description="The minibatch's loss: mean over its tokens; mean over responses of each one's mean; or sum over "
-        "tokens divided by responses times rollout.max_new_tokens"
-    )
-    target_kl: Positive | None = Field(
-        description="The update ends before a step whose minibatch has an approxkl beyond this; null: never"
-    )
-    rollout_correction: Positive | None = Field(
-        description="Each token's policy loss is weighted by its probability in the training forward over that in "
-        "sampling, at most this; null: not"
-    )
-    kl_loss_coef: NonNegative = Field(description="Factor of the KL from the base as a term of the loss; 0: none")
-    kl_loss_estimator: Literal["k2", "k3"] = Field(
-        description="KL estimator of the loss term; the gradient of k1 is 0 in expectation"
-    )
-    value_clip_range: Positive | None = Field(description="Clip of the value around its old estimate; null for none")
-    value_coef: NonNegative = Field(description="Factor of the value loss")
-    entropy_coef: NonNegative = Field(description="Factor of the entropy bonus")
-    max_grad_norm: Positive | None = Field(description="Gradient norm is clipped to this; null for none")
-
-    @model_validator(mode="after")
-    def _schedule_has_an_end(self) -> "Update":
-        if self.lr_schedule != "constant" and self.schedule_rounds is None:
-            raise ValueError(f"lr_schedule {self.lr_schedule} needs schedule_rounds")
-        if self.schedule_rounds is not None and self.schedule_rounds <= self.warmup_rounds:
-            raise ValueError("schedule_rounds must be more than warmup_rounds")
-        return self
 
 
 class Evaluate(Section):

@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import PipelineError
 from .explain import explain
+from .learning_sections import Advantage, Update
 from .params import Params
 from .reward_sections import Reward
-from .sections import Advantage, Compute, Evaluate, Reference, Rollout, Update
+from .sections import Compute, Evaluate, Reference, Rollout
 
 Model = TypeVar("Model", bound=BaseModel)
 

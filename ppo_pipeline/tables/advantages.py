@@ -9,7 +9,7 @@ FLOATS = pa.list_(pa.float32())
 ADVANTAGES = TableSchema(
     name="advantages",
     version=2,
-    schema=pa.schema(
+    arrow=pa.schema(
         [
             field("sample_id", pa.string(), "The sample, as in rollouts.parquet"),
             field("token_rewards", FLOATS, "Reward of each response token: KL penalty, and the score on the last one"),

@@ -7,7 +7,7 @@ from .schema import TableSchema, field
 EVALUATION = TableSchema(
     name="evaluation",
     version=1,
-    schema=pa.schema(
+    arrow=pa.schema(
         [
             field("prompt_id", pa.string(), "The prompt, as in prompts.parquet"),
             field("prompt_text", pa.string(), "The prompt as the model saw it, chat template included"),

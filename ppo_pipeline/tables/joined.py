@@ -26,7 +26,7 @@ ADDED = ("prompt", "tokens", "kl", "value", "entropy", "advantage")
 
 
 def schema_of(path: Path) -> TableSchema:
-    """Return the contract that the file's metadata names."""
+    """Return the schema that the file's metadata names."""
     try:
         metadata = pq.read_schema(path).metadata or {}
     except FileNotFoundError:
@@ -45,22 +45,22 @@ def data_folder(path: Path) -> Path:
     return parents[2] if len(parents) > 2 and parents[1].name == "rounds" else Path("data")
 
 
-def with_neighbours(contract: TableSchema, table: pa.Table, path: Path) -> pa.Table:
+def with_neighbours(schema: TableSchema, table: pa.Table, path: Path) -> pa.Table:
     """Add the prompt, the number of tokens, and what the tables in the same folder say of a sample.
 
     kl is the sum over a response's tokens; value, entropy and advantage are means. A reward component that is called
     like another column is shown as `reward.<name>`. prompts.parquet has no neighbours.
     """
-    if contract is EVALUATION:
-        table = renamed_components(table, len(contract.schema.names))
+    if schema is EVALUATION:
+        table = renamed_components(table, len(schema.arrow.names))
         return with_columns(table, texts(table, path))
-    if contract.name not in OF_SAMPLES:
+    if schema.name not in OF_SAMPLES:
         return table
     found = {
-        name: table if name == contract.name else neighbour(SCHEMAS[name], path.with_name(f"{name}.parquet"), table)
+        name: table if name == schema.name else neighbour(SCHEMAS[name], path.with_name(f"{name}.parquet"), table)
         for name in OF_SAMPLES
     }
-    table = renamed_components(table, len(REWARDS.schema.names)) if contract is REWARDS else table
+    table = renamed_components(table, len(REWARDS.arrow.names)) if schema is REWARDS else table
     added: dict[str, Any] = {}
     if (rollouts := found["rollouts"]) is not None:
         added |= {name: rollouts.column(name) for name in OF_ROLLOUTS} | texts(rollouts, path)
@@ -70,7 +70,7 @@ def with_neighbours(contract: TableSchema, table: pa.Table, path: Path) -> pa.Ta
     if found["advantages"] is not None:
         added |= means(found["advantages"], {"advantages": "advantage"})
     if (rewards := found["rewards"]) is not None:
-        rewards = renamed_components(rewards, len(REWARDS.schema.names))
+        rewards = renamed_components(rewards, len(REWARDS.arrow.names))
         added |= {name: rewards.column(name) for name in rewards.column_names[1:]}
     return with_columns(table, added)
 
@@ -91,16 +91,16 @@ def texts(table: pa.Table, path: Path) -> dict[str, Any]:
 
 def renamed_components(table: pa.Table, fixed: int) -> pa.Table:
     """Return `table` with those columns after the `fixed` ones renamed that would stand twice after joining."""
-    taken = {name for of in OF_SAMPLES for name in SCHEMAS[of].schema.names} | {*ADDED}
+    taken = {name for of in OF_SAMPLES for name in SCHEMAS[of].arrow.names} | {*ADDED}
     extra = [f"reward.{name}" if name in taken else name for name in table.column_names[fixed:]]
     return table.rename_columns([*table.column_names[:fixed], *extra])
 
 
-def neighbour(contract: TableSchema, path: Path, table: pa.Table) -> pa.Table | None:
+def neighbour(schema: TableSchema, path: Path, table: pa.Table) -> pa.Table | None:
     """Return the table at `path` where it is there and holds the same samples as `table`."""
     if not path.is_file():
         return None
-    found = contract.read(path)
+    found = schema.read(path)
     if found.column("sample_id") == table.column("sample_id"):
         return found
     click.echo(f"{path}: left out: it is of other samples; `dvc repro` renews it.", err=True)

@@ -21,7 +21,7 @@ def _check(table: pa.Table, source: str) -> None:
 PROMPTS = TableSchema(
     name="prompts",
     version=1,
-    schema=pa.schema(
+    arrow=pa.schema(
         [
             field("prompt_id", pa.string(), "Unique name of the prompt"),
             field("messages", pa.list_(MESSAGE), "The conversation that the model continues"),

@@ -9,7 +9,7 @@ FLOATS = pa.list_(pa.float32())
 REFERENCE = TableSchema(
     name="reference",
     version=3,
-    schema=pa.schema(
+    arrow=pa.schema(
         [
             field("sample_id", pa.string(), "The sample, as in rollouts.parquet"),
             field(

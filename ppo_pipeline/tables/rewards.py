@@ -7,7 +7,7 @@ from .schema import TableSchema, field
 REWARDS = TableSchema(
     name="rewards",
     version=1,
-    schema=pa.schema(
+    arrow=pa.schema(
         [
             field("sample_id", pa.string(), "The sample, as in rollouts.parquet"),
             field("score", pa.float64(), "Weighted sum of the components, the columns that follow"),

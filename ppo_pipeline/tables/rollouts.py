@@ -10,7 +10,7 @@ FLOATS = pa.list_(pa.float32())
 ROLLOUTS = TableSchema(
     name="rollouts",
     version=2,
-    schema=pa.schema(
+    arrow=pa.schema(
         [
             field("sample_id", pa.string(), "Unique name of the sample: round, prompt, index"),
             field("prompt_id", pa.string(), "The prompt, as in prompts.parquet"),

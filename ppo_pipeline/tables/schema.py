@@ -25,7 +25,7 @@ FORMAT: dict[str, Any] = {
 
 
 class TableError(PipelineError):
-    """A table that breaks its contract; the message names file, column and row."""
+    """A table that breaks its schema; the message names file, column and row."""
 
 
 def field(name: str, kind: pa.DataType, description: str, nullable: bool = False) -> pa.Field:
@@ -35,16 +35,16 @@ def field(name: str, kind: pa.DataType, description: str, nullable: bool = False
 
 @dataclass(frozen=True)
 class TableSchema:
-    """The contract of one table.
+    """What one table holds.
 
-    schema: the fixed columns, in order; the first one is the key, unique and without nulls.
+    arrow: the fixed columns, in order; the first one is the key, unique and without nulls.
     ragged: groups of list columns whose lists have equal lengths in each row.
     extra: whether further columns may follow the fixed ones. finite_extra: whether their numbers must be finite.
     """
 
     name: str
     version: int
-    schema: pa.Schema
+    arrow: pa.Schema
     ragged: Sequence[Sequence[str]] = ()
     extra: bool = False
     finite_extra: bool = True
@@ -64,7 +64,7 @@ class TableSchema:
 
     def read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
         """Read and check the table at `path`; `columns` limits what is read to these and the key."""
-        key = self.schema.names[0]
+        key = self.arrow.names[0]
         wanted = None if columns is None else [key, *(c for c in columns if c != key)]
         try:
             data = path.read_bytes()
@@ -91,20 +91,20 @@ class TableSchema:
         return self.checked(table, str(path), partial=columns is not None)
 
     def checked(self, table: pa.Table, source: str, partial: bool = False) -> pa.Table:
-        """Return `table` cast to the contract's column types and order, or raise TableError."""
-        names = [n for n in self.schema.names if not partial or n in table.column_names]
+        """Return `table` cast to the schema's column types and order, or raise TableError."""
+        names = [n for n in self.arrow.names if not partial or n in table.column_names]
         for name in names:
             if name not in table.column_names:
                 raise TableError(f"{source}: column '{name}' is missing.")
         for name in table.column_names:
             if table.column_names.count(name) > 1:
                 raise TableError(f"{source}: column '{name}' stands in it more than once.")
-        extra = [n for n in table.column_names if n not in self.schema.names]
+        extra = [n for n in table.column_names if n not in self.arrow.names]
         if extra and not self.extra:
             raise TableError(f"{source}: unknown column '{extra[0]}'.")
         columns, fields = [], []
         for name in names:
-            expected = self.schema.field(name)
+            expected = self.arrow.field(name)
             column = table.column(name)
             if column.type != expected.type:
                 try:
@@ -126,7 +126,7 @@ class TableSchema:
         for name in names:
             column = table.column(name)
             row = None
-            if column.null_count and not (self.schema.field(name).nullable and column.null_count == len(column)):
+            if column.null_count and not (self.arrow.field(name).nullable and column.null_count == len(column)):
                 row = pc.index(pc.is_null(column), True).as_py()
             elif pa.types.is_list(column.type):
                 items = pc.is_null(pc.list_flatten(column))
@@ -136,7 +136,7 @@ class TableSchema:
                 raise TableError(f"{source}: column '{name}', row {row}: empty.")
 
     def _check_rows(self, table: pa.Table, names: list[str], source: str) -> None:
-        key = self.schema.names[0]
+        key = self.arrow.names[0]
         keys = table.column(key)
         if pc.count_distinct(keys).as_py() != table.num_rows:
             counts = pc.value_counts(keys)

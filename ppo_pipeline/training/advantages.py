@@ -13,7 +13,7 @@ from ..maths.masked import whiten, whiten_each
 from ..maths.rewards import kl_penalties, token_rewards
 from ..maths.schedule import adapted_kl_coef
 from ..maths.scores import judge_missing_eos, merged_moments, scaled
-from ..settings.sections import Advantage
+from ..settings.learning_sections import Advantage
 from ..tables.controllers import Controllers
 
 Floats = NDArray[np.floating]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..maths.masked import whiten
-from ..settings.sections import Update
+from ..settings.learning_sections import Update
 from .data import split
 
 

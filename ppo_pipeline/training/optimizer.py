@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..models.checkpoint import TrainerState
 from ..models.policy import Policy
-from ..settings.sections import Update
+from ..settings.learning_sections import Update
 from .split_adamw import SplitAdamW, join
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "low")

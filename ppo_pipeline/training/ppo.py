@@ -12,7 +12,7 @@ from ..errors import PipelineError
 from ..maths.ppo import kl_loss, policy_loss, policy_statistics, value_loss
 from ..models.policy import Policy
 from ..resume.snapshots import Snapshots
-from ..settings.sections import Update
+from ..settings.learning_sections import Update
 from .batches import generator, shuffled_minibatches
 from .data import Padding, Sampled
 from .loss_inputs import LossInputs

@@ -137,19 +137,19 @@ def test_rewards_of_other_samples_are_left_out_and_said_so() -> None:
 
 def test_kl_of_a_sample_without_tokens_is_zero() -> None:
     empty = {"response_ids": [[], [67]], "rollout_logprobs": [[], [-3.0]], "kept_mass": [[], [1.0]]}
-    columns = {k: pa.array(v, ROLLOUTS.schema.field(k).type) for k, v in empty.items()}
+    columns = {k: pa.array(v, ROLLOUTS.arrow.field(k).type) for k, v in empty.items()}
     path = write_rollouts(**columns)
-    kind = REFERENCE.schema.field("values").type
+    kind = REFERENCE.arrow.field("values").type
     lists = {n: pa.array([[], [-3.0]], kind) for n in ("policy_logprobs", "values", "entropy")}
     rows = {"sample_id": ["a", "b"], **lists, "reference_logprobs": pa.array([[], [-2.0]], kind)}
     REFERENCE.write(pa.table({**rows, "bootstrap_value": [0.0, 0.0]}), FOLDER / "reference.parquet")
     assert [row["kl"] for row in rows_of(path)] == [0.0, -1.0]
 
 
-@pytest.mark.parametrize("contract", [ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION, PROMPTS])
-def test_a_table_without_rows(contract: Any) -> None:
+@pytest.mark.parametrize("schema", [ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION, PROMPTS])
+def test_a_table_without_rows(schema: Any) -> None:
     path = FOLDER / "table.parquet"
-    contract.write(contract.schema.empty_table(), path)
+    schema.write(schema.arrow.empty_table(), path)
     assert "0 of 0 rows" in show(str(path))
     assert show(str(path), "--json") == ""
 

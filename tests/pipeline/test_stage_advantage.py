@@ -13,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from ppo_pipeline.project.paths import Paths
-from ppo_pipeline.settings.sections import Advantage
+from ppo_pipeline.settings.learning_sections import Advantage
 from ppo_pipeline.settings.stage_settings import AdvantageSettings
 from ppo_pipeline.tables.advantages import ADVANTAGES
 from ppo_pipeline.tables.controllers import Controllers

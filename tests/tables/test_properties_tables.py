@@ -1,4 +1,4 @@
-"""Any table that meets its contract survives its file with the same bytes; any that breaks it is refused by name."""
+"""Any table that meets its schema survives its file with the same bytes; any that breaks it is refused by name."""
 
 from pathlib import Path
 
@@ -12,36 +12,36 @@ from random_tables import SCHEMAS, broken, tables
 
 from ppo_pipeline.tables.schema import NAME_KEY, VERSION_KEY, TableError, TableSchema, flat, lengths, ragged
 
-each = pytest.mark.parametrize("contract", SCHEMAS, ids=lambda c: c.name)
+each = pytest.mark.parametrize("schema", SCHEMAS, ids=lambda c: c.name)
 
 
 @each
 @examples(25)
 @given(data=st.data())
 def test_a_table_survives_its_file_and_is_written_with_the_same_bytes(
-    contract: TableSchema, data, tmp_path: Path
+    schema: TableSchema, data, tmp_path: Path
 ) -> None:
-    table = data.draw(tables(contract))
-    contract.write(table, tmp_path / "one")
-    back = contract.read(tmp_path / "one")
+    table = data.draw(tables(schema))
+    schema.write(table, tmp_path / "one")
+    back = schema.read(tmp_path / "one")
     assert back.to_pydict() == {name: table.column(name).to_pylist() for name in back.column_names}
     assert set(back.column_names) == set(table.column_names)
-    contract.write(back, tmp_path / "two")
-    shuffled = data.draw(st.permutations(contract.schema.names))
-    rest = [name for name in table.column_names if name not in contract.schema.names]
-    contract.write(table.select([*shuffled, *rest]).combine_chunks(), tmp_path / "three")
+    schema.write(back, tmp_path / "two")
+    shuffled = data.draw(st.permutations(schema.arrow.names))
+    rest = [name for name in table.column_names if name not in schema.arrow.names]
+    schema.write(table.select([*shuffled, *rest]).combine_chunks(), tmp_path / "three")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes() == (tmp_path / "three").read_bytes()
 
 
 @each
 @examples(25)
 @given(data=st.data())
-def test_some_columns_of_a_table_are_those_of_the_whole(contract: TableSchema, data, tmp_path: Path) -> None:
-    table = data.draw(tables(contract))
-    contract.write(table, tmp_path / "t")
+def test_some_columns_of_a_table_are_those_of_the_whole(schema: TableSchema, data, tmp_path: Path) -> None:
+    table = data.draw(tables(schema))
+    schema.write(table, tmp_path / "t")
     wanted = data.draw(st.lists(st.sampled_from(table.column_names), unique=True, max_size=4))
-    part = contract.read(tmp_path / "t", wanted)
-    assert set(part.column_names) == {contract.schema.names[0], *wanted}
+    part = schema.read(tmp_path / "t", wanted)
+    assert set(part.column_names) == {schema.arrow.names[0], *wanted}
     assert part.to_pydict() == {name: table.column(name).to_pylist() for name in part.column_names}
 
 
@@ -49,21 +49,21 @@ def test_some_columns_of_a_table_are_those_of_the_whole(contract: TableSchema, d
 @examples(60)
 @given(data=st.data())
 def test_a_table_that_breaks_its_contract_is_refused_on_write_and_on_read(
-    contract: TableSchema, data, tmp_path: Path
+    schema: TableSchema, data, tmp_path: Path
 ) -> None:
-    table, column, row = data.draw(broken(contract))
+    table, column, row = data.draw(broken(schema))
     path = tmp_path / "t"
     path.unlink(missing_ok=True)
     with pytest.raises(TableError) as caught:
-        contract.write(table, path)
+        schema.write(table, path)
     assert str(path) in caught.value.message
     assert column in caught.value.message or row in caught.value.message
     assert not list(tmp_path.iterdir())
     if len(set(table.column_names)) == len(table.column_names):
-        marks = {NAME_KEY: contract.name, VERSION_KEY: str(contract.version)}
+        marks = {NAME_KEY: schema.name, VERSION_KEY: str(schema.version)}
         pq.write_table(table.replace_schema_metadata(marks), path)
         with pytest.raises(TableError) as read:
-            contract.read(path)
+            schema.read(path)
         assert column in read.value.message or row in read.value.message
 
 

@@ -1,4 +1,4 @@
-"""The contracts of the Parquet tables: round trips, and a clear error for each way to break one."""
+"""The schemas of the Parquet tables: round trips, and a clear error for each way to break one."""
 
 from pathlib import Path
 
@@ -48,49 +48,49 @@ def table(name: str, **changes: object) -> pa.Table:
     return pa.table({**ROWS[name], **changes})
 
 
-@pytest.mark.parametrize("contract", SCHEMAS, ids=lambda c: c.name)
-def test_round_trip_keeps_every_row_and_gives_the_same_bytes(contract: TableSchema, tmp_path: Path) -> None:
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda c: c.name)
+def test_round_trip_keeps_every_row_and_gives_the_same_bytes(schema: TableSchema, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        contract.write(table(contract.name), tmp_path / name)
+        schema.write(table(schema.name), tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    back = contract.read(tmp_path / "one")
-    assert back.to_pydict() == ROWS[contract.name]
-    for field in contract.schema:
+    back = schema.read(tmp_path / "one")
+    assert back.to_pydict() == ROWS[schema.name]
+    for field in schema.arrow:
         assert pq.read_schema(tmp_path / "one").field(field.name).metadata[b"description"]
     assert list(tmp_path.iterdir()) == [tmp_path / "one", tmp_path / "two"] or len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("contract", SCHEMAS, ids=lambda c: c.name)
-def test_a_missing_column_a_null_key_and_a_repeated_key_are_refused(contract: TableSchema, tmp_path: Path) -> None:
-    key = contract.schema.names[0]
-    for name in contract.schema.names:
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda c: c.name)
+def test_a_missing_column_a_null_key_and_a_repeated_key_are_refused(schema: TableSchema, tmp_path: Path) -> None:
+    key = schema.arrow.names[0]
+    for name in schema.arrow.names:
         with pytest.raises(TableError, match=rf"out: column '{name}' is missing"):
-            contract.write(table(contract.name).drop_columns([name]), tmp_path / "out")
+            schema.write(table(schema.name).drop_columns([name]), tmp_path / "out")
     with pytest.raises(TableError, match=rf"column '{key}', row 1: empty"):
-        contract.write(table(contract.name, **{key: ["a", None]}), tmp_path / "out")
+        schema.write(table(schema.name, **{key: ["a", None]}), tmp_path / "out")
     with pytest.raises(TableError, match=rf"column '{key}': 'a' stands in more than one row"):
-        contract.write(table(contract.name, **{key: ["a", "a"]}), tmp_path / "out")
+        schema.write(table(schema.name, **{key: ["a", "a"]}), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("contract", "column", "values"),
+    ("schema", "column", "values"),
     [
         (REWARDS, "score", [1.0, float("nan")]),
         (REFERENCE, "values", [[1.0, 2.0], [float("inf")]]),
         (ROLLOUTS, "rollout_logprobs", [[0.0, 0.0], [float("-inf")]]),
     ],
 )
-def test_numbers_that_are_not_finite_name_column_and_row(contract, column, values, tmp_path: Path) -> None:
+def test_numbers_that_are_not_finite_name_column_and_row(schema, column, values, tmp_path: Path) -> None:
     with pytest.raises(TableError, match=rf"column '{column}', row 1 \('b'\): not a finite number"):
-        contract.write(table(contract.name, **{column: values}), tmp_path / "out")
+        schema.write(table(schema.name, **{column: values}), tmp_path / "out")
 
 
-@pytest.mark.parametrize("contract", [ROLLOUTS, REFERENCE, ADVANTAGES], ids=lambda c: c.name)
-def test_lists_of_unequal_length_name_the_sample(contract: TableSchema, tmp_path: Path) -> None:
-    last = contract.ragged[0][-1]
+@pytest.mark.parametrize("schema", [ROLLOUTS, REFERENCE, ADVANTAGES], ids=lambda c: c.name)
+def test_lists_of_unequal_length_name_the_sample(schema: TableSchema, tmp_path: Path) -> None:
+    last = schema.ragged[0][-1]
     with pytest.raises(TableError, match=r"sample_id 'b': '\w+' has 1 items, '\w+' has 2"):
-        contract.write(table(contract.name, **{last: [[0.0, 0.0], [0.0, 0.0]]}), tmp_path / "out")
+        schema.write(table(schema.name, **{last: [[0.0, 0.0], [0.0, 0.0]]}), tmp_path / "out")
 
 
 def test_unknown_columns_and_wrong_types_are_refused(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_file_of_another_kind_version_or_none_is_refused(tmp_path: Path) -> No
     ADVANTAGES.write(table("advantages"), path)
     with pytest.raises(TableError, match="expected a 'rewards' table of version 1, found 'advantages'"):
         REWARDS.read(path)
-    newer = TableSchema("advantages", 3, ADVANTAGES.schema)
+    newer = TableSchema("advantages", 3, ADVANTAGES.arrow)
     with pytest.raises(TableError, match="of version 3, found 'advantages' of version 2"):
         newer.read(path)
     pq.write_table(table("rewards"), path)
@@ -151,37 +151,37 @@ def test_same_order_names_the_first_difference() -> None:
         same_order(a, c, "x and y")
 
 
-@pytest.mark.parametrize("contract", SCHEMAS, ids=lambda c: c.name)
-def test_an_empty_entry_names_file_column_and_row(contract: TableSchema, tmp_path: Path) -> None:
-    for name in contract.schema.names[1:]:
-        values = [ROWS[contract.name][name][0], None]
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda c: c.name)
+def test_an_empty_entry_names_file_column_and_row(schema: TableSchema, tmp_path: Path) -> None:
+    for name in schema.arrow.names[1:]:
+        values = [ROWS[schema.name][name][0], None]
         with pytest.raises(TableError, match=rf"out: column '{name}', row 1: empty"):
-            contract.write(table(contract.name, **{name: values}), tmp_path / "out")
+            schema.write(table(schema.name, **{name: values}), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    ("contract", "column", "values"),
+    ("schema", "column", "values"),
     [
         (ADVANTAGES, "advantages", [[0.5, -1.0], [None]]),
         (ROLLOUTS, "prompt_ids", [[1], [None]]),
         (ROLLOUTS, "response_ids", [[5, 6], [None]]),
     ],
 )
-def test_an_empty_item_of_a_list_names_column_and_row(contract, column, values, tmp_path: Path) -> None:
+def test_an_empty_item_of_a_list_names_column_and_row(schema, column, values, tmp_path: Path) -> None:
     """Let through, it would become NaN, and the whole column of token ids floats."""
     with pytest.raises(TableError, match=rf"out: column '{column}', row 1\b"):
-        contract.write(table(contract.name, **{column: values}), tmp_path / "out")
+        schema.write(table(schema.name, **{column: values}), tmp_path / "out")
 
 
-@pytest.mark.parametrize("contract", [REWARDS, EVALUATION], ids=lambda c: c.name)
+@pytest.mark.parametrize("schema", [REWARDS, EVALUATION], ids=lambda c: c.name)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_reward_component_that_is_not_finite_is_refused(contract: TableSchema, bad: float, tmp_path: Path) -> None:
+def test_a_reward_component_that_is_not_finite_is_refused(schema: TableSchema, bad: float, tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"out: column 'part', row 1\b"):
-        contract.write(table(contract.name, part=[0.0, bad]), tmp_path / "out")
+        schema.write(table(schema.name, part=[0.0, bad]), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    ("contract", "column", "values"),
+    ("schema", "column", "values"),
     [
         (REWARDS, "score", [[1.0], [2.0]]),
         (ADVANTAGES, "returns", [1.0, 2.0]),
@@ -190,9 +190,9 @@ def test_a_reward_component_that_is_not_finite_is_refused(contract: TableSchema,
         (ROLLOUTS, "response_ids", [[5, 6.5], [7]]),
     ],
 )
-def test_a_column_of_a_wrong_type_is_named(contract: TableSchema, column: str, values: list, tmp_path: Path) -> None:
+def test_a_column_of_a_wrong_type_is_named(schema: TableSchema, column: str, values: list, tmp_path: Path) -> None:
     with pytest.raises(TableError, match=rf"out: column '{column}'"):
-        contract.write(table(contract.name, **{column: values}), tmp_path / "out")
+        schema.write(table(schema.name, **{column: values}), tmp_path / "out")
 
 
 def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
@@ -218,8 +218,8 @@ def test_columns_come_in_the_contract_s_order_and_no_row_is_a_table_too(tmp_path
     ADVANTAGES.write(table("advantages").select([2, 0, 3, 1]), tmp_path / "order")
     ADVANTAGES.write(table("advantages"), tmp_path / "same")
     assert (tmp_path / "order").read_bytes() == (tmp_path / "same").read_bytes()
-    ADVANTAGES.write(ADVANTAGES.schema.empty_table(), tmp_path / "none")
-    assert ADVANTAGES.read(tmp_path / "none").schema.equals(ADVANTAGES.schema)
+    ADVANTAGES.write(ADVANTAGES.arrow.empty_table(), tmp_path / "none")
+    assert ADVANTAGES.read(tmp_path / "none").schema.equals(ADVANTAGES.arrow)
 
 
 def test_a_refused_table_leaves_the_old_file(tmp_path: Path) -> None:
@@ -254,19 +254,19 @@ def test_ragged_lists_come_back_from_any_slice(counts: list[int], start: int) ->
     assert lengths(part, "v").tolist() == counts[start:]
 
 
-@pytest.mark.parametrize("contract", SCHEMAS, ids=lambda c: c.name)
-def test_a_flipped_bit_gives_the_declared_error_or_the_same_rows(contract: TableSchema, tmp_path: Path) -> None:
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda c: c.name)
+def test_a_flipped_bit_gives_the_declared_error_or_the_same_rows(schema: TableSchema, tmp_path: Path) -> None:
     """Same rows: a bit of the checksum's own name alone."""
-    contract.write(table(contract.name, **({"part": [1.0, 2.0]} if contract is REWARDS else {})), tmp_path / "t")
+    schema.write(table(schema.name, **({"part": [1.0, 2.0]} if schema is REWARDS else {})), tmp_path / "t")
     good = (tmp_path / "t").read_bytes()
-    rows = contract.read(tmp_path / "t")
+    rows = schema.read(tmp_path / "t")
     refused = 0
     for place in range(0, len(good), 3):
         damaged = bytearray(good)
         damaged[place] ^= 1 << place // 3 % 8
         (tmp_path / "t").write_bytes(damaged)
         try:
-            assert contract.read(tmp_path / "t").equals(rows), place
+            assert schema.read(tmp_path / "t").equals(rows), place
         except TableError:
             refused += 1
     assert refused >= len(range(0, len(good), 3)) - 7

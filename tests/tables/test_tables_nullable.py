@@ -23,65 +23,65 @@ ROWS = {
     "advantages": {"sample_id": ["a", "b", "c"], "token_rewards": LISTS, "advantages": LISTS, "returns": LISTS},
 }  # fmt: skip
 NULLABLE = [(REFERENCE, "values"), (REFERENCE, "bootstrap_value"), (ADVANTAGES, "returns")]
-each = pytest.mark.parametrize(("contract", "column"), NULLABLE, ids=lambda value: getattr(value, "name", value))
+each = pytest.mark.parametrize(("schema", "column"), NULLABLE, ids=lambda value: getattr(value, "name", value))
 
 
-def table(contract: TableSchema, **changes: object) -> pa.Table:
-    return pa.table({**ROWS[contract.name], **changes})
+def table(schema: TableSchema, **changes: object) -> pa.Table:
+    return pa.table({**ROWS[schema.name], **changes})
 
 
 def test_no_other_column_can_be_empty() -> None:
-    contracts = (ADVANTAGES, EVALUATION, PROMPTS, REFERENCE, REWARDS, ROLLOUTS)
-    found = {(contract.name, field.name) for contract in contracts for field in contract.schema if field.nullable}
-    assert found == {(contract.name, column) for contract, column in NULLABLE}
+    schemas = (ADVANTAGES, EVALUATION, PROMPTS, REFERENCE, REWARDS, ROLLOUTS)
+    found = {(schema.name, field.name) for schema in schemas for field in schema.arrow if field.nullable}
+    assert found == {(schema.name, column) for schema, column in NULLABLE}
 
 
 @each
-def test_empty_in_all_rows_comes_back_empty(contract: TableSchema, column: str, tmp_path: Path) -> None:
+def test_empty_in_all_rows_comes_back_empty(schema: TableSchema, column: str, tmp_path: Path) -> None:
     """Whether the column came without a type or with its own; and the bytes are the same."""
-    kind = contract.schema.field(column).type
+    kind = schema.arrow.field(column).type
     for name, nulls in (("untyped", pa.nulls(3)), ("typed", pa.nulls(3, kind))):
-        contract.write(table(contract, **{column: nulls}), tmp_path / name)
-        back = contract.read(tmp_path / name)
+        schema.write(table(schema, **{column: nulls}), tmp_path / name)
+        back = schema.read(tmp_path / name)
         assert back.schema.field(column).type == kind
-        assert back.to_pydict() == {**ROWS[contract.name], column: [None] * 3}
-        assert contract.read(tmp_path / name, [column]).column(column).null_count == 3
+        assert back.to_pydict() == {**ROWS[schema.name], column: [None] * 3}
+        assert schema.read(tmp_path / name, [column]).column(column).null_count == 3
     assert (tmp_path / "untyped").read_bytes() == (tmp_path / "typed").read_bytes()
 
 
 @each
 @pytest.mark.parametrize("empty", [[0], [2], [0, 1], [1, 2]])
-def test_empty_in_some_rows_is_refused(contract: TableSchema, column: str, empty: list[int], tmp_path: Path) -> None:
-    values = [None if row in empty else value for row, value in enumerate(ROWS[contract.name][column])]
-    broken = table(contract, **{column: values})
+def test_empty_in_some_rows_is_refused(schema: TableSchema, column: str, empty: list[int], tmp_path: Path) -> None:
+    values = [None if row in empty else value for row, value in enumerate(ROWS[schema.name][column])]
+    broken = table(schema, **{column: values})
     with pytest.raises(TableError, match=rf"out: column '{column}', row {empty[0]}: empty"):
-        contract.write(broken, tmp_path / "out")
-    contract.write(table(contract), tmp_path / "good")
+        schema.write(broken, tmp_path / "out")
+    schema.write(table(schema), tmp_path / "good")
     schema = pq.read_schema(tmp_path / "good")
     metadata = {k: v for k, v in schema.metadata.items() if k != b"ppo_pipeline.checksum"}  # that of the good file
     schema = schema.with_metadata(metadata)
     pq.write_table(broken.cast(schema), tmp_path / "bad")
     for columns in (None, [column]):
         with pytest.raises(TableError, match=rf"bad: column '{column}', row {empty[0]}: empty"):
-            contract.read(tmp_path / "bad", columns)
+            schema.read(tmp_path / "bad", columns)
 
 
-@pytest.mark.parametrize(("contract", "column"), [NULLABLE[0], NULLABLE[2]], ids=["values", "returns"])
+@pytest.mark.parametrize(("schema", "column"), [NULLABLE[0], NULLABLE[2]], ids=["values", "returns"])
 def test_where_it_is_not_empty_its_lists_have_the_other_columns_lengths(
-    contract: TableSchema, column: str, tmp_path: Path
+    schema: TableSchema, column: str, tmp_path: Path
 ) -> None:
     with pytest.raises(TableError, match=rf"sample_id 'b': '\w+' has 1 items, '{column}' has 2"):
-        contract.write(table(contract, **{column: [[0.0, 0.0], [0.0, 0.0], [0.0] * 3]}), tmp_path / "out")
+        schema.write(table(schema, **{column: [[0.0, 0.0], [0.0, 0.0], [0.0] * 3]}), tmp_path / "out")
     with pytest.raises(TableError, match=rf"column '{column}', row 1\b"):
-        contract.write(table(contract, **{column: [[0.0, 0.0], [None], [0.0] * 3]}), tmp_path / "out")
+        schema.write(table(schema, **{column: [[0.0, 0.0], [None], [0.0] * 3]}), tmp_path / "out")
 
 
 @each
-def test_the_other_columns_are_checked_where_it_is_empty(contract: TableSchema, column: str, tmp_path: Path) -> None:
-    first, second = list(ROWS[contract.name])[1:3]
+def test_the_other_columns_are_checked_where_it_is_empty(schema: TableSchema, column: str, tmp_path: Path) -> None:
+    first, second = list(ROWS[schema.name])[1:3]
     bare = {column: pa.nulls(3)}
     with pytest.raises(TableError, match=rf"sample_id 'c': '{first}' has 3 items, '{second}' has 1"):
-        contract.write(table(contract, **bare, **{second: [[0.0, 0.0], [0.0], [0.0]]}), tmp_path / "out")
+        schema.write(table(schema, **bare, **{second: [[0.0, 0.0], [0.0], [0.0]]}), tmp_path / "out")
     with pytest.raises(TableError, match=rf"column '{first}', row 1 \('b'\): not a finite number"):
-        contract.write(table(contract, **bare, **{first: [[0.0, 0.0], [float("nan")], [0.0] * 3]}), tmp_path / "out")
+        schema.write(table(schema, **bare, **{first: [[0.0, 0.0], [float("nan")], [0.0] * 3]}), tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from updating import TEMPERATURE, make_data, make_policy, make_targets, paramete
 from ppo_pipeline.maths.schedule import learning_rate_factor
 from ppo_pipeline.models.checkpoint import TrainerState
 from ppo_pipeline.models.policy import Policy
-from ppo_pipeline.settings.sections import Update
+from ppo_pipeline.settings.learning_sections import Update
 from ppo_pipeline.training.batches import generator, shuffled_minibatches
 from ppo_pipeline.training.data import Sampled
 from ppo_pipeline.training.loss_inputs import LossInputs, sampling_weights
