@@ -57,6 +57,11 @@ def run(given):
 """
 
 
+def interruptible() -> None:
+    """Take SIGINT as at a terminal: a background job's is ignored, and a server serves none but its own kind."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class WarmProject:
     """libraries: what the server imports in place of torch and the like; idle: the seconds after which it ends;
     none does before `close`, however busy the machine, unless a test is about that.
@@ -97,7 +102,7 @@ class WarmProject:
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's is ignored
+            preexec_fn=interruptible,
             **streams,
         )
         return process

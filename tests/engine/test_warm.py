@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from warm_project import LONG, WarmProject, replace, state, until
+from warm_project import LONG, WarmProject, interruptible, replace, state, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="warm starts are for Linux")
 OWN = ("pid", "parent", "session", "warm")
@@ -69,6 +69,7 @@ def test_the_stage_settings_starts_the_server_ahead(project: WarmProject, there:
     told = subprocess.run(  # comes back while the server still imports
         [sys.executable, "-m", "stages", "settings"],
         cwd=project.folder, env=project.environment, capture_output=True, text=True, check=True, timeout=LONG,
+        preexec_fn=interruptible,
     )  # fmt: skip
     assert told.stdout == "settings\n"
     names = project.socket_files()
@@ -87,6 +88,7 @@ def test_a_light_stage_is_warm_where_a_server_is_there_and_starts_none(project: 
     told = subprocess.run(
         [sys.executable, "-m", "stages", "reward", "leave@there"],
         cwd=project.folder, env=project.environment, capture_output=True, text=True, input="",
+        preexec_fn=interruptible,
     )  # fmt: skip
     about = json.loads(told.stdout)
     assert told.returncode == 3

@@ -124,7 +124,7 @@ def test_rounds_can_be_sealed_though_dvc_calls_the_stage_code_outdated_always(pr
 
 def test_a_preset_brings_its_prompts(project: InstalledProject) -> None:
     project.run("ppo-pipeline", "rounds", "unseal", "r001")
-    assert "data/prompts/chinese.jsonl" in project.run("ppo-pipeline", "preset", "notebook-full")
-    committed = (REPOSITORY / "data/prompts/chinese.jsonl").read_bytes()
-    assert (project.folder / "data/prompts/chinese.jsonl").read_bytes() == committed
+    assert "data/prompts/questions-chinese.jsonl" in project.run("ppo-pipeline", "preset", "notebook-full")
+    committed = (REPOSITORY / "data/prompts/questions-chinese.jsonl").read_bytes()
+    assert (project.folder / "data/prompts/questions-chinese.jsonl").read_bytes() == committed
     assert project.repro("prompts") == {"code", "prompts"}

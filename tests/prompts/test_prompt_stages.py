@@ -112,8 +112,6 @@ def test_chat_shows_the_model_what_the_stages_do(run: Any) -> None:
     """The messages with special tokens' text, a begun answer and a date in the template: the same ids."""
     _, rollouts, evaluation = run()
     params, tokenizer = load_params(), tiny_tokenizer(DATED)
-    Path("data").mkdir()
-    Path("table").rename("data/prompts.parquet")
     [train], _ = of_split(tokenizer, params, "train", 10, 261)
     assert train.ids == rollouts.column("prompt_ids").to_pylist()[0]
     [heldout], _ = of_split(tokenizer, params, "heldout", 10, 261)
