@@ -12,8 +12,8 @@ from ppo_pipeline.compute.machine import set_up
 from ppo_pipeline.models.acceleration import accelerate_model
 from ppo_pipeline.models.loading import load_model, load_tokenizer, stop_ids_of
 from ppo_pipeline.prompts.rendering import render
-from ppo_pipeline.sampling.completion import Completion
 from ppo_pipeline.sampling.decoder import Decoder, Request
+from ppo_pipeline.sampling.response import Response
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.settings.sections import Compute
 
@@ -43,7 +43,7 @@ def run(base: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def compare(one: list[Completion], other: list[Completion]) -> dict[str, float]:
+def compare(one: list[Response], other: list[Response]) -> dict[str, float]:
     """Return how many texts differ, and how often a token flips where all before it are the same."""
     flips = same = 0
     for a, b in zip(one, other, strict=True):

@@ -185,8 +185,8 @@ def decode_and_compare(folder: Path, plain: Any, prompts: list[list[int]], what:
     model = load_model(folder / "data/base", torch.device("cpu"), torch.float32)
     accelerate_model(model)
     found = Decoder(model, [], NEW, 1.0, 2).decode([Request(p, None) for p in prompts])
-    for prompt, completion in zip(prompts, found, strict=True):
-        compare(plain, prompt, completion.ids, completion.logprobs, what)
+    for prompt, response in zip(prompts, found, strict=True):
+        compare(plain, prompt, response.ids, response.logprobs, what)
 
 
 def check_ratio(folder: Path) -> None:

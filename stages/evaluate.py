@@ -9,9 +9,9 @@ from ppo_pipeline.models.loading import load_tokenizer, vocabulary_of
 from ppo_pipeline.project.stage_run import stage_run
 from ppo_pipeline.prompts.rendering import render_all
 from ppo_pipeline.rewards.scoring import check_prompts, component_means, join_prompts, score_samples
-from ppo_pipeline.sampling.completion import length_metrics
 from ppo_pipeline.sampling.generate import Model, Sampling, open_engine
 from ppo_pipeline.sampling.request import Request
+from ppo_pipeline.sampling.response import length_metrics
 from ppo_pipeline.settings.stage_settings import EvaluateSettings
 from ppo_pipeline.tables.evaluation import EVALUATION
 from ppo_pipeline.tables.prompts import PROMPTS
@@ -37,9 +37,9 @@ def run(name: str) -> None:
         asked = settings.model_dump_json(exclude={"reward"})  # other rewards ask for no other answers
         scratch = stage.scratch(paths.base, paths.policy, paths.prompts, more=(asked,))
         with stage.progress(len(prompt_ids)) as counter:
-            completions = engine.generate([Request(ids, None) for _, ids in rendered], counter, scratch.part("answers"))
-        texts, answers = [text for text, _ in rendered], [c.text(tokenizer) for c in completions]
-        response_ids = [c.ids for c in completions]
+            responses = engine.generate([Request(ids, None) for _, ids in rendered], counter, scratch.part("answers"))
+        texts, answers = [text for text, _ in rendered], [c.text(tokenizer) for c in responses]
+        response_ids = [c.ids for c in responses]
         samples = join_prompts(prompt_ids, prompt_ids, texts, answers, response_ids, prompts)
         scores = score_samples(settings.reward, samples, scratch)
         table = {
@@ -47,14 +47,14 @@ def run(name: str) -> None:
             "prompt_text": texts,
             "response_text": answers,
             "response_ids": pa.array(response_ids, pa.list_(pa.int32())),
-            "finish_reason": pa.array([c.finish_reason for c in completions], pa.string()),
+            "finish_reason": pa.array([c.finish_reason for c in responses], pa.string()),
             **scores,
         }
         EVALUATION.write(pa.table(table), paths.evaluation)
         numbers: dict[str, float] = {}
         if prompt_ids:
             numbers = {"eval/scores": float(np.mean(scores["score"])), **component_means(scores, "eval")}
-            lengths = length_metrics(completions)
+            lengths = length_metrics(responses)
             numbers |= {f"eval/{what}": lengths[what] for what in ("response_length", "finished")}
         score = f"mean score {numbers['eval/scores']:+.3f}" if numbers else "no held-out prompt"
         stage.done(f"{len(prompt_ids)} answers in {counter.seconds:.1f} s, {score}", numbers)

@@ -7,9 +7,9 @@ from ppo_pipeline.models.loading import load_tokenizer, vocabulary_of
 from ppo_pipeline.observe.progress import result
 from ppo_pipeline.project.stage_run import stage_run
 from ppo_pipeline.prompts.rendering import check_prompts, render_all
-from ppo_pipeline.sampling.completion import length_metrics
 from ppo_pipeline.sampling.generate import Model, Sampling, open_engine
 from ppo_pipeline.sampling.request import Request
+from ppo_pipeline.sampling.response import length_metrics
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
 from ppo_pipeline.settings.stage_settings import RolloutSettings
@@ -46,21 +46,21 @@ def run(name: str) -> None:
             result(stage.label, "no end token, so each response is cut (rollout.stop_tokens)")
         scratch = stage.scratch(paths.settings("rollout"), paths.base, paths.parent_policy, paths.prompts)
         with stage.progress(len(requests)) as counter:
-            completions = engine.generate(requests, counter, scratch.part("responses"))
+            responses = engine.generate(requests, counter, scratch.part("responses"))
         stage.record["tokens"] = counter.tokens
         table = {
             "sample_id": sample_ids,
             "prompt_id": [prompt_ids[p] for p, _ in samples],
             "sample_index": [k for _, k in samples],
             "prompt_text": [rendered[p][0] for p, _ in samples],
-            "response_text": [c.text(tokenizer) for c in completions],
+            "response_text": [c.text(tokenizer) for c in responses],
             "prompt_ids": [rendered[p][1] for p, _ in samples],
-            "response_ids": [c.ids for c in completions],
-            "rollout_logprobs": [c.logprobs for c in completions],
-            "kept_mass": [c.kept_mass for c in completions],
-            "finish_reason": [c.finish_reason for c in completions],
+            "response_ids": [c.ids for c in responses],
+            "rollout_logprobs": [c.logprobs for c in responses],
+            "kept_mass": [c.kept_mass for c in responses],
+            "finish_reason": [c.finish_reason for c in responses],
         }
         ROLLOUTS.write(pa.table(table), paths.rollouts)
         speed = f"{counter.tokens:,} tokens in {counter.seconds:.1f} s ({counter.tokens_per_second:,.0f} tokens/s)"
-        numbers = {f"val/{what}": number for what, number in length_metrics(completions).items()}
+        numbers = {f"val/{what}": number for what, number in length_metrics(responses).items()}
         stage.done(f"{len(requests)} samples, {speed}", numbers)

@@ -29,7 +29,7 @@ def main(base: str, count: int, new_tokens: int, passes: int) -> None:
         started = time.perf_counter()
         found = decoder.decode([Request(p, uniforms(number, str(i), new_tokens)) for i, p in enumerate(ids)])
         seconds = time.perf_counter() - started
-        tokens = sum(len(completion.ids) for completion in found)
+        tokens = sum(len(response.ids) for response in found)
         if seconds / tokens < best:
             best, useful = seconds / tokens, tokens
     print(json.dumps({"tokens_per_second": round(1 / best, 1), "tokens": useful}))

@@ -140,7 +140,7 @@ def answers(engine: "Engine", tokenizer: Any, questions: list[Question], manner:
         Request(question.ids, uniforms(manner.seed, question.stream, count) if manner.temperature else None)
         for question in questions
     ]
-    return [completion.text(tokenizer) for completion in engine.generate(requests)]
+    return [response.text(tokenizer) for response in engine.generate(requests)]
 
 
 def compared(

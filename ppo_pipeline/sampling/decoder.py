@@ -18,11 +18,11 @@ from ..models.prefix import LEAST_PREFIX, causal_mask, common_prefix
 from ..models.reach import borders
 from ..resume.snapshots import Snapshots
 from .cache import SlotCache, cache_name
-from .completion import Completion
 from .decoder_state import load_state, save_state
 from .draw import Drawn, draw, pick_greedy
 from .masks import Masks
 from .request import Request
+from .response import Response
 from .truncation import Truncation
 
 PREFILL_TOKENS = 4096
@@ -32,12 +32,12 @@ PREFILL_TOKENS = 4096
 class _Active:
     index: int
     request: Request
-    completion: Completion
+    response: Response
 
     @property
     def length(self) -> int:
         """Tokens that have keys and values: all but the newest."""
-        return len(self.request.prompt_ids) + len(self.completion.ids) - 1
+        return len(self.request.prompt_ids) + len(self.response.ids) - 1
 
 
 class Decoder:
@@ -70,31 +70,31 @@ class Decoder:
         requests: list[Request],
         on_tokens: Callable[[int, int], None] = lambda tokens, done: None,
         snapshots: Snapshots | None = None,
-    ) -> list[Completion]:
-        """Return the completion of each request, in their order.
+    ) -> list[Response]:
+        """Return the response to each request, in their order.
 
         on_tokens(tokens, finished) is called after each step with the numbers of new tokens and of sequences
         that just ended. snapshots: goes on from the newest one, to the same bits as if it had never stopped, and
         makes further ones. Raises PipelineError where a prompt and its response exceed the model's positions.
         """
-        completions = [Completion() for _ in requests]
+        responses = [Response() for _ in requests]
         if not requests:
-            return completions
+            return responses
         capacity = max(len(r.prompt_ids) for r in requests) + self.max_new_tokens
         self._check_length(capacity)
         slots = min(self.batch_size, len(requests))
         cache = SlotCache(slots, capacity, counts=self.masks.by_key)
         # Long prompts first: the cache is then widest at the start, and steps get cheaper.
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt_ids))
-        waiting = [_Active(i, requests[i], completions[i]) for i in order][::-1]
+        waiting = [_Active(i, requests[i], responses[i]) for i in order][::-1]
         active: list[_Active] = []
         logits = torch.empty(0)
-        resumed = load_state(snapshots, completions, cache, self.device) if snapshots else None
+        resumed = load_state(snapshots, responses, cache, self.device) if snapshots else None
         if resumed is None:
             self._prefill_prefix(cache, [r.prompt_ids for r in requests])
         else:
             waiting = waiting[: resumed.waiting]
-            active = [_Active(i, requests[i], completions[i]) for i in resumed.active]
+            active = [_Active(i, requests[i], responses[i]) for i in resumed.active]
             on_tokens(0, len(requests) - len(waiting) - len(active))
             logits = self._step(cache, active) if active else logits
         while waiting or active:
@@ -114,9 +114,9 @@ class Decoder:
             active = self._compact(cache, active, keep)
             if snapshots and snapshots.due():
                 used = max((a.length for a in active), default=0)
-                save_state(snapshots, completions, cache, len(waiting), [a.index for a in active], used)
+                save_state(snapshots, responses, cache, len(waiting), [a.index for a in active], used)
             logits = self._step(cache, active) if active else torch.empty(0)
-        return completions
+        return responses
 
     def _check_length(self, capacity: int) -> None:
         for limit, what in borders(self.model):
@@ -172,7 +172,7 @@ class Decoder:
 
     def _step(self, cache: SlotCache, active: list[_Active]) -> Tensor:
         """Run each active sequence's newest token; return the logits of the next one (n, V)."""
-        ids = torch.tensor([[a.completion.ids[-1]] for a in active], device=self.device)
+        ids = torch.tensor([[a.response.ids[-1]] for a in active], device=self.device)
         lengths = [a.length for a in active]
         positions = torch.tensor(lengths, device=self.device)
         width = max(lengths) + 1
@@ -207,20 +207,20 @@ class Decoder:
         for place, (sequence, token, logprob, kept) in enumerate(
             zip(active, *(column.tolist() for column in drawn.on_host()), strict=True)
         ):
-            completion = sequence.completion
-            completion.ids.append(token)
-            completion.logprobs.append(logprob)
-            completion.kept_mass.append(kept)
+            response = sequence.response
+            response.ids.append(token)
+            response.logprobs.append(logprob)
+            response.kept_mass.append(kept)
             if token in self.stop_ids:
-                completion.finish_reason = "stop"
-            elif len(completion.ids) < self.max_new_tokens:
+                response.finish_reason = "stop"
+            elif len(response.ids) < self.max_new_tokens:
                 keep.append(place)
         return keep
 
     def _draw(self, active: list[_Active], logits: Tensor) -> Drawn:
         if active[0].request.uniforms is None:
             return pick_greedy(logits, self.temperature)
-        numbers = [a.request.uniforms[len(a.completion.ids)] for a in active]  # type: ignore[index]
+        numbers = [a.request.uniforms[len(a.response.ids)] for a in active]  # type: ignore[index]
         return draw(logits, torch.tensor(numbers, dtype=torch.float64), self.temperature, self.truncation)
 
     @staticmethod
@@ -232,7 +232,7 @@ class Decoder:
         movers = [place for place in keep if place >= len(keep)]
         for hole, place in zip(holes, movers, strict=True):
             mover = active[place]
-            cache.copy_slot(place, hole, len(mover.request.prompt_ids) + len(mover.completion.ids))
+            cache.copy_slot(place, hole, len(mover.request.prompt_ids) + len(mover.response.ids))
             result[hole] = mover
         assert len(result) == len(kept)
         return result

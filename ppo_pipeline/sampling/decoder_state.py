@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from ..resume.snapshots import Snapshots
 from .cache import SlotCache
-from .completion import Completion
+from .response import Response
 
 LISTS = {"ids": np.int32, "logprobs": np.float32, "kept_mass": np.float32}
 
@@ -29,16 +29,16 @@ class Resumed:
 
 
 def save_state(
-    snapshots: Snapshots, completions: list[Completion], cache: SlotCache, waiting: int, active: list[int], width: int
+    snapshots: Snapshots, responses: list[Response], cache: SlotCache, waiting: int, active: list[int], width: int
 ) -> None:
     """Make a snapshot: what was drawn so far, who is in which slot, and the first `width` positions of the cache."""
 
     def write(folder: Path) -> None:
-        lengths = np.array([len(c.ids) for c in completions], np.int32)
-        columns = {name: [x for c in completions for x in getattr(c, name)] for name in LISTS}
+        lengths = np.array([len(c.ids) for c in responses], np.int32)
+        columns = {name: [x for c in responses for x in getattr(c, name)] for name in LISTS}
         arrays = {name: np.array(column, LISTS[name]) for name, column in columns.items()}
-        save_arrays({"lengths": lengths, **arrays}, folder / "completions.safetensors")
-        stopped = [c.finish_reason == "stop" for c in completions]
+        save_arrays({"lengths": lengths, **arrays}, folder / "responses.safetensors")
+        stopped = [c.finish_reason == "stop" for c in responses]
         order = {"waiting": waiting, "active": active, "stopped": stopped, "prefix_length": cache.prefix_length}
         (folder / "order.json").write_text(json.dumps(order), encoding="utf-8")
         for number, (keys, values) in enumerate(cache.prefix):
@@ -51,29 +51,29 @@ def save_state(
 
 
 def load_state(
-    snapshots: Snapshots, completions: list[Completion], cache: SlotCache, device: torch.device
+    snapshots: Snapshots, responses: list[Response], cache: SlotCache, device: torch.device
 ) -> Resumed | None:
-    """Fill `completions` and the empty `cache` from the newest snapshot; None where there is none."""
+    """Fill `responses` and the empty `cache` from the newest snapshot; None where there is none."""
     found: list[Resumed] = []
 
     def read(folder: Path) -> str:
-        arrays = load_arrays(folder / "completions.safetensors")
+        arrays = load_arrays(folder / "responses.safetensors")
         order = json.loads((folder / "order.json").read_text(encoding="utf-8"))
         prefix = [load_file(path, str(device)) for path in _numbered(folder, "prefix")]
         layers = [load_file(path, str(device)) for path in _numbered(folder, "layer")]
         ends = np.cumsum(arrays["lengths"])[:-1]
         columns = {name: np.split(arrays[name], ends) for name in LISTS}
-        for place, completion in enumerate(completions):
+        for place, response in enumerate(responses):
             for name, parts in columns.items():
-                setattr(completion, name, parts[place].tolist())
-            completion.finish_reason = "stop" if order["stopped"][place] else "length"
+                setattr(response, name, parts[place].tolist())
+            response.finish_reason = "stop" if order["stopped"][place] else "length"
         cache.prefix = [(layer["keys"], layer["values"]) for layer in prefix]
         cache.prefix_length = order["prefix_length"]
         for layer in layers:
             cache.restore(layer["keys"], layer["values"])
         found.append(Resumed(order["waiting"], order["active"]))
-        done = len(completions) - order["waiting"] - len(order["active"])
-        return f"{done} of {len(completions)} responses done, {len(order['active'])} begun"
+        done = len(responses) - order["waiting"] - len(order["active"])
+        return f"{done} of {len(responses)} responses done, {len(order['active'])} begun"
 
     snapshots.load(read)
     return found[0] if found else None

@@ -17,9 +17,9 @@ from ..errors.machine_faults import is_machines
 from ..models.loading import check_supported, text_config
 from ..models.policy import model_logprobs, pad
 from ..models.prefix import LEAST_PREFIX
-from .completion import Completion
 from .decoder import Decoder
 from .request import Request
+from .response import Response
 from .streams import uniforms
 
 LENGTHS, BEHIND_PREFIX = (3, 14, 6, 10), (1, 7, 4)  # tokens of prompts; tokens of others that start alike
@@ -83,21 +83,21 @@ def deviation(model: Any) -> Deviation:
     decoder = Decoder(model, stop, NEW_TOKENS, 1.0, SLOTS)
     drawn = [Request(ids, uniforms(0, str(i), NEW_TOKENS)) for i, ids in enumerate(prompts[: len(LENGTHS)])]
     greedy = [Request(ids, None) for ids in prompts[len(LENGTHS) :]]
-    completions = [*decoder.decode(drawn), *decoder.decode(greedy)]
-    responses = [torch.tensor(c.ids) for c in completions]
-    batch = pad([torch.tensor(ids) for ids in prompts], responses, 0, model.device)
+    responses = [*decoder.decode(drawn), *decoder.decode(greedy)]
+    answers = [torch.tensor(c.ids) for c in responses]
+    batch = pad([torch.tensor(ids) for ids in prompts], answers, 0, model.device)
     training = model_logprobs(model, batch, 1.0).cpu()
-    rows = torch.cat([_plain(model, ids, c) for ids, c in zip(prompts, completions, strict=True)])
-    expected = rows.gather(1, torch.cat(responses)[:, None])[:, 0]
-    decoded = torch.tensor([x for c in completions for x in c.logprobs])
-    count = sum(len(c.ids) for c in completions[: len(drawn)])
+    rows = torch.cat([_plain(model, ids, c) for ids, c in zip(prompts, responses, strict=True)])
+    expected = rows.gather(1, torch.cat(answers)[:, None])[:, 0]
+    decoded = torch.tensor([x for c in responses for x in c.logprobs])
+    count = sum(len(c.ids) for c in responses[: len(drawn)])
     below = (rows.amax(-1) - expected)[count:]
     return Deviation((decoded - expected).abs(), (training - expected).abs(), below, rows.std(-1).mean().item())
 
 
-def _plain(model: Any, prompt: list[int], completion: Completion) -> Tensor:
+def _plain(model: Any, prompt: list[int], response: Response) -> Tensor:
     """Return log probabilities (n, V) at each token of a response, by a forward of it alone."""
-    ids = torch.tensor([prompt + completion.ids], device=model.device)
+    ids = torch.tensor([prompt + response.ids], device=model.device)
     logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
     return torch.log_softmax(logits.float(), -1).cpu()
 

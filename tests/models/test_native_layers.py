@@ -95,17 +95,17 @@ def test_greedy_text_is_that_of_generate(kind: str, prefix: int) -> None:
     rng = np.random.default_rng(prefix)
     start = rng.integers(0, 256, prefix).tolist()
     prompts = [start + rng.integers(0, 256, rng.integers(1, 14)).tolist() for _ in range(7)]
-    completions = Decoder(native, [STOP], 20, 1.0, 3).decode([Request(p, None) for p in prompts])
-    for prompt, completion in zip(prompts, completions, strict=True):
+    responses = Decoder(native, [STOP], 20, 1.0, 3).decode([Request(p, None) for p in prompts])
+    for prompt, response in zip(prompts, responses, strict=True):
         out = plain.generate(
             torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), do_sample=False, max_new_tokens=20,
             eos_token_id=STOP, pad_token_id=STOP,
         )  # fmt: skip
-        assert completion.ids == out[0, len(prompt) :].tolist()
+        assert response.ids == out[0, len(prompt) :].tolist()
         with torch.no_grad():
-            logits = plain(torch.tensor([prompt + completion.ids])).logits[0, len(prompt) - 1 : -1]
-        expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(completion.ids)[:, None])[:, 0]
-        torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-4, rtol=0)
+            logits = plain(torch.tensor([prompt + response.ids])).logits[0, len(prompt) - 1 : -1]
+        expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(response.ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(response.logprobs), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])

@@ -6,7 +6,7 @@ import torch
 from conftest import VOCABULARY, tiny_model
 
 from ppo_pipeline.errors import PipelineError
-from ppo_pipeline.sampling.decoder import Completion, Decoder, Request
+from ppo_pipeline.sampling.decoder import Decoder, Request, Response
 from ppo_pipeline.sampling.streams import uniforms
 
 STOP = 257
@@ -17,7 +17,7 @@ def prompts(count: int = 9, seed: int = 0) -> list[list[int]]:
     return [rng.integers(0, 256, size=rng.integers(1, 14)).tolist() for _ in range(count)]
 
 
-def sampled(model, requests_of, batch_size: int, new_tokens: int = 20, temperature: float = 1.0) -> list[Completion]:
+def sampled(model, requests_of, batch_size: int, new_tokens: int = 20, temperature: float = 1.0) -> list[Response]:
     return Decoder(model, [STOP], new_tokens, temperature, batch_size).decode(requests_of)
 
 
@@ -29,23 +29,23 @@ def requests(count: int = 9, new_tokens: int = 20) -> list[Request]:
 def test_greedy_equals_generate(architecture: str, batch_size: int) -> None:
     model = tiny_model(architecture)
     found = sampled(model, [Request(p, None) for p in prompts()], batch_size)
-    for prompt, completion in zip(prompts(), found, strict=True):
+    for prompt, response in zip(prompts(), found, strict=True):
         out = model.generate(
             torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), do_sample=False, max_new_tokens=20,
             eos_token_id=STOP, pad_token_id=STOP,
         )  # fmt: skip
-        assert completion.ids == out[0, len(prompt) :].tolist()
+        assert response.ids == out[0, len(prompt) :].tolist()
 
 
 def test_logprobs_are_those_of_a_plain_forward(architecture: str) -> None:
     model = tiny_model(architecture)
     temperature = 0.7
-    for prompt, completion in zip(prompts(), sampled(model, requests(), 4, temperature=temperature), strict=True):
-        ids = torch.tensor([prompt + completion.ids])
+    for prompt, response in zip(prompts(), sampled(model, requests(), 4, temperature=temperature), strict=True):
+        ids = torch.tensor([prompt + response.ids])
         with torch.no_grad():
             expected = torch.log_softmax(model(ids).logits[0] / temperature, -1)
-        chosen = expected[len(prompt) - 1 : -1].gather(1, torch.tensor(completion.ids)[:, None])[:, 0]
-        assert torch.allclose(torch.tensor(completion.logprobs), chosen, atol=1e-4)
+        chosen = expected[len(prompt) - 1 : -1].gather(1, torch.tensor(response.ids)[:, None])[:, 0]
+        assert torch.allclose(torch.tensor(response.logprobs), chosen, atol=1e-4)
 
 
 def test_batch_size_and_order_do_not_choose_the_text(architecture: str) -> None:
@@ -74,12 +74,12 @@ def test_ends_at_a_stop_token_or_at_the_limit() -> None:
     stopped = Decoder(model, every, 20, 1.0, 8).decode(requests(40))
     reasons = {c.finish_reason for c in stopped}
     assert "stop" in reasons
-    for completion in stopped:
-        ended = [token % 3 == 0 for token in completion.ids]
+    for response in stopped:
+        ended = [token % 3 == 0 for token in response.ids]
         assert not any(ended[:-1])
-        assert ended[-1] == (completion.finish_reason == "stop")
-        assert completion.finish_reason == "stop" or len(completion.ids) == 20
-        assert len(completion.ids) == len(completion.logprobs)
+        assert ended[-1] == (response.finish_reason == "stop")
+        assert response.finish_reason == "stop" or len(response.ids) == 20
+        assert len(response.ids) == len(response.logprobs)
 
 
 def test_reports_every_token_and_every_end() -> None:

@@ -34,18 +34,16 @@ def count_tokens(model: torch.nn.Module) -> list[int]:
 def test_a_common_prefix_changes_no_token(architecture: str, length: int, batch_size: int) -> None:
     model, prompts = tiny_model(architecture), with_prefix(length)
     found = Decoder(model, [STOP], 15, 1.0, batch_size).decode([Request(p, None) for p in prompts])
-    for prompt, completion in zip(prompts, found, strict=True):
+    for prompt, response in zip(prompts, found, strict=True):
         out = model.generate(
             torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), do_sample=False, max_new_tokens=15,
             eos_token_id=STOP, pad_token_id=STOP,
         )  # fmt: skip
-        assert completion.ids == out[0, len(prompt) :].tolist()
+        assert response.ids == out[0, len(prompt) :].tolist()
         with torch.no_grad():
-            every = torch.log_softmax(model(torch.tensor([prompt + completion.ids])).logits[0], -1)[
-                len(prompt) - 1 : -1
-            ]
-        plain = every.gather(1, torch.tensor(completion.ids)[:, None])[:, 0]
-        torch.testing.assert_close(torch.tensor(completion.logprobs), plain, atol=1e-4, rtol=0)
+            every = torch.log_softmax(model(torch.tensor([prompt + response.ids])).logits[0], -1)[len(prompt) - 1 : -1]
+        plain = every.gather(1, torch.tensor(response.ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(response.logprobs), plain, atol=1e-4, rtol=0)
 
 
 def test_the_common_prefix_runs_once() -> None:

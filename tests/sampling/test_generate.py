@@ -11,10 +11,10 @@ from stage_runs import Stages
 from ppo_pipeline.models.loading import load_model
 from ppo_pipeline.observe.counter import Counter
 from ppo_pipeline.sampling import generate
-from ppo_pipeline.sampling.completion import Completion
 from ppo_pipeline.sampling.decoder import Decoder
 from ppo_pipeline.sampling.generate import Model, Sampling, open_engine
 from ppo_pipeline.sampling.request import Request
+from ppo_pipeline.sampling.response import Response
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
 
@@ -46,12 +46,12 @@ class Echo:
     def __init__(self, model: Model, sampling: Sampling) -> None:
         self.made.append((model, sampling))
 
-    def generate(self, requests: list[Request], counter: Any = None, snapshots: Any = None) -> list[Completion]:
+    def generate(self, requests: list[Request], counter: Any = None, snapshots: Any = None) -> list[Response]:
         found = []
         for request in requests:
             ids = request.prompt_ids[:3]
             counter.advance(1, len(ids))
-            found.append(Completion(ids, [-1.0] * len(ids), [1.0] * len(ids)))
+            found.append(Response(ids, [-1.0] * len(ids), [1.0] * len(ids)))
         return found
 
 

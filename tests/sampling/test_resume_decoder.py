@@ -10,8 +10,8 @@ from test_decoder_speedups import with_prefix
 
 from ppo_pipeline.models.prepacked import prepack_linears
 from ppo_pipeline.resume.snapshots import INTERVAL, Snapshots
-from ppo_pipeline.sampling.completion import Completion
 from ppo_pipeline.sampling.decoder import Decoder, Request
+from ppo_pipeline.sampling.response import Response
 from ppo_pipeline.sampling.streams import uniforms
 
 STOP, NEW = 257, 12
@@ -79,7 +79,7 @@ def test_a_damaged_snapshot_is_left_out(tmp_path: Path, capsys: pytest.CaptureFi
     model, every = tiny_model("llama"), requests(20)
     wanted = decoder(model, 4).decode(every)
     damaged = 0
-    for place in ("completions.safetensors", "order.json", "layer-1", "prefix-0"):
+    for place in ("responses.safetensors", "order.json", "layer-1", "prefix-0"):
         snapshots = Snapshots(tmp_path / place, "rollout")
 
         def stop(tokens: int, done: int, kept: Snapshots = snapshots) -> None:
@@ -102,5 +102,5 @@ def test_numbers_survive_as_they_are(tmp_path: Path) -> None:
     kept = Snapshots(tmp_path / "s", "rollout")
     wanted = decoder(model, 3).decode(requests(0), snapshots=kept)
     found = decoder(model, 3).decode(requests(0), snapshots=kept)
-    assert found == wanted and all(isinstance(c, Completion) for c in found)
+    assert found == wanted and all(isinstance(c, Response) for c in found)
     assert all(np.float32(x) == x for c in found for x in c.logprobs)

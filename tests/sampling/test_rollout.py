@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from ppo_pipeline.project.paths import Paths
-from ppo_pipeline.sampling.decoder import Completion, Decoder, Request
+from ppo_pipeline.sampling.decoder import Decoder, Request, Response
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
 from ppo_pipeline.settings.params import load_params
@@ -52,7 +52,7 @@ def check_truncated(model: Any, prompt: list[int], ids: list[int], logprobs: lis
     torch.testing.assert_close(torch.tensor(logprobs).double(), full.gather(1, chosen)[:, 0].log(), atol=1e-4, rtol=0)
 
 
-def decoded(model: Any, wanted: list[Request], batch_size: int = 4, rule: Truncation | None = RULE) -> list[Completion]:
+def decoded(model: Any, wanted: list[Request], batch_size: int = 4, rule: Truncation | None = RULE) -> list[Response]:
     return Decoder(model, [STOP], NEW, TEMPERATURE, batch_size, rule).decode(wanted)
 
 

@@ -6,30 +6,30 @@ import pytest
 from conftest import tiny_tokenizer
 from stage_runs import Stages
 
-from ppo_pipeline.sampling.completion import Completion
+from ppo_pipeline.sampling.response import Response
 
 END, USER = 257, 258
 
 
-def completion(text: str, *more: int, finish: str = "stop") -> Completion:
-    return Completion(tiny_tokenizer()(text, add_special_tokens=False)["input_ids"] + list(more), finish_reason=finish)
+def response(text: str, *more: int, finish: str = "stop") -> Response:
+    return Response(tiny_tokenizer()(text, add_special_tokens=False)["input_ids"] + list(more), finish_reason=finish)
 
 
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        (completion("Paris#"), "Paris"),
-        (completion("Paris", END), "Paris"),
-        (completion("Paris#", END), "Paris#"),  # the end token ended it, not the #
-        (completion("Par#is#"), "Par#is"),
-        (completion("Paris#", finish="length"), "Paris#"),
-        (completion("Paris", USER, finish="length"), "Paris"),
-        (completion("#"), ""),
-        (completion("", END), ""),
-        (completion("é#"), "é"),
+        (response("Paris#"), "Paris"),
+        (response("Paris", END), "Paris"),
+        (response("Paris#", END), "Paris#"),  # the end token ended it, not the #
+        (response("Par#is#"), "Par#is"),
+        (response("Paris#", finish="length"), "Paris#"),
+        (response("Paris", USER, finish="length"), "Paris"),
+        (response("#"), ""),
+        (response("", END), ""),
+        (response("é#"), "é"),
     ],
 )
-def test_the_last_token_goes_where_it_ended_the_response(given: Completion, text: str) -> None:
+def test_the_last_token_goes_where_it_ended_the_response(given: Response, text: str) -> None:
     before = list(given.ids)
     assert given.text(tiny_tokenizer()) == text
     assert given.ids == before

@@ -4,8 +4,8 @@ from ...models.loading import stop_ids_of
 from ...observe.counter import Counter
 from ...resume.snapshots import Snapshots
 from ..batch_invariant import load_sampler
-from ..completion import Completion
 from ..request import Request
+from ..response import Response
 from .engine import Model, Sampling
 
 
@@ -21,8 +21,8 @@ class DecoderEngine:
 
     def generate(
         self, requests: list[Request], counter: Counter | None = None, snapshots: Snapshots | None = None
-    ) -> list[Completion]:
-        """Return the completion of each request, in their order."""
+    ) -> list[Response]:
+        """Return the response to each request, in their order."""
         counter = counter or Counter(len(requests))
         return self.decoder.decode(
             requests, lambda tokens, done: counter.advance(done, tokens) if tokens else counter.skip(done), snapshots

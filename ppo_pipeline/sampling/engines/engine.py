@@ -8,8 +8,8 @@ import torch
 
 from ...observe.counter import Counter
 from ...resume.snapshots import Snapshots
-from ..completion import Completion
 from ..request import Request
+from ..response import Response
 from ..truncation import Truncation
 
 
@@ -33,7 +33,7 @@ class Sampling:
     """How responses are drawn: what an engine must do, or refuse.
 
     stop_tokens: that end a response besides the model's own. truncation: which tokens can be drawn; a request without
-    uniform numbers is greedy whatever it says. batch_invariant: whether no batch may change a bit of a completion.
+    uniform numbers is greedy whatever it says. batch_invariant: whether no batch may change a bit of a response.
     """
 
     max_new_tokens: int
@@ -56,8 +56,8 @@ class Engine(Protocol):
 
     def generate(
         self, requests: list[Request], counter: Counter | None = None, snapshots: Snapshots | None = None
-    ) -> list[Completion]:
-        """Return the completion of each request, in their order: ids, logprobs, kept mass, and why it ended.
+    ) -> list[Response]:
+        """Return the response to each request, in their order: ids, logprobs, kept mass, and why it ended.
 
         Logprobs are of the full softmax of `logits / temperature`, in fp32. counter: is told of tokens and finished
         responses. snapshots: where to go on from, and to keep what is done, to the same bits.

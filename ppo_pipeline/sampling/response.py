@@ -7,7 +7,7 @@ import numpy as np
 
 
 @dataclass
-class Completion:
+class Response:
     """A response: token ids (the stop token included), log probabilities and kept mass of each, `stop` or `length`."""
 
     ids: list[int] = field(default_factory=list)
@@ -21,11 +21,11 @@ class Completion:
         return str(tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def length_metrics(completions: list[Completion]) -> dict[str, float]:
-    """Return lengths of one or more completions, and the share that ended by itself."""
-    lengths = [len(c.ids) for c in completions]
+def length_metrics(responses: list[Response]) -> dict[str, float]:
+    """Return lengths of one or more responses, and the share that ended by itself."""
+    lengths = [len(c.ids) for c in responses]
     return {
         "response_length": float(np.mean(lengths)),
         "response_length_max": max(lengths),
-        "finished": float(np.mean([c.finish_reason == "stop" for c in completions])),
+        "finished": float(np.mean([c.finish_reason == "stop" for c in responses])),
     }
