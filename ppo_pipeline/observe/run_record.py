@@ -21,8 +21,8 @@ def run_record(stage: str, round_name: str | None = None) -> Iterator[dict[str, 
     """Yield a dict to add to; at the end it is written to logs/<round>/<stage>.json with what is known here.
 
     seconds: wall time of the stage's work. process_seconds: since the command began, imports included, or the start
-    from a warm server. warm: whether it was one (ppo_pipeline/engine/warm/). Stages with a model add its device and number
-    format; machine says then whose kernels ran, too. With versions, threads and instructions these are what the same
+    from a warm server. warm: whether it was one (ppo_pipeline/engine/warm/). Stages with a model add its device and
+    dtype; machine says then whose kernels ran, too. With versions, threads and instructions these are what the same
     bits depend on.
     """
     started = time.perf_counter()
