@@ -10,9 +10,8 @@ import pyarrow as pa
 from ..errors import PipelineError, nearest
 from ..prompts.conversations import Messages, conversation_of, with_system
 from ..prompts.files import KINDS, NAMED, NOT_JSON, rows_of
-from ..prompts.sources import OWN, prompts_table
+from ..prompts.sources import OWN, encoded, given_split, prompts_table
 from ..settings.sections import Prompts
-from ..tables.prompts import SPLITS
 from .literal import token_text
 
 TAKEN = ("prompt_id", "prompt", "messages", "response", "responses")
@@ -103,20 +102,11 @@ def _gathered(places: list[Place], columns: dict[str, Any], s: Prompts, source: 
         row = own | {name: value for name, value in columns.items() if own.get(name) is None}
         written = conversation_of(row, s.continue_final_message, place)
         for text in [message["content"] for message in written] + [*responses.values()]:
-            _check_whole(text, place)
-        split = row.get("split") or "train"  # functions get it, as in the pipeline
-        if split not in SPLITS:
-            raise PipelineError(f"{place}: split '{split}' is neither 'train' nor 'heldout'.")
+            encoded(text, place)
+        split = given_split(row, place) or "train"  # functions get it, as in the pipeline
         more = {name: value for name, value in row.items() if name not in (*OWN, *TAKEN)}
         rows.append({"prompt_id": place, "messages": with_system(written, s.system), "split": split, **more})
         all_written.append(written)
         numbers += [number] * len(responses)
         samples |= responses
     return Handwritten(prompts_table(rows, source), all_written, numbers, [*samples], [*samples.values()])
-
-
-def _check_whole(text: str, place: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise PipelineError(f"{place}: half of a character, as cutting an emoji leaves ({error}).") from None

@@ -1,17 +1,17 @@
 """What `ppo-pipeline chat` asks: texts of its user, or prompts of the training set."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
 from ..errors import PipelineError
+from ..project.paths import Paths
 from ..prompts.conversations import Messages, with_system
 from ..prompts.rendering import Renderer, render_all
 from ..settings.params import Params
 from ..tables.prompts import PROMPTS
 
-SET = Path("data/prompts.parquet")
+SET = Paths().prompts
 
 
 class Question(NamedTuple):

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from .groups import sums_by_sequence
+
 Floats = NDArray[np.floating]
 
 
@@ -19,7 +21,7 @@ def kl_penalties(kl: Floats, lengths: NDArray[np.integer], kl_coef: float, where
         return -kl_coef * kl
     if where not in ("sequence_sum", "sequence_mean"):
         raise ValueError(f"unknown KL penalty {where!r}; use token, sequence_sum or sequence_mean")
-    sums = np.add.reduceat(kl, np.cumsum(lengths) - lengths)
+    sums = sums_by_sequence(kl, lengths)
     penalties = np.zeros_like(kl)
     penalties[np.cumsum(lengths) - 1] = -kl_coef * (sums / lengths if where == "sequence_mean" else sums)
     return penalties

@@ -49,8 +49,13 @@ def read_prompts(settings: Prompts) -> pa.Table:
 
 
 def _digest(messages: Messages, place: str) -> str:
+    return hashlib.sha256(encoded(json.dumps(messages, ensure_ascii=False), place)).hexdigest()
+
+
+def encoded(text: str, place: str) -> bytes:
+    """Return a text in UTF-8; raise PipelineError, naming its place, for one with half of a character."""
     try:
-        return hashlib.sha256(json.dumps(messages, ensure_ascii=False).encode()).hexdigest()
+        return text.encode()
     except UnicodeEncodeError as error:
         raise PipelineError(f"{place}: half of a character, as cutting an emoji leaves ({error}).") from None
 
@@ -67,9 +72,16 @@ def _prompt_id(given: Any, digest: str, place: str) -> str:
 
 
 def _split(row: dict[str, Any], digest: str, heldout_fraction: float, place: str) -> str:
+    # By the prompt's own hash: adding prompts later moves no prompt from one side to the other.
+    by_hash = "heldout" if int(digest[:8], 16) / 2**32 < heldout_fraction else "train"
+    return given_split(row, place) or by_hash
+
+
+def given_split(row: dict[str, Any], place: str) -> str | None:
+    """Return the split that a row names, None where there is none; raise PipelineError, naming its place, for another."""
     split = row.get("split")
-    if split in (None, ""):  # by the prompt's own hash: adding prompts later moves no prompt from one side to the other
-        return "heldout" if int(digest[:8], 16) / 2**32 < heldout_fraction else "train"
+    if split in (None, ""):
+        return None
     if split not in SPLITS:
         raise PipelineError(
             f"{place}: split '{split}' is neither 'train' nor 'heldout'.{nearest(str(split), [*SPLITS])}"

@@ -10,8 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from ppo_pipeline.cli.main import main
+from ppo_pipeline.project.plan.as_run import DERIVED
 from ppo_pipeline.settings.files import settings_texts
 from ppo_pipeline.settings.params import load_params
+from ppo_pipeline.settings.sections import Section
+from ppo_pipeline.settings.stage_settings import ROUND_STAGES
 from ppo_pipeline.tables.evaluation import EVALUATION
 from ppo_pipeline.tables.rewards import REWARDS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
@@ -159,3 +162,14 @@ def test_a_pipe_gets_lines_of_tabs_and_no_escape_sequence() -> None:
 def test_rounds_that_are_not_there_are_named() -> None:
     assert "no round 'r02'. Did you mean 'r002'?" in diff("r02", "b", code=1)
     assert "`dvc repro evaluate@r001` makes it" in diff("r001", "b", code=1)
+
+
+def test_what_a_stage_is_given_twice_is_compared_once() -> None:
+    """A stage's own settings that stand in a section too are left out; the others are no section's of a round."""
+    given = {
+        name
+        for cls in ROUND_STAGES.values()
+        for name, field in cls.model_fields.items()
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, Section))
+    }
+    assert given - set(DERIVED) == {"seed", "chat_template", "date", "special_tokens"}

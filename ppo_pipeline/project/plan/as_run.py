@@ -8,6 +8,7 @@ from ...errors import PipelineError
 from ...settings.files import flattened
 from ...settings.params import ROOT, Params, read_map
 from ..learning_curve import merged, round_metrics, sealed_metrics
+from ..paths import Paths
 from ..sealing import lock_text
 from ..sealing.index import stages_file
 from .would_be import SETTINGS, md5
@@ -19,6 +20,7 @@ DERIVED = (
     "temperature",
     "max_new_tokens",
     "share_prefix",
+    "whiten_minibatches",
     "max_prompt_tokens",
     "stop_tokens",
 )
@@ -27,8 +29,8 @@ DERIVED = (
 def metrics_of(params: Params, name: str) -> dict[str, Any]:
     """Return the metrics of a round's stages, by name; empty where none has run."""
     if name == ROOT or name in params.rounds:
-        return round_metrics(Path("metrics/stages"), name)
-    return merged(sealed_metrics(Path("sealed/metrics"), name))
+        return round_metrics(Paths().stage_metrics, name)
+    return merged(sealed_metrics(Paths().sealed_metrics, name))
 
 
 def settings_of(params: Params, name: str) -> dict[str, Any] | None:

@@ -13,8 +13,9 @@ from ...settings.files import differences, flattened, settings_texts, told
 from ...settings.params import Params
 from ...storage.code_fingerprint import all_fingerprints, stage_fingerprints
 from ..local_models import MODELS, SOURCES, model_texts
+from ..paths import Paths
 
-CODE, SETTINGS = Path("data/code"), Path("data/settings")
+CODE, SETTINGS = Paths().code_folder, Paths().settings_folder
 NO_FINGERPRINT = ("__init__", "__main__", "code")
 NOT_SET = ("round", "depth")  # what a stage is told beside its settings
 

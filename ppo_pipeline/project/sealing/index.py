@@ -18,6 +18,7 @@ from typing import Any
 from ...errors import PipelineError
 from ...settings.params import SEALED, read_map
 from ...storage.files import atomic_file
+from ..paths import Paths
 from ..rounds_file import flow
 from . import lock_text
 
@@ -28,12 +29,12 @@ EMPTY = HEAD + "{}\n"
 
 def data_folder(name: str) -> Path:
     """Return the folder of a round's artifacts."""
-    return Path("data/rounds") / name
+    return Paths(name).folder
 
 
 def metrics_folder(name: str) -> Path:
     """Return the folder of a round's metrics, a file for each stage."""
-    return Path("metrics/stages") / name
+    return Paths().stage_metrics / name
 
 
 def dvc_file(name: str) -> Path:
