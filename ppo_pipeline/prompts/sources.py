@@ -78,7 +78,7 @@ def _split(row: dict[str, Any], digest: str, heldout_fraction: float, place: str
 
 
 def given_split(row: dict[str, Any], place: str) -> str | None:
-    """Return the split that a row names, None where there is none; raise PipelineError, naming its place, for another."""
+    """Return the split that a row names, None where there is none; raise PipelineError for another, with its place."""
     split = row.get("split")
     if split in (None, ""):
         return None
