@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .estimators import EstimatorName, whitening_fault
 from .sections import Above1, Below1, Count, NonNegative, Positive, Section, UnitInterval
@@ -78,6 +78,10 @@ class Update(Section):
     epochs: Count = Field(description="Passes over the round's samples")
     minibatches: Count = Field(description="Optimizer steps in an epoch")
     microbatch_tokens: Count = Field(description="Tokens of one forward; changes memory and speed only")
+    gradient_groups: Count = Field(
+        description="Groups that each minibatch is dealt into, for as many workers at most, a power of two; their "
+        "gradients are added in a fixed order. Another number can change rounding"
+    )
     gradient_checkpointing: bool = Field(
         description="Compute activations again in the backward pass instead of keeping them: less memory, more time"
     )
@@ -115,3 +119,10 @@ class Update(Section):
         if self.schedule_rounds is not None and self.schedule_rounds <= self.warmup_rounds:
             raise ValueError("schedule_rounds must be more than warmup_rounds")
         return self
+
+    @field_validator("gradient_groups")
+    @classmethod
+    def _groups_make_a_tree(cls, groups: int) -> int:
+        if groups & (groups - 1):
+            raise ValueError(f"{groups} is no power of two; set 1, 2, 4, 8, ...")
+        return groups

@@ -10,7 +10,7 @@ from .estimators import misfit
 from .explain import explain
 from .learning_sections import Advantage, Update
 from .reward_sections import Reward
-from .sections import Base, Compute, Evaluate, Name, Policy, Prompts, Reference, Rollout, Section
+from .sections import Base, ComputeAnywhere, Evaluate, Name, Policy, Prompts, Reference, Rollout, Section
 
 ROOT = "r000"
 SEALED = Path("sealed/rounds.yaml")  # beside params.yaml; ppo_pipeline/project/sealing/ says what sealing is
@@ -44,7 +44,7 @@ class Params(Section):
     )
     prompts: Prompts
     policy: Policy
-    compute: Compute
+    compute: ComputeAnywhere
     rollout: Rollout
     reward: Reward
     reference: Reference
@@ -76,6 +76,11 @@ class Params(Section):
                 f"above {count // 5}"
             )
         return self
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of a stage with a model."""
+        return self.compute.threads
 
     @property
     def temperature(self) -> float:

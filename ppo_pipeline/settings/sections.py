@@ -155,6 +155,23 @@ class Compute(Section):
         return self
 
 
+class ComputeAnywhere(Compute):
+    """The machine, and where on it or on a cluster the heavy stages run: no output depends on that."""
+
+    engine: Literal["local", "ray"] = Field(
+        description="local: in the stage's own process; ray: by workers on Ray, over this machine or a cluster "
+        "(cluster.md). PPO_PIPELINE_ENGINE, where it is set, takes its place"
+    )
+    workers: Count = Field(
+        description="Processes of engine ray, one to a GPU where there are GPUs. PPO_PIPELINE_WORKERS, where it is "
+        "set, takes its place"
+    )
+
+    def that_decides(self) -> Compute:
+        """Return the settings that outputs depend on."""
+        return Compute(**self.model_dump(exclude={"engine", "workers"}))
+
+
 class Rollout(Section):
     """Sampling of responses."""
 
@@ -175,6 +192,11 @@ class Rollout(Section):
     stop_tokens: list[str] = Field(
         description="Tokens that end a response besides the model's own end tokens, each a single token of the "
         "tokenizer; here and in `evaluate`. The texts that rewards see end before it"
+    )
+    shard_samples: int = Field(
+        description="Samples in a shard, which one worker decodes at a time; 0: all in one. Another number can change "
+        "rounding",
+        ge=0,
     )
     batch_size: Count = Field(description="Sequences decoded at a time")
 
@@ -202,4 +224,9 @@ class Evaluate(Section):
 
     max_prompts: int = Field(description="Held-out prompts answered, the first ones; 0 for all", ge=0)
     max_new_tokens: Count = Field(description="An answer is cut at this length")
+    shard_samples: int = Field(
+        description="Prompts in a shard, which one worker decodes at a time; 0: all in one. Another number can change "
+        "rounding",
+        ge=0,
+    )
     batch_size: Count = Field(description="Sequences decoded at a time")

@@ -33,7 +33,7 @@ class StageSettings(BaseModel):
     def of(cls, params: Params, name: str) -> "StageSettings":
         """Collect this stage's settings for round `name` from `params`."""
         effective = params.of_round(name)
-        extra = {"round": name, "depth": params.depth(name)}
+        extra = {"round": name, "depth": params.depth(name), "compute": effective.compute.that_decides()}
         if "parent" in cls.model_fields:
             extra["parent"] = params.all_rounds[name].parent
         values = {f: extra[f] if f in extra else getattr(effective, f) for f in cls.model_fields}
@@ -70,6 +70,7 @@ class RewardSettings(StageSettings):
 
     stage = "reward"
     round: str
+    threads: int
     reward: Reward
 
 

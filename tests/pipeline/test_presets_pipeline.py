@@ -36,9 +36,8 @@ class Preset(ProjectCopy):
         save_tiny(folder / "model", architecture)
         self.change("base.model", "model")
         self.change("sources", {"base": "model"})
-        self.change(
-            "compute", {"device": "cpu", "dtype": "fp32", "threads": 1, "kernels": "auto", "batch_invariant": False}
-        )
+        for setting, value in {"device": "cpu", "dtype": "fp32", "threads": 1}.items():
+            self.change(f"compute.{setting}", value)
         self.change("rounds", {f"r{i:03d}": {"parent": f"r{i - 1:03d}"} for i in range(1, rounds + 1)})
 
     def table(self, name: str) -> dict[str, list[Any]]:

@@ -196,7 +196,7 @@ def test_all_mistakes_are_told_at_a_time(tmp_path: Path) -> None:
 
 DECLARED = {
     "rollout": {"round", "parent", "depth", "seed", "chat_template", "date", "special_tokens", "rollout", "compute"},
-    "reward": {"round", "reward"},
+    "reward": {"round", "threads", "reward"},
     "reference": {"round", "parent", "temperature", "reference", "compute"},
     "advantage": {"round", "parent", "advantage"},
     "update": {
