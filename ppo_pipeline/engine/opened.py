@@ -20,6 +20,9 @@ def open_pool(compute: Compute, label: str) -> Iterator[Pool]:
 
         pool: Pool = LocalPool(compute)
     else:
+        from .ray_engine.start import prepare
+
+        prepare()
         from .ray_engine.pool import RayPool
 
         pool = RayPool(compute, place.workers, label)

@@ -26,18 +26,18 @@ class Hand:
         self.actor = Actor.options(
             num_cpus=needs.cpus, num_gpus=needs.gpus, runtime_env={"env_vars": environment}, max_restarts=0,
         ).remote(str(Path.cwd()), compute)  # fmt: skip
-        self.node, self.known, self.opened, self.place = "", False, False, -1
+        self.node, self.pid, self.known, self.opened, self.place = "", 0, False, False, -1
         self.ref: Any = None
         self.watch: Any = None
-        self.did = ""
+        self.did, self.of = "", None
         self.hired = self.sent = self.looked = time.perf_counter()
         self.start_seconds = self.busy_seconds = self.wall_seconds = 0.0
         self.tasks = self.tokens = 0
         self.send("identity", sign)
 
-    def send(self, what: str, argument: Any) -> None:
-        """Ask for something; the answer comes to `ref`."""
-        self.did, self.sent = what, time.perf_counter()
+    def send(self, what: str, argument: Any, of: object = None) -> None:
+        """Ask for something; the answer comes to `ref`. of: the work or the run that it belongs to."""
+        self.did, self.of, self.sent = what, of, time.perf_counter()
         self.ref = getattr(self.actor, what).remote(argument)
 
     def take(self) -> Answer:

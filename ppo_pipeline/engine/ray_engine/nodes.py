@@ -31,6 +31,7 @@ class Identity:
     code: str
     versions: dict[str, str | None]
     decides: tuple[str, ...] = ()
+    pid: int = 0
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def identity_here(sign: Path, machine: Machine | None = None) -> Identity:
         read = None
     versions = {"python": platform.python_version()} | {name: version_of(name) for name in (*PACKAGES, "ray")}
     decides = () if machine is None else tuple(str(thing) for thing in machine.decides())
-    return Identity(f"{socket.gethostname()} ({_address()})", read, _code(), versions, decides)
+    return Identity(f"{socket.gethostname()} ({_address()})", read, _code(), versions, decides, os.getpid())
 
 
 def _address() -> str:

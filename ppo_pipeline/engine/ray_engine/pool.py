@@ -92,6 +92,7 @@ class RayPool:
         """Yield the place of each task and its result, in the order in which they are done."""
         waiting, left = deque(range(len(tasks))), len(tasks)
         self.queue, self.seen = waiting, {}
+        self.deaths.clear()
         started = time.perf_counter()
         while left:
             self._give(waiting, tasks)
@@ -118,15 +119,15 @@ class RayPool:
     def _give(self, waiting: deque[int], tasks: Sequence[Any]) -> None:
         for hand in self.hands:
             if hand.known and hand.ref is None and not hand.opened and self.work is not None:
-                hand.send("open", self.work)
+                hand.send("open", self.work, of=self.work)
             elif hand.opened and hand.ref is None and waiting:
                 hand.place = waiting.popleft()
-                hand.send("do", tasks[hand.place])
+                hand.send("do", tasks[hand.place], of=self.queue)
 
     def _answers(self, counter: Counter | None) -> Iterator[tuple[int, Answer]]:
         """Wait a little; take in what the workers say; yield the tasks that are done."""
         refs = {ref: hand for hand in self.hands for ref in (hand.ref, hand.watch) if ref is not None}
-        ready, _ = ray.wait([*refs], num_returns=len(refs), timeout=0) if refs else ([], [])
+        ready, _ = ray.wait([*refs], num_returns=len(refs), timeout=0)
         if not ready:
             ready, _ = ray.wait([*refs], timeout=POLL_SECONDS)
         for ref in ready:
@@ -145,9 +146,9 @@ class RayPool:
             self._print(answer.printed)
             if hand.did == "identity":
                 self._welcome(hand, *answer.result)
-            elif hand.did == "open":
+            elif hand.of is self.work:
                 hand.opened, self.facts = True, answer.result
-            else:
+            elif hand.of is self.queue:  # else it is the answer to a work or run that is given up
                 self._count(hand, answer.counts, counter)
                 yield hand.place, answer
         for hand in self.hands:
@@ -166,12 +167,12 @@ class RayPool:
             found.decided = identity.decides
             self.machine = found
         refuse_foreign(identity, self.driver, self.first)
-        hand.known, hand.node = True, identity.node
+        hand.known, hand.node, hand.pid = True, identity.node, identity.pid
         hand.start_seconds = time.perf_counter() - hand.hired
 
     def _count(self, hand: Hand, counts: Any, counter: Counter | None) -> None:
         """Count what a task has come to beyond what was known of it, be it by another worker before."""
-        if counts is None or counter is None or hand.did != "do":
+        if counts is None or counter is None or hand.of is not self.queue:
             return
         before = self.seen.get(hand.place, (0, 0, 0))
         done, skipped, tokens = (max(0, now - then) for now, then in zip(counts, before, strict=True))
@@ -184,13 +185,17 @@ class RayPool:
 
     def _lost(self, hand: Hand, error: Exception) -> None:
         """Put back what a dead worker was doing, and hire another one in its place."""
-        over = hand.place if hand.did == "do" else f"worker {hand.number}"
+        at_task = hand.of is self.queue
+        over = hand.place if at_task else f"worker {hand.number}"
         self.deaths[over] += 1
         what = "died"
-        if hand.did == "do":
+        if at_task:
             self.queue.appendleft(hand.place)
             what = f"died over task {hand.place + 1}, which starts again from what it kept"
         where = f" on {hand.node}" if hand.node else ""
+        replacement = self._hire(hand.number)
+        replacement.take_over(hand)
+        self.hands[self.hands.index(hand)] = replacement
         if self.deaths[over] >= MOST_DEATHS:
             raise PipelineError(
                 f"{self.label}: worker {hand.number}{where} {what}: {MOST_DEATHS} deaths are too many. Where the "
@@ -199,9 +204,6 @@ class RayPool:
             )
         result(self.label, f"worker {hand.number}{where} {what}")
         self.alive = time.perf_counter()
-        replacement = self._hire(hand.number)
-        replacement.take_over(hand)
-        self.hands[self.hands.index(hand)] = replacement
 
     def _print(self, text: str) -> None:
         """Print what a worker said; each line once, since all of them load the same models."""

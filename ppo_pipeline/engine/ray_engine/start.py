@@ -34,23 +34,35 @@ STORE_BYTES = 200 << 20  # what workers send is small: tokens and numbers
 LONGEST_TEMP = 40  # characters: Ray's sockets lie deep below it, and a socket's path has 107 at most
 
 
+def prepare() -> str | None:
+    """Set the environment that Ray reads when it is imported, and so before that; return the cluster to join, if any.
+
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER is Ray's switch for the loopback address; 0 is its default off Linux.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = running_cluster()
+    if address is None:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    return address
+
+
 @contextmanager
 def connected(cpus: int) -> Iterator[Any]:
     """Yield `ray`, connected to RAY_ADDRESS or to the cluster that this node belongs to, else to one started here.
 
-    cpus: what a Ray of one's own is to have at least. Raises PipelineError where the cluster does not answer.
+    cpus: what a Ray of one's own is to have at least. A Ray that this process is connected to is left as it is.
+    Raises PipelineError where the cluster does not answer.
     """
-    if _initialised():
-        import ray
-
-        yield ray
-        return
-    address = running_cluster()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    handler = signal.getsignal(signal.SIGTERM)
-    temp = None if address else _start_private()
+    address = prepare()
     import ray
 
+    if ray.is_initialized():
+        yield ray
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    temp = None if address else _temporary_folder()
     quiet = {"logging_level": "error", "log_to_driver": False}
     try:
         if address:
@@ -71,13 +83,6 @@ def connected(cpus: int) -> Iterator[Any]:
             shutil.rmtree(temp, ignore_errors=True)
 
 
-def _initialised() -> bool:
-    import sys
-
-    ray = sys.modules.get("ray")
-    return ray is not None and ray.is_initialized()
-
-
 def running_cluster() -> str | None:
     """Return the address of the cluster to join: RAY_ADDRESS, or what `ray start` left on this node and answers."""
     told = os.environ.get("RAY_ADDRESS")
@@ -93,13 +98,8 @@ def running_cluster() -> str | None:
         return None
 
 
-def _start_private() -> Path:
-    """Set the environment for a Ray that others cannot reach; return its folder for sockets and logs.
-
-    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER is Ray's switch for the loopback address; 0 is its default off Linux.
-    """
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+def _temporary_folder() -> Path:
+    """Return a new folder for Ray's sockets and logs; remove those of stages that were killed."""
     parent = Path(tempfile.gettempdir())
     parent = parent if len(str(parent)) <= LONGEST_TEMP else Path("/tmp")
     for folder in parent.glob("ppo-ray-*"):  # of stages that were killed
