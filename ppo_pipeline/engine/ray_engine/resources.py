@@ -20,8 +20,9 @@ class Needs(NamedTuple):
 def needs_of(compute: Compute, asked: int, workers: int, label: str) -> Needs:
     """Return what each of `workers` takes: a GPU where the cluster has some and `compute.device` does not forbid it.
 
-    asked: compute.threads as the settings have it; label: of the stage. Raises PipelineError for a device
-    that the cluster has not, and where torch's own choice of threads, which one process takes, would have workers of one machine fight for its CPUs.
+    asked: compute.threads as the settings have it; label: of the stage. Raises PipelineError for a device that the
+    cluster has not, and where torch's own choice of threads, which one process takes, would have workers of one
+    machine fight for its CPUs.
     """
     gpus = ray.cluster_resources().get("GPU", 0)
     if compute.device == "mps":
@@ -35,8 +36,8 @@ def needs_of(compute: Compute, asked: int, workers: int, label: str) -> Needs:
         if not asked:
             raise PipelineError(
                 f"params.yaml: compute.threads: 0 is {threads} threads in each worker, as one process takes, so that "
-                f"no number of workers changes a bit; {workers} workers would fight for {cpus} CPUs. Set compute.threads: "
-                f"{max(1, cpus // workers)}, or compute.workers: {max(1, cpus // threads)}."
+                f"no number of workers changes a bit; {workers} workers would fight for {cpus} CPUs. Set "
+                f"compute.threads: {max(1, cpus // workers)}, or compute.workers: {max(1, cpus // threads)}."
             )
         result(label, f"{workers} workers of {threads} threads share {cpus} CPUs; fewer would be as fast")
     return Needs(threads, 0)
