@@ -137,7 +137,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append([stage, *(f"{f['stages'][stage]:.1f} s" for f in figures)])
         if any(stage in f["ready"] for f in figures):
             lines.append([f"{stage}: until Ray's workers are there", *(_ready(f, stage) for f in figures)])
-            lines.append([f"{stage}: tokens/s (idle) of each", *(_workers(f, stage) for f in figures)])
+        told = [_workers(f, stage) for f in figures]  # nothing of update: Ray Train's workers do not count
+        lines += [[f"{stage}: tokens/s (idle) of each", *told]] if any(told) else []
     lines.append(["the whole round by `dvc repro`", *(f"{f['seconds']:.1f} s" for f in figures)])
     lines.append(["files that differ at so many threads", *(str(len(f["differing"])) for f in figures)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
