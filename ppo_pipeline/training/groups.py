@@ -3,7 +3,6 @@
 So no bit depends on how many workers the groups are spread over: floating-point sums depend on their order.
 """
 
-import heapq
 from collections.abc import Iterable
 
 import numpy as np
@@ -16,16 +15,22 @@ from ..errors import PipelineError
 def deal(lengths: NDArray[np.integer], groups: int) -> list[NDArray[np.int64]]:
     """Return indices in `groups` parts of nearly as many tokens each; some are empty where there are fewer samples.
 
-    Longest first, each to the group with the fewest tokens so far, of equal ones the first (Graham 1969: the fullest
-    group has at most 4/3 of the tokens that the best dealing would give it).
+    Half by half, so that the parts of each worker, which are neighbours, have together as many tokens as another's:
+    longest first, each to the half with fewer tokens so far (Graham 1969).
     """
-    parts: list[list[int]] = [[] for _ in range(groups)]
-    fill = [(0, group) for group in range(groups)]
-    for index in np.argsort(-lengths, kind="stable"):
-        tokens, group = fill[0]
-        parts[group].append(int(index))
-        heapq.heapreplace(fill, (tokens + int(lengths[index]), group))
-    return [np.array(sorted(part), dtype=np.int64) for part in parts]
+    return _halves(np.argsort(-lengths, kind="stable"), lengths, groups)
+
+
+def _halves(order: NDArray[np.int64], lengths: NDArray[np.integer], groups: int) -> list[NDArray[np.int64]]:
+    if groups == 1:
+        return [np.sort(order)]
+    halves: tuple[list[int], list[int]] = ([], [])
+    tokens = [0, 0]
+    for index in order:
+        half = int(tokens[1] < tokens[0])
+        halves[half].append(int(index))
+        tokens[half] += int(lengths[index])
+    return [part for half in halves for part in _halves(np.array(half, np.int64), lengths, groups // 2)]
 
 
 class TreeSum:
