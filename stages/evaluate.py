@@ -4,14 +4,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ppo_pipeline.compute.machine import set_up
 from ppo_pipeline.models.loading import load_tokenizer, vocabulary_of
 from ppo_pipeline.project.stage_run import stage_run
 from ppo_pipeline.prompts.rendering import render_all
 from ppo_pipeline.rewards.scoring import check_prompts, component_means, join_prompts, score_samples
-from ppo_pipeline.sampling.generate import Model, Sampling, open_engine
+from ppo_pipeline.sampling.generate import Sampling
 from ppo_pipeline.sampling.request import Request
 from ppo_pipeline.sampling.response import length_metrics
+from ppo_pipeline.sampling.shards import SampleWork, generate_in_shards
 from ppo_pipeline.settings.stage_settings import EvaluateSettings
 from ppo_pipeline.tables.evaluation import EVALUATION
 from ppo_pipeline.tables.prompts import PROMPTS
@@ -32,16 +32,17 @@ def run(name: str) -> None:
             s.max_new_tokens, s.batch_size, stop_tokens=tuple(settings.stop_tokens),
             batch_invariant=settings.compute.batch_invariant,
         )  # fmt: skip
-        machine = stage.on(set_up(settings.compute))
-        engine = open_engine(Model(paths.base, tokenizer, paths.policy, *machine), sampling)
         asked = settings.model_dump_json(exclude={"reward"})  # other rewards ask for no other answers
-        scratch = stage.scratch(paths.base, paths.policy, paths.prompts, more=(asked,))
-        with stage.progress(len(prompt_ids)) as counter:
-            responses = engine.generate([Request(ids, None) for _, ids in rendered], counter, scratch.part("answers"))
-        texts, answers = [text for text, _ in rendered], [c.text(tokenizer) for c in responses]
-        response_ids = [c.ids for c in responses]
-        samples = join_prompts(prompt_ids, prompt_ids, texts, answers, response_ids, prompts)
-        scores = score_samples(settings.reward, samples, scratch)
+        requests = [Request(ids, None) for _, ids in rendered]
+        with stage.pool(settings.compute) as pool:
+            pool.open(SampleWork(paths.base, paths.policy, sampling))
+            scratch = stage.scratch(paths.base, paths.policy, paths.prompts, more=(asked,))
+            with stage.progress(len(prompt_ids)) as counter:
+                responses = generate_in_shards(pool, requests, s.shard_samples, counter, scratch.part("answers"))
+            texts, answers = [text for text, _ in rendered], [c.text(tokenizer) for c in responses]
+            response_ids = [c.ids for c in responses]
+            samples = join_prompts(prompt_ids, prompt_ids, texts, answers, response_ids, prompts)
+            scores = score_samples(settings.reward, samples, scratch, lambda: pool)
         table = {
             "prompt_id": prompt_ids,
             "prompt_text": texts,

@@ -3,27 +3,26 @@
 import numpy as np
 import pyarrow as pa
 
-from ppo_pipeline.compute.machine import set_up
 from ppo_pipeline.maths.mismatch import mismatch
 from ppo_pipeline.project.stage_run import stage_run
 from ppo_pipeline.settings.stage_settings import ReferenceSettings
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rollouts import ROLLOUTS
 from ppo_pipeline.tables.schema import flat, ragged
-from ppo_pipeline.training.round_scores import RoundScorer
+from ppo_pipeline.training.round_scores import ScoreWork, score_round
 
 
 def run(name: str) -> None:
     """Score the sampled tokens under policy and base, and write reference.parquet."""
     with stage_run(ReferenceSettings, name) as stage:
-        settings, paths = stage.settings, stage.paths
+        paths, s = stage.paths, stage.settings
         rollouts = ROLLOUTS.read(paths.rollouts, ["prompt_ids", "response_ids", "rollout_logprobs", "kept_mass"])
-        machine = stage.on(set_up(settings.compute))
         models = (paths.base, paths.parent_policy, paths.parent_trainer)
-        scorer = RoundScorer(*models, *machine)
-        scratch = stage.scratch(paths.settings("reference"), *models, paths.rollouts)
-        with stage.progress(2 * rollouts.num_rows) as counter:
-            found = scorer.score(rollouts, settings.reference, settings.temperature, counter, scratch.part("scores"))
+        with stage.pool(s.compute) as pool:
+            scratch = stage.scratch(paths.settings("reference"), *models, paths.rollouts)
+            work = ScoreWork(*models, paths.rollouts, s.reference, s.temperature)
+            with stage.progress(2 * rollouts.num_rows) as counter:
+                found = score_round(pool, work, rollouts, counter, scratch.part("scores"))
         stage.record["padding_share"] = found.padding_share
         kind, counts = pa.float32(), found.lengths
         table = {

@@ -1,5 +1,8 @@
 """Stage `reward`: score each sampled response."""
 
+from contextlib import ExitStack
+from functools import cache
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,14 +19,16 @@ COLUMNS = ["sample_id", "prompt_id", "prompt_text", "response_text", "response_i
 
 def run(name: str) -> None:
     """Compute the reward components and their weighted sum, and write rewards.parquet."""
-    with stage_run(RewardSettings, name) as stage:
+    with stage_run(RewardSettings, name) as stage, ExitStack() as opened:
         paths, reward = stage.paths, stage.settings.reward
         prompts = PROMPTS.read(paths.prompts)
         check_prompts(reward, prompts.filter(pc.equal(prompts.column("split"), "train")))
         rollouts = ROLLOUTS.read(paths.rollouts, COLUMNS).to_pydict()
         sample_ids, prompt_ids, texts, responses, response_ids = (rollouts[column] for column in COLUMNS)
         samples = join_prompts(sample_ids, prompt_ids, texts, responses, response_ids, prompts)
-        scores = score_samples(reward, samples, stage.scratch(paths.prompts, paths.rollouts))
+        scratch = stage.scratch(paths.prompts, paths.rollouts)
+        pool = cache(lambda: opened.enter_context(stage.pool(stage.settings.compute)))  # for a reward model alone
+        scores = score_samples(reward, samples, scratch, pool)
         REWARDS.write(pa.table({"sample_id": samples.sample_ids, **scores}), paths.rewards)
         mean = float(np.mean(scores["score"]))
         numbers = {"objective/scores": mean, "objective/scores_std": float(np.std(scores["score"]))}

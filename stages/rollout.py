@@ -2,14 +2,14 @@
 
 import pyarrow as pa
 
-from ppo_pipeline.compute.machine import set_up
 from ppo_pipeline.models.loading import load_tokenizer, vocabulary_of
 from ppo_pipeline.observe.progress import result
 from ppo_pipeline.project.stage_run import stage_run
 from ppo_pipeline.prompts.rendering import check_prompts, render_all
-from ppo_pipeline.sampling.generate import Model, Sampling, open_engine
+from ppo_pipeline.sampling.generate import Sampling
 from ppo_pipeline.sampling.request import Request
 from ppo_pipeline.sampling.response import length_metrics
+from ppo_pipeline.sampling.shards import SampleWork, generate_in_shards
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
 from ppo_pipeline.settings.stage_settings import RolloutSettings
@@ -40,13 +40,12 @@ def run(name: str) -> None:
             s.max_new_tokens, s.batch_size, s.temperature, Truncation(s.top_k, s.top_p, s.min_p), tuple(s.stop_tokens),
             settings.compute.batch_invariant,
         )  # fmt: skip
-        machine = stage.on(set_up(settings.compute))
-        engine = open_engine(Model(paths.base, tokenizer, paths.parent_policy, *machine), sampling)
-        if not engine.stop_ids and settings.depth == 1:
-            result(stage.label, "no end token, so each response is cut (rollout.stop_tokens)")
-        scratch = stage.scratch(paths.settings("rollout"), paths.base, paths.parent_policy, paths.prompts)
-        with stage.progress(len(requests)) as counter:
-            responses = engine.generate(requests, counter, scratch.part("responses"))
+        with stage.pool(settings.compute) as pool:
+            if not pool.open(SampleWork(paths.base, paths.parent_policy, sampling)) and settings.depth == 1:
+                result(stage.label, "no end token, so each response is cut (rollout.stop_tokens)")
+            scratch = stage.scratch(paths.settings("rollout"), paths.base, paths.parent_policy, paths.prompts)
+            with stage.progress(len(requests)) as counter:
+                responses = generate_in_shards(pool, requests, s.shard_samples, counter, scratch.part("responses"))
         stage.record["tokens"] = counter.tokens
         table = {
             "sample_id": sample_ids,

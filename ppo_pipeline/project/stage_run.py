@@ -5,12 +5,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from ..engine.opened import open_pool
+from ..engine.pool import Pool
 from ..errors import PipelineError, nearest
 from ..observe.counter import Counter
 from ..observe.progress import progress, result
 from ..observe.run_record import run_record
 from ..resume.scratch import Scratch
 from ..settings.params import ROOT
+from ..settings.sections import Compute
 from ..settings.stage_settings import StageSettings, read_settings
 from ..storage.files import write_json
 from .paths import Paths
@@ -35,6 +38,14 @@ class StageRun(Generic[Settings]):
         self.record |= machine.told()
         self._machine = machine
         return machine
+
+    @contextmanager
+    def pool(self, compute: Compute) -> Iterator[Pool]:
+        """Yield the workers of a stage with a model, as `compute.engine` asks for them."""
+        with open_pool(compute, self.label) as pool:
+            self.on(pool.machine)
+            yield pool
+            self.record |= pool.told()
 
     def scratch(self, *inputs: Path, more: tuple[object, ...] = ()) -> Scratch:
         """Return where the stage keeps what it has done so far of work on these files; more: what else decides it."""

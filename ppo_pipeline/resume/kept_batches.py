@@ -26,34 +26,44 @@ class KeptBatches:
         passes: Sequence[str] = ("all",),
     ) -> None:
         self.snapshots, self.arrays, self.batches = snapshots, arrays, batches
-        self.done = dict.fromkeys(passes, 0)
-        self.saved = dict(self.done)
+        self.done: dict[str, set[int]] = {name: set() for name in passes}
+        self.unsaved = 0
         if snapshots is not None:
             snapshots.load(self._read)
 
+    def left(self, which: str = "all") -> list[int]:
+        """Return the numbers of the batches of a pass that are not done."""
+        return [number for number in range(len(self.batches)) if number not in self.done[which]]
+
+    def finish(self, number: int, which: str = "all") -> None:
+        """Take a batch for done, whose numbers are in `arrays`; batches may be done in any order."""
+        self.done[which].add(number)
+        self.unsaved += 1
+        if self.snapshots is not None and self.snapshots.due():
+            self._save()
+
     def remaining(self, which: str = "all") -> Iterator[Any]:
         """Yield each batch of a pass that is not done; it counts as done when the next one is asked for."""
-        for number in range(self.done[which], len(self.batches)):
+        for number in self.left(which):
             yield self.batches[number]
-            self.done[which] = number + 1
-            if self.snapshots is not None and self.snapshots.due():
-                self._save()
+            self.finish(number, which)
 
     def __enter__(self) -> "KeptBatches":
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None and self.snapshots is not None and self.done != self.saved:
+        if kind is not None and self.snapshots is not None and self.unsaved:
             self._save()
 
     def _save(self) -> None:
         def write(folder: Path) -> None:
             save_file(self.arrays, folder / "arrays.safetensors")
-            (folder / "done.json").write_text(json.dumps([self.done, len(self.batches)]), encoding="utf-8")
+            done = {name: sorted(numbers) for name, numbers in self.done.items()}
+            (folder / "done.json").write_text(json.dumps([done, len(self.batches)]), encoding="utf-8")
 
         assert self.snapshots is not None
         self.snapshots.save(write)
-        self.saved = dict(self.done)
+        self.unsaved = 0
 
     def _read(self, folder: Path) -> str:
         arrays = load_file(folder / "arrays.safetensors")
@@ -65,6 +75,5 @@ class KeptBatches:
             raise ValueError("it is of other batches")
         for name, array in arrays.items():
             self.arrays[name][...] = array
-        self.done = dict(done)
-        self.saved = dict(done)
-        return f"{sum(done.values())} of {count * len(done)} batches done"
+        self.done = {name: set(numbers) for name, numbers in done.items()}
+        return f"{sum(map(len, done.values()))} of {count * len(done)} batches done"

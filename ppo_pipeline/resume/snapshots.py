@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import sys
 import time
@@ -11,9 +12,11 @@ from pathlib import Path
 
 from ..errors import PipelineError
 from ..observe.progress import result
+from ..storage.files import is_running
 
 INTERVAL = "PPO_PIPELINE_SNAPSHOT_SECONDS"
 SECONDS = 10.0
+STALE = 3600.0
 SUMS = "crc32.json"
 
 
@@ -45,13 +48,13 @@ class Snapshots:
         Where there is no room for it the stage goes on without snapshots: None.
         """
         started = time.perf_counter()
-        target = self.folder / f"{_number(self.newest()) + 1:06d}"
-        partial = target.with_suffix(".partial")
+        partial = self.folder / f"{platform.node()}.{os.getpid()}.partial"  # machines may share the folder
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             write(partial)
             (partial / SUMS).write_text(json.dumps(_sums(partial)), encoding="utf-8")
+            target = self.folder / f"{_number(self.newest()) + 1:06d}"
             partial.rename(target)
         except Exception as error:  # no room, of whatever library; the stage itself can do without
             shutil.rmtree(partial, ignore_errors=True)
@@ -59,7 +62,7 @@ class Snapshots:
             self.refused = True
             return None
         for old in self.folder.iterdir():
-            if old != target:
+            if _is_stale(old, target):
                 shutil.rmtree(old, ignore_errors=True)
         self.last = time.perf_counter()
         self.cost = self.last - started
@@ -103,6 +106,23 @@ def _crc32(path: Path) -> int:
         while block := file.read(1 << 20):
             found = zlib.crc32(block, found)
     return found
+
+
+def _is_stale(folder: Path, newest: Path) -> bool:
+    """Tell whether nobody needs a folder beside the newest snapshot: an older one, or what a dead writer left.
+
+    A process on another machine that is thought dead may still write; what it has not touched for STALE seconds is
+    left over.
+    """
+    if folder.name.isdigit():
+        return _number(folder) < _number(newest)
+    host, _, process = folder.name.removesuffix(".partial").rpartition(".")
+    if host == platform.node() and process.isdigit():
+        return not is_running(int(process))
+    try:
+        return time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir())) > STALE
+    except OSError:  # renamed or removed meanwhile
+        return False
 
 
 def _number(folder: Path | None) -> int:

@@ -1,10 +1,12 @@
 """What a type of reward is made of: its settings, and how it scores. Each type is a file of types/, found by name."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from ..engine.pool import Pool
 from ..resume.snapshots import Snapshots
 from ..settings.reward_sections import register
 from ..settings.sections import Name, Section
@@ -35,6 +37,10 @@ class Component(Section):
         killed does not ask for them again. Raises PipelineError that names the component and the sample.
         """
         raise NotImplementedError
+
+    def score_on(self, pool: Callable[[], Pool] | None, samples: Samples, snapshots: Snapshots | None) -> list[float]:
+        """Do the same where a stage has workers; a type with a model lets these do it. pool: gives them, once asked."""
+        return self.score(samples, snapshots)
 
     def check(self, prompts: Samples) -> None:
         """Raise PipelineError where what this reads is not there, before anything is decoded or asked for.

@@ -1,8 +1,11 @@
 """The score of each sample: the weighted sum of the reward components."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 
+from ..engine.pool import Pool
 from ..errors import PipelineError
 from ..resume.scratch import Scratch, key_of
 from ..settings.reward_sections import Reward
@@ -10,17 +13,21 @@ from .component import Component
 from .samples import NUMBER, Samples, is_reward, shown
 
 
-def score_samples(settings: Reward, samples: Samples, scratch: Scratch | None = None) -> dict[str, list[float]]:
+def score_samples(
+    settings: Reward, samples: Samples, scratch: Scratch | None = None, pool: Callable[[], Pool] | None = None
+) -> dict[str, list[float]]:
     """Return `score` and each component's rewards by name, one number per sample.
 
-    scratch: where finished batches of each component are kept, until that component's settings change.
+    scratch: where finished batches of each component are kept, until that component's settings change. pool: gives
+    the workers for a component with a model; None: this process does the work.
     Raises PipelineError, with the component and the sample named, for a reward that is not a finite number.
     """
     columns: dict[str, list[float]] = {}
     components: list[Component] = settings.components
     for component in components:
         key = key_of(component.files(), [component.model_dump_json()])
-        rewards = component.score(samples, scratch.part(f"{component.name}-{key}") if scratch else None)
+        snapshots = scratch.part(f"{component.name}-{key}") if scratch else None
+        rewards = component.score_on(pool, samples, snapshots)
         _check(f"reward '{component.name}'", rewards, samples)
         columns[component.name] = [float(r) for r in rewards]
     weights = {c.name: c.weight for c in components}

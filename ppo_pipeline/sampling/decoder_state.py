@@ -7,7 +7,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
@@ -15,9 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ..resume.snapshots import Snapshots
 from .cache import SlotCache
-from .response import Response
-
-LISTS = {"ids": np.int32, "logprobs": np.float32, "kept_mass": np.float32}
+from .response import Response, joined, parted
 
 
 @dataclass(frozen=True)
@@ -34,12 +31,8 @@ def save_state(
     """Make a snapshot: what was drawn so far, who is in which slot, and the first `width` positions of the cache."""
 
     def write(folder: Path) -> None:
-        lengths = np.array([len(c.ids) for c in responses], np.int32)
-        columns = {name: [x for c in responses for x in getattr(c, name)] for name in LISTS}
-        arrays = {name: np.array(column, LISTS[name]) for name, column in columns.items()}
-        save_arrays({"lengths": lengths, **arrays}, folder / "responses.safetensors")
-        stopped = [c.finish_reason == "stop" for c in responses]
-        order = {"waiting": waiting, "active": active, "stopped": stopped, "prefix_length": cache.prefix_length}
+        save_arrays(joined(responses), folder / "responses.safetensors")
+        order = {"waiting": waiting, "active": active, "prefix_length": cache.prefix_length}
         (folder / "order.json").write_text(json.dumps(order), encoding="utf-8")
         for number, (keys, values) in enumerate(cache.prefix):
             save_file({"keys": keys.contiguous(), "values": values.contiguous()}, folder / f"prefix-{number}")
@@ -61,12 +54,8 @@ def load_state(
         order = json.loads((folder / "order.json").read_text(encoding="utf-8"))
         prefix = [load_file(path, str(device)) for path in _numbered(folder, "prefix")]
         layers = [load_file(path, str(device)) for path in _numbered(folder, "layer")]
-        ends = np.cumsum(arrays["lengths"])[:-1]
-        columns = {name: np.split(arrays[name], ends) for name in LISTS}
-        for place, response in enumerate(responses):
-            for name, parts in columns.items():
-                setattr(response, name, parts[place].tolist())
-            response.finish_reason = "stop" if order["stopped"][place] else "length"
+        for response, kept in zip(responses, parted(arrays), strict=True):
+            vars(response).update(vars(kept))
         cache.prefix = [(layer["keys"], layer["values"]) for layer in prefix]
         cache.prefix_length = order["prefix_length"]
         for layer in layers:

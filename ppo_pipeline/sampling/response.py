@@ -1,9 +1,11 @@
-"""A sampled response."""
+"""A sampled response; many as arrays, for a file."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+LISTS = {"ids": np.int32, "logprobs": np.float32, "kept_mass": np.float32}
 
 
 @dataclass
@@ -29,3 +31,18 @@ def length_metrics(responses: list[Response]) -> dict[str, float]:
         "response_length_max": max(lengths),
         "finished": float(np.mean([c.finish_reason == "stop" for c in responses])),
     }
+
+
+def joined(responses: list[Response]) -> dict[str, np.ndarray]:
+    """Return responses as arrays: `lengths` (N,), `stopped` (N,), and ids, logprobs, kept_mass one behind the other."""
+    columns = {name: np.array([x for r in responses for x in getattr(r, name)], kind) for name, kind in LISTS.items()}
+    lengths = np.array([len(r.ids) for r in responses], np.int32)
+    return {"lengths": lengths, "stopped": np.array([r.finish_reason == "stop" for r in responses]), **columns}
+
+
+def parted(arrays: dict[str, np.ndarray]) -> list[Response]:
+    """Return the responses whose arrays these are."""
+    ends = np.cumsum(arrays["lengths"])[:-1]
+    ids, logprobs, kept = ([part.tolist() for part in np.split(arrays[name], ends)] for name in LISTS)
+    reasons = ["stop" if stopped else "length" for stopped in arrays["stopped"]]
+    return [Response(*each) for each in zip(ids, logprobs, kept, reasons, strict=True)]

@@ -73,6 +73,14 @@ class RewardSettings(StageSettings):
     threads: int
     reward: Reward
 
+    @property
+    def compute(self) -> Compute:
+        """The machine of the first reward model; each is loaded onto its own device and in its own dtype."""
+        first = next(c for c in self.reward.components if c.loaded_model())
+        return Compute(
+            device=first.device, dtype=first.dtype, threads=self.threads, kernels="auto", batch_invariant=False
+        )
+
 
 class ReferenceSettings(StageSettings):
     """Settings of the reference stage."""

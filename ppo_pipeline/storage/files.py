@@ -68,7 +68,7 @@ def _places(path: Path) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     name = re.compile(rf"\.{re.escape(path.name)}\.(partial|old)-(\d+)")
     found = [(place, match) for place in path.parent.iterdir() if (match := name.fullmatch(place.name))]
-    left = [(place, match[1]) for place, match in found if not _is_running(int(match[2]))]
+    left = [(place, match[1]) for place, match in found if not is_running(int(match[2]))]
     for place, kind in sorted(left, key=lambda item: item[0].lstat().st_ctime_ns, reverse=True):
         if kind == "old" and not path.exists():
             place.rename(path)
@@ -77,7 +77,7 @@ def _places(path: Path) -> list[Path]:
     return [path.with_name(f".{path.name}.{kind}-{os.getpid()}") for kind in ("partial", "old")]
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     """Tell whether another process has this id. In a container one often has the id of the one killed before it."""
     if pid == os.getpid():
         return False

@@ -53,3 +53,12 @@ def moments_of(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Te
         state = optimizer.state.get(parameter, {})
         moments |= {f"{name}.{moment}": state[moment] for moment in MOMENTS if moment in state}
     return moments
+
+
+def gradient_norm(parameters: list[Tensor]) -> Tensor:
+    """Return the 2-norm of all gradients together, in fp32 where they are in half precision."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if all(grad.dtype == torch.float32 for grad in grads):
+        return torch.nn.utils.get_total_norm(grads)
+    norms = [torch.linalg.vector_norm(grad, dtype=torch.float32) for grad in grads]
+    return torch.linalg.vector_norm(torch.stack(norms))

@@ -9,24 +9,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import PipelineError
-from ..maths.ppo import kl_loss, policy_loss, policy_statistics, value_loss
 from ..models.policy import Policy
 from ..resume.snapshots import Snapshots
 from ..settings.learning_sections import Update
 from .batches import generator, shuffled_minibatches
 from .data import Padding, Sampled
+from .grouped import grouped_gradient
+from .groups import check_workers
+from .loss import summed_loss
 from .loss_inputs import LossInputs
-from .optimizer import trained_parameters
+from .optimizer import gradient_norm, trained_parameters
+from .ranks import Ranks
 from .update_state import Position, load_state, save_state
 
 FIRST_LOSS_SCALE, LEAST_LOSS_SCALE = 65536.0, 1.0
+
+
+class NotFiniteError(PipelineError):
+    """A loss or gradient that is no finite number, before it is said where the last good state is."""
 
 
 class PPO:
     """Runs the update. After `run`, `metrics` returns token-weighted means over all its steps.
 
     max_new_tokens: the length by which loss_normalization fixed_length divides. scaler: of fp16's loss.
-    whiten_minibatches: whether advantages are whitened over each minibatch's tokens.
+    whiten_minibatches: whether advantages are whitened over each minibatch's tokens. ranks: the processes that make
+    the update together. Raises PipelineError where they cannot.
     """
 
     def __init__(
@@ -39,10 +47,12 @@ class PPO:
         max_new_tokens: int = 1,
         scaler: torch.amp.GradScaler | None = None,
         whiten_minibatches: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         self.policy, self.optimizer, self.settings = policy, optimizer, settings
         self.temperature, self.pad_id, self.max_new_tokens = temperature, pad_id, max_new_tokens
-        self.whiten_minibatches = whiten_minibatches
+        self.whiten_minibatches, self.ranks = whiten_minibatches, ranks or Ranks()
+        check_workers(self.ranks.size, settings.gradient_groups, bool(policy.layers))
         self.parameters = list(trained_parameters(policy).values())
         self.device = next(iter(policy.model.parameters())).device
         self.scaler = scaler or torch.amp.GradScaler(self.device.type, enabled=False)
@@ -55,6 +65,7 @@ class PPO:
         self.grad_norms: list[float] = []
         self.first_ratio: dict[str, float] = {}
         self.position = Position()
+        self.seed_key: tuple[object, ...] = ()
         self.snapshots: Snapshots | None = None
         self.on_metrics: Callable[[dict[str, float]], None] = lambda means: None  # gets those of each step
 
@@ -79,7 +90,7 @@ class PPO:
             )
         for layer in self.policy.all_layers():  # LoRA's dropout alone: the base's own stays off
             layer.dropout.train()
-        self.snapshots = snapshots
+        self.snapshots, self.seed_key = snapshots, seed_key
         resumed = load_state(self, snapshots) if snapshots is not None else False
         first = self.position
         for epoch in range(first.epoch, self.settings.epochs):
@@ -103,32 +114,18 @@ class PPO:
 
         The loss is the mean over the whole minibatch, however it is cut up.
         """
-        position = self.position
-        if not position.microbatch:
-            self.optimizer.zero_grad(set_to_none=True)
         if self.whiten_minibatches:
             targets = targets.whitened(indices)
         tokens = sum(len(targets.advantages[i]) for i in indices)
-        divisor = self._divisor(len(indices), tokens)
-        sums, ratios = position.sums, position.ratios
-        for part in data.batches(indices, self.settings.microbatch_tokens)[position.microbatch :]:
-            if self.snapshots is not None and self.snapshots.due():
-                save_state(self, self.snapshots)
-            loss, number, ratio = self._microbatch(data, targets, part, sums)
-            if not math.isfinite(number):
-                names = ", ".join(data.sample_ids[i] for i in part[:5])
-                raise PipelineError(
-                    f"update: the loss of optimizer step {self.steps + 1} is {number} (samples {names}, ...). "
-                    f"{self._kept()} Lower update.lr or update.max_grad_norm."
-                )
-            self.scaler.scale(loss / divisor).backward()
-            ratios.append(ratio)
-            position.microbatch += 1
-        limit = self.settings.target_kl
-        if limit is not None and sums["policy/approxkl"] / tokens > limit:
-            self.stopped = True
-            return tokens
-        self._clip_and_step(data, indices)
+        try:
+            sums, ratios = self.gradient(data, targets, indices, self._divisor(len(indices), tokens))
+            limit = self.settings.target_kl
+            if limit is not None and sums["policy/approxkl"] / tokens > limit:
+                self.stopped = True
+                return tokens
+            self._clip_and_step(data, indices)
+        except NotFiniteError as error:
+            raise PipelineError(f"{error.message} {self._kept()}") from None
         for name, value in sums.items():
             self.sums[name] += value
         self.tokens += tokens
@@ -141,6 +138,39 @@ class PPO:
             }
         return tokens
 
+    def gradient(
+        self, data: Sampled, targets: LossInputs, indices: NDArray, divisor: int
+    ) -> tuple[dict[str, float], list[Tensor]]:
+        """Make the gradient of a minibatch's summed loss over `divisor`; return its statistics and ratios.
+
+        The first are sums over tokens, the second per token, in parts; they are wanted of the first step alone.
+        """
+        if self.settings.gradient_groups > 1:
+            return grouped_gradient(self, data, targets, indices, divisor)
+        position = self.position
+        if not position.microbatch:
+            self.optimizer.zero_grad(set_to_none=True)
+        for part in data.batches(indices, self.settings.microbatch_tokens)[position.microbatch :]:
+            if self.snapshots is not None and self.snapshots.due():
+                save_state(self, self.snapshots)
+            position.ratios.append(self.backward(data, targets, part, divisor, position.sums))
+            position.microbatch += 1
+        return position.sums, position.ratios
+
+    def backward(
+        self, data: Sampled, targets: LossInputs, indices: NDArray, divisor: int, sums: dict[str, float]
+    ) -> Tensor:
+        """Add a microbatch's gradient to the parameters', and its statistics to `sums`; return its ratios."""
+        loss, number, ratio = self._microbatch(data, targets, indices, sums)
+        if not math.isfinite(number):
+            names = ", ".join(data.sample_ids[i] for i in indices[:5])
+            raise NotFiniteError(
+                f"update: the loss of optimizer step {self.steps + 1} is {number} (samples {names}, ...). "
+                "Lower update.lr or update.max_grad_norm."
+            )
+        self.scaler.scale(loss / divisor).backward()
+        return ratio
+
     def _divisor(self, samples: int, tokens: int) -> int:
         """Return what the minibatch's summed loss is divided by."""
         how = self.settings.loss_normalization
@@ -150,39 +180,17 @@ class PPO:
         self, data: Sampled, targets: LossInputs, indices: NDArray, sums: dict[str, float]
     ) -> tuple[Tensor, float, Tensor]:
         """Return the loss summed over the microbatch's tokens, its number, and the ratios; add statistics to `sums`."""
-        s, batch = self.settings, targets.take(indices, self.device)
+        batch = targets.take(indices, self.device)
         sequences = data.sequences(indices, self.pad_id, self.device)
         self.padding.add(sequences)
         scores = self.policy.score(sequences, self.temperature, with_values=batch.returns is not None)
-        old, advantages = batch.old_logprobs, batch.advantages
-        per_token = policy_loss(scores.logprobs, old, advantages, s.clip_range, s.clip_range_high, s.dual_clip)
-        if batch.weights is not None:
-            per_token = per_token * batch.weights
-        terms = {"loss/policy": (1.0, per_token)}
-        if batch.returns is not None and scores.values is not None and batch.old_values is not None:
-            value = value_loss(scores.values, batch.old_values, batch.returns, s.value_clip_range)
-            terms["loss/value"] = (s.value_coef, value)
-        if batch.reference_logprobs is not None:
-            terms["loss/kl"] = (s.kl_loss_coef, kl_loss(scores.logprobs, batch.reference_logprobs, s.kl_loss_estimator))
-        if s.entropy_coef:
-            terms["policy/entropy"] = (-s.entropy_coef, scores.entropy)
-        shares = None
-        if s.loss_normalization == "sequence_mean":
-            lengths = sequences.response_lengths
-            shares = torch.repeat_interleave(1 / lengths, lengths).to(self.device)
-        loss = sum(
-            (c * (term if shares is None else term * shares).sum() for c, term in terms.values()),
-            start=torch.zeros((), device=self.device),
-        )
+        loss, statistics = summed_loss(scores, batch, sequences.response_lengths, self.settings)
         with torch.no_grad():
-            statistics = policy_statistics(scores.logprobs, old, advantages, s.clip_range, s.clip_range_high)
-            statistics |= {"policy/entropy": scores.entropy.sum()}
-            statistics |= {name: term.sum() for name, (_, term) in terms.items()}
             # One read for all of them: a GPU is waited for at each.
             number, *numbers = torch.stack([loss, *(n.to(loss.dtype) for n in statistics.values())]).tolist()
             for name, statistic in zip(statistics, numbers, strict=True):
                 sums[name] += statistic
-            ratio = torch.exp(scores.logprobs - old)
+            ratio = torch.exp(scores.logprobs - batch.old_logprobs)
         return loss, number, ratio
 
     def _clip_and_step(self, data: Sampled, indices: NDArray) -> None:
@@ -195,9 +203,9 @@ class PPO:
         finite = math.isfinite(number)
         if not finite and (not self.scaler.is_enabled() or self.scaler.get_scale() <= LEAST_LOSS_SCALE):
             names = ", ".join(data.sample_ids[i] for i in indices[:5])
-            raise PipelineError(
+            raise NotFiniteError(
                 f"update: the gradient of optimizer step {self.steps + 1} is not finite (samples {names}, ...). "
-                f"{self._kept()} Lower update.lr, or set compute.dtype to fp32."
+                "Lower update.lr, or set compute.dtype to fp32."
             )
         if finite:
             torch.nn.utils.clip_grads_with_norm_(with_grad, float("inf") if limit is None else limit, norm)
@@ -209,7 +217,7 @@ class PPO:
         self.scaler.update()
 
     def _kept(self) -> str:
-        """Keep the state before this step, the last good one, and say where; an error ends the update."""
+        """Keep the state before this step, the last good one, and say where; the error ends the update."""
         self.position = Position(self.position.epoch, self.position.minibatch)
         self.optimizer.zero_grad(set_to_none=True)
         folder = save_state(self, self.snapshots) if self.snapshots is not None else None
@@ -228,15 +236,6 @@ class PPO:
             "policy/steps": self.steps,
             "policy/stopped_early": float(self.stopped),
         } | ({"policy/steps_skipped": self.skipped} if self.scaler.is_enabled() else {})
-
-
-def gradient_norm(parameters: list[Tensor]) -> Tensor:
-    """Return the 2-norm of all gradients together, in fp32 where they are in half precision."""
-    grads = [p.grad for p in parameters if p.grad is not None]
-    if all(grad.dtype == torch.float32 for grad in grads):
-        return torch.nn.utils.get_total_norm(grads)
-    norms = [torch.linalg.vector_norm(grad, dtype=torch.float32) for grad in grads]
-    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def loss_scaler(device: torch.device, dtype: torch.dtype, scale: float | None, streak: int) -> torch.amp.GradScaler:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..errors import PipelineError
 from ..resume.snapshots import Snapshots
 from .optimizer import trained_parameters
 
@@ -35,7 +36,10 @@ class Position:
 
 
 def save_state(ppo: "PPO", snapshots: Snapshots) -> Path | None:
-    """Make a snapshot: weights, optimizer, gradients so far, loss scale, random state, position and statistics."""
+    """Make a snapshot: weights, optimizer, gradients so far, loss scale, random state, position and statistics.
+
+    All ranks call it; rank 0 writes, and all are told the folder.
+    """
 
     def write(folder: Path) -> None:
         tensors = {}
@@ -62,11 +66,11 @@ def save_state(ppo: "PPO", snapshots: Snapshots) -> Path | None:
         }
         (folder / "numbers.json").write_text(json.dumps(numbers), encoding="utf-8")
 
-    return snapshots.save(write)
+    return ppo.ranks.share(lambda: snapshots.save(write))
 
 
 def load_state(ppo: "PPO", snapshots: Snapshots) -> bool:
-    """Take up the newest snapshot; return whether there is one."""
+    """Take up the newest snapshot, all ranks the same one; return whether there is one."""
 
     def read(folder: Path) -> str:
         tensors = load_file(folder / "tensors.safetensors")
@@ -80,7 +84,19 @@ def load_state(ppo: "PPO", snapshots: Snapshots) -> bool:
         more = f" and {microbatch} microbatches" if microbatch else ""
         return f"{epoch * ppo.settings.minibatches + minibatch} minibatches{more} done"
 
-    return snapshots.load(read)
+    def read_what_rank_0_has() -> None:
+        try:
+            if folder is not None and ppo.ranks.rank:
+                read(folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise PipelineError(
+                f"{folder}: one process has read this snapshot, another cannot ({error}); the project's folder must be "
+                "on a file system that all machines share."
+            ) from None
+
+    folder = ppo.ranks.share(lambda: snapshots.newest() if snapshots.load(read) else None)
+    ppo.ranks.gather(read_what_rank_0_has)
+    return folder is not None
 
 
 def _take_up(ppo: "PPO", tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:

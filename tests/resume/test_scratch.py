@@ -2,6 +2,9 @@
 
 import errno
 import os
+import platform
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -64,6 +67,36 @@ def test_one_that_breaks_off_leaves_the_older(capsys: pytest.CaptureFixture[str]
     assert [p.name for p in Path("s").iterdir()] == ["000002"]
     kept.interval = 0.0
     assert not kept.due(), "it is not tried again"
+
+
+def test_what_another_writer_has_begun_stays_while_it_may_live() -> None:
+    """A process on another machine that is thought dead may still write into the same folder."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here = platform.node()
+    begun = {
+        f"{here}.{os.getppid()}": True,
+        f"{here}.{dead.pid}": False,
+        "far.1": True,
+        "far.2": False,
+        "000007": False,
+    }
+    for name in begun:
+        Path("s", f"{name}.partial").mkdir(parents=True)
+    Path("s/far.1.partial/text").touch()
+    for name in ("far.2", "000007"):
+        os.utime(Path("s", f"{name}.partial"), (0, 0))
+    kept, seen = Snapshots(Path("s"), "rollout r001"), []
+
+    def write(folder: Path) -> None:
+        put(folder)
+        seen.append(folder.name)
+        Path("s/000005").mkdir()  # by the other one, meanwhile
+
+    assert kept.save(write) == Path("s/000006")
+    assert seen == [f"{here}.{os.getpid()}.partial"]
+    left = [f"{name}.partial" for name, stays in begun.items() if stays]
+    assert sorted(p.name for p in Path("s").iterdir()) == sorted(["000006", *left])
 
 
 def test_when_a_snapshot_is_due(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,13 @@
 """Rewards from a sequence classification model."""
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
-from ...errors import PipelineError, nearest
-from ...observe.progress import progress, result
+from ...engine.pool import Pool
+from ...observe.progress import progress
 from ...resume.kept_batches import KeptBatches
 from ...resume.snapshots import Snapshots
 from ...settings.sections import Count
@@ -55,39 +56,24 @@ class ModelComponent(Component):
         Raises PipelineError where the model cannot be loaded, its labels do not fit `label`, or a sample's input is
         longer than `max_tokens` and may not be cut.
         """
-        import torch
+        return self.score_on(None, samples, snapshots)
 
-        from ...compute.device import device_and_format
-        from ...training.batches import by_token_budget
-        from ..model_files import load_classifier
-        from ..model_inputs import tokenise
+    def score_on(self, pool: Callable[[], Pool] | None, samples: Samples, snapshots: Snapshots | None) -> list[float]:
+        """Do so by the workers of a pool, batch by batch."""
+        from ...engine.local import LocalPool
+        from ..classifier import ClassifyWork
 
         if not len(samples):
             return []
-        device, dtype = device_and_format(self.device, self.dtype, self.name)
-        model, tokenizer = load_classifier(self, device, dtype)
-        label = _label_index(self, model.config)
-        inputs, cut = tokenise(self, tokenizer, samples)
-        if cut:
-            end = "start" if self.too_long == "cut_start" else "end"
-            result(
-                f"reward '{self.name}'",
-                f"{len(cut)} of {len(samples)} inputs were cut at the {end} to {self.max_tokens} tokens, "
-                f"the first is sample '{samples.sample_ids[cut[0]]}'",
-            )
-        lengths = np.array([len(item["input_ids"]) for item in inputs])
-        _check_ids(self, model, inputs)
-        alone = getattr(model.config, "pad_token_id", None) is None
-        batches = by_token_budget(lengths, 1 if alone else self.batch_tokens)
+        workers = pool() if pool else LocalPool()
+        batches = workers.open(ClassifyWork(self, samples))
         rewards = np.zeros(len(samples))
         kept = KeptBatches(snapshots, {"rewards": rewards}, batches)
-        with kept, progress(len(samples), f"reward {self.name}") as counter, torch.inference_mode():
-            for rows in kept.remaining():
-                logits = model(**_padded([inputs[i] for i in rows], model.config, device)).logits.float()
-                if self.output == "probability":
-                    logits = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
-                rewards[rows] = logits[:, label].cpu().numpy()
-                counter.advance(len(rows), int(lengths[rows].sum()))
+        with kept, progress(len(samples), f"reward {self.name}") as counter:
+            left = kept.left()
+            for place, found in workers.run([batches[number] for number in left], counter):
+                rewards[batches[left[place]]] = found
+                kept.finish(left[place])
         return [float(reward) for reward in rewards]
 
     def loaded_model(self) -> str:
@@ -97,41 +83,3 @@ class ModelComponent(Component):
     def reads_policy_view(self) -> bool:
         """Tell whether the prompt is part of the input as the policy saw it."""
         return self.input == "concat"
-
-
-def _padded(items: list[dict[str, list[int]]], config: Any, device: Any) -> dict[str, Any]:
-    """Return the tokenised texts as tensors (B, T), filled up on the right."""
-    import torch
-
-    longest = max(len(item["input_ids"]) for item in items)
-    fill = {"input_ids": config.pad_token_id or 0, "attention_mask": 0, "token_type_ids": 0}
-    return {
-        name: torch.tensor([item[name] + [fill[name]] * (longest - len(item[name])) for item in items], device=device)
-        for name in items[0]
-    }
-
-
-def _label_index(settings: ModelComponent, config: Any) -> int:
-    """Return which logit is the reward."""
-    where = f"reward '{settings.name}': label"
-    names = {int(i): str(name) for i, name in config.id2label.items()}
-    there = ", ".join(f"{i} {name!r}" for i, name in sorted(names.items()))
-    if settings.label is None:
-        if config.num_labels != 1:
-            raise PipelineError(f"{where}: the model has {config.num_labels} labels, name one: {there}.")
-        return 0
-    found = [i for i, name in names.items() if settings.label in (i, name)]
-    if not found:
-        hint = nearest(settings.label, list(names.values())) if isinstance(settings.label, str) else ""
-        raise PipelineError(f"{where}: the model has no label {settings.label!r}.{hint} It has: {there}.")
-    return found[0]
-
-
-def _check_ids(settings: ModelComponent, model: Any, inputs: list[dict[str, list[int]]]) -> None:
-    size = model.get_input_embeddings().num_embeddings
-    largest = max(max(item["input_ids"]) for item in inputs)
-    if largest >= size:
-        raise PipelineError(
-            f"reward '{settings.name}': model: the tokenizer gives token {largest}, the model knows {size} tokens; "
-            "they do not belong together."
-        )

@@ -1,0 +1,66 @@
+"""What a worker takes of a node, and whether the cluster has it."""
+
+import os
+from typing import NamedTuple
+
+import ray
+
+from ...errors import PipelineError
+from ...observe.progress import result
+from ...settings.sections import Compute
+
+
+class Needs(NamedTuple):
+    """CPUs (as many as threads) and GPUs of a worker."""
+
+    cpus: int
+    gpus: int
+
+
+def needs_of(compute: Compute, asked: int, workers: int) -> Needs:
+    """Return what each of `workers` takes: a GPU where the cluster has some and `compute.device` does not forbid it.
+
+    asked: compute.threads as the settings have it. Raises PipelineError for a device that the cluster has not, and
+    where torch's own choice of threads, which one process takes, would have workers of one machine fight for its CPUs.
+    """
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if compute.device == "mps":
+        raise PipelineError("params.yaml: compute.device: mps has no workers; set compute.engine: local.")
+    if compute.device == "cuda" and not gpus:
+        raise PipelineError("params.yaml: compute.device: cuda: the Ray cluster has no GPU; `ray status` shows it.")
+    if gpus and compute.device != "cpu":
+        return Needs(asked or 1, 1)
+    threads, cpus = compute.threads, os.cpu_count() or 1
+    if not asked and workers * threads > cpus and len(_alive()) == 1:
+        raise PipelineError(
+            f"params.yaml: compute.threads: 0 is {threads} threads in each worker, as one process takes, so that no "
+            f"number of workers changes a bit; {workers} workers would fight for {cpus} CPUs. Set compute.threads: "
+            f"{max(1, cpus // workers)}, or compute.workers: {max(1, cpus // threads)}."
+        )
+    return Needs(threads, 0)
+
+
+def placeable(needs: Needs, workers: int, label: str) -> int:
+    """Return how many of `workers` have a place now; print a line where some have not.
+
+    Raises PipelineError where no node that is there has room for one.
+    """
+    places = sum(_places(node["Resources"], needs) for node in _alive())
+    each = f"{needs.cpus} CPUs" + (f" and {needs.gpus} GPU" if needs.gpus else "")
+    if not places:
+        raise PipelineError(
+            f"compute.engine: ray: no node has the {each} that a worker takes; `ray status` shows what there is. "
+            "CPUs are as many as compute.threads."
+        )
+    if places < workers:
+        result(label, f"the cluster has room for {places} of {workers} workers of {each}; the others join later")
+    return min(places, workers)
+
+
+def _places(resources: dict[str, float], needs: Needs) -> int:
+    found = resources.get("CPU", 0) // max(needs.cpus, 1)
+    return int(min(found, resources.get("GPU", 0) // needs.gpus) if needs.gpus else found)
+
+
+def _alive() -> list[dict]:
+    return [node for node in ray.nodes() if node["Alive"]]

@@ -1,0 +1,119 @@
+"""Ray for a stage: the cluster that runs here, or one of this machine alone that the stage starts and ends.
+
+A Ray of one's own listens on the loopback address alone, asks for a token, has no dashboard and sends no usage
+statistics: whoever reaches Ray's ports can run code. docs/security.md has more.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ...errors import PipelineError
+
+FORWARDED = (
+    "PPO_PIPELINE_",
+    "HF_",
+    "TRANSFORMERS_",
+    "TORCH_",
+    "CUBLAS_",
+    "NCCL_",
+    "GLOO_",
+    "MKL_",
+    "XDG_CACHE_HOME",
+    "CC",
+)
+STORE_BYTES = 200 << 20  # what workers send is small: tokens and numbers
+LONGEST_TEMP = 40  # characters: Ray's sockets lie deep below it, and a socket's path has 107 at most
+
+
+def prepare() -> str | None:
+    """Set the environment that Ray reads when it is imported, and so before that; return the cluster to join, if any.
+
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER is Ray's switch for the loopback address; 0 is its default off Linux.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = running_cluster()
+    if address is None:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    return address
+
+
+@contextmanager
+def connected(cpus: int) -> Iterator[Any]:
+    """Yield `ray`, connected to RAY_ADDRESS or to the cluster that this node belongs to, else to one started here.
+
+    cpus: what a Ray of one's own is to have at least. A Ray that this process is connected to is left as it is.
+    Raises PipelineError where the cluster does not answer.
+    """
+    address = prepare()
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    temp = None if address else _temporary_folder()
+    quiet = {"logging_level": "error", "log_to_driver": False}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(
+                address="local", num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False,
+                object_store_memory=STORE_BYTES, _temp_dir=str(temp), **quiet,
+            )  # fmt: skip
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray has put its own in its place
+        yield ray
+    except ConnectionError as error:
+        raise PipelineError(f"Ray: {address} does not answer ({error}); start it, or unset RAY_ADDRESS.") from None
+    finally:
+        ray.shutdown()
+        if temp is not None:
+            shutil.rmtree(temp, ignore_errors=True)
+
+
+def running_cluster() -> str | None:
+    """Return the address of the cluster to join: RAY_ADDRESS, or what `ray start` left on this node and answers."""
+    told = os.environ.get("RAY_ADDRESS")
+    if told:
+        return None if told == "local" else told
+    file = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray/ray_current_cluster")
+    try:
+        address = file.read_text(encoding="utf-8").strip()
+        host, _, port = address.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=2):
+            return address
+    except (OSError, ValueError):
+        return None
+
+
+def _temporary_folder() -> Path:
+    """Return a new folder for Ray's sockets and logs; remove those of stages that were killed."""
+    parent = Path(tempfile.gettempdir())
+    parent = parent if len(str(parent)) <= LONGEST_TEMP else Path("/tmp")
+    for folder in parent.glob("ppo-ray-*"):  # of stages that were killed
+        process = folder.name.split("-")[2]
+        if process.isdecimal() and not Path("/proc", process).exists() and Path("/proc").is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"ppo-ray-{os.getpid()}-", dir=parent))
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Return what a worker's environment has besides its node's: the driver's settings, and where its code lies."""
+    found = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED)}
+    paths = [str(Path.cwd()), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    waiting = os.environ.get(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # threads of workers beside each other, not in each other's way
+    return found | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": waiting}

@@ -1,0 +1,75 @@
+"""Gradient groups: a minibatch is dealt into them, and their gradients are added in a fixed binary tree.
+
+So no bit depends on how many workers the groups are spread over: floating-point sums depend on their order.
+"""
+
+import heapq
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import PipelineError
+
+
+def deal(lengths: NDArray[np.integer], groups: int) -> list[NDArray[np.int64]]:
+    """Return indices in `groups` parts of nearly as many tokens each; some are empty where there are fewer samples.
+
+    Longest first, each to the group with the fewest tokens so far, of equal ones the first (Graham 1969: the fullest
+    group has at most 4/3 of the tokens that the best dealing would give it).
+    """
+    parts: list[list[int]] = [[] for _ in range(groups)]
+    fill = [(0, group) for group in range(groups)]
+    for index in np.argsort(-lengths, kind="stable"):
+        tokens, group = fill[0]
+        parts[group].append(int(index))
+        heapq.heapreplace(fill, (tokens + int(lengths[index]), group))
+    return [np.array(sorted(part), dtype=np.int64) for part in parts]
+
+
+class TreeSum:
+    """Adds up tensors of one shape, as many as a power of two: ((p0 + p1) + (p2 + p3)) + ...
+
+    A part is added as soon as it can be: at most log2(n) + 1 are held at a time.
+    """
+
+    def __init__(self) -> None:
+        self.held: list[tuple[int, Tensor]] = []  # each the sum of 2^level parts
+
+    def add(self, part: Tensor) -> None:
+        """Add the next part."""
+        level = 0
+        while self.held and self.held[-1][0] == level:
+            part = self.held.pop()[1] + part
+            level += 1
+        self.held.append((level, part))
+
+    def total(self) -> Tensor:
+        """Return the sum of all parts."""
+        ((_, total),) = self.held
+        return total
+
+
+def tree_sum(parts: Iterable[Tensor]) -> Tensor:
+    """Return the sum of `parts` as TreeSum adds them."""
+    tree = TreeSum()
+    for part in parts:
+        tree.add(part)
+    return tree.total()
+
+
+def check_workers(workers: int, groups: int, lora: bool) -> None:
+    """Raise PipelineError for a number of workers that this update cannot be spread over."""
+    if workers > 1 and not lora:
+        raise PipelineError(
+            f"params.yaml: compute.workers: {workers}; with policy.tuning full, `update` runs in one process. Set "
+            "compute.workers (or PPO_PIPELINE_WORKERS) to 1."
+        )
+    if workers & (workers - 1) or groups % workers:
+        fitting = ", ".join(str(2**i) for i in range(groups.bit_length()))
+        raise PipelineError(
+            f"params.yaml: compute.workers: {workers} with update.gradient_groups: {groups}; each worker takes as many "
+            f"groups as another, so that their number must be one of {fitting}. Set compute.workers (or "
+            "PPO_PIPELINE_WORKERS) to one of these, or raise update.gradient_groups, which can change rounding."
+        )

@@ -1,0 +1,40 @@
+"""The loss of a microbatch: its terms, each with its coefficient, and the statistics beside it."""
+
+import torch
+from torch import Tensor
+
+from ..maths.ppo import kl_loss, policy_loss, policy_statistics, value_loss
+from ..models.policy import Scores
+from ..settings.learning_sections import Update
+from .loss_inputs import Batch
+
+
+def summed_loss(scores: Scores, batch: Batch, response_lengths: Tensor, s: Update) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss summed over the microbatch's tokens, and its statistics, sums over them too.
+
+    With loss_normalization sequence_mean a token counts 1 / its response's length (B,).
+    """
+    old, advantages, device = batch.old_logprobs, batch.advantages, scores.logprobs.device
+    per_token = policy_loss(scores.logprobs, old, advantages, s.clip_range, s.clip_range_high, s.dual_clip)
+    if batch.weights is not None:
+        per_token = per_token * batch.weights
+    terms = {"loss/policy": (1.0, per_token)}
+    if batch.returns is not None and scores.values is not None and batch.old_values is not None:
+        value = value_loss(scores.values, batch.old_values, batch.returns, s.value_clip_range)
+        terms["loss/value"] = (s.value_coef, value)
+    if batch.reference_logprobs is not None:
+        terms["loss/kl"] = (s.kl_loss_coef, kl_loss(scores.logprobs, batch.reference_logprobs, s.kl_loss_estimator))
+    if s.entropy_coef:
+        terms["policy/entropy"] = (-s.entropy_coef, scores.entropy)
+    shares = None
+    if s.loss_normalization == "sequence_mean":
+        shares = torch.repeat_interleave(1 / response_lengths, response_lengths).to(device)
+    loss = sum(
+        (c * (term if shares is None else term * shares).sum() for c, term in terms.values()),
+        start=torch.zeros((), device=device),
+    )
+    with torch.no_grad():
+        statistics = policy_statistics(scores.logprobs, old, advantages, s.clip_range, s.clip_range_high)
+        statistics |= {"policy/entropy": scores.entropy.sum()}
+        statistics |= {name: term.sum() for name, (_, term) in terms.items()}
+    return loss, statistics

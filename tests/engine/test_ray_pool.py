@@ -1,0 +1,258 @@
+"""Workers on Ray, on a cluster of two nodes: the same files for any number of them, and what they survive."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray_cluster import cluster_of_two
+from reward_models import save_reward_model
+from stage_runs import Stages
+
+from ppo_pipeline.engine.where import ENGINE, STALL, WORKERS
+from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.observe.counter import Counter
+from ppo_pipeline.resume.snapshots import INTERVAL
+from ppo_pipeline.settings.sections import Compute
+
+TESTS = Path(__file__).parent.parent
+COMPUTE = Compute(device="cpu", dtype="fp32", threads=1, kernels="auto", batch_invariant=False)
+
+
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[None]:
+    with cluster_of_two():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def workers_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{TESTS.parent}{os.pathsep}{TESTS}")
+
+
+def few_letters(params: Any) -> None:
+    """Set shards of two samples, batches of few tokens, and a reward model beside the rule."""
+    params["rollout"]["shard_samples"] = params["evaluate"]["shard_samples"] = 2
+    params["rollout"]["max_new_tokens"] = 12
+    params["reference"]["batch_tokens"] = 40
+    params["reward"]["components"].append(
+        {
+            "name": "judge", "type": "model", "weight": 1.0, "model": "judge", "revision": None,
+            "pickled_weights": False, "input": "concat", "label": None, "output": "logit", "max_tokens": 64,
+            "too_long": "error", "batch_tokens": 40, "device": "cpu", "dtype": "fp32",
+        }
+    )  # fmt: skip
+    params["sources"] = {"judge": "judge"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Stages:
+    folder = tmp_path_factory.mktemp("project")
+    save_reward_model(folder / "judge", "llama")
+    project = Stages(folder, few_letters)
+    project.run("init")
+    return project
+
+
+STAGES = ("rollout", "reward", "reference")
+
+
+def hashes(project: Stages, stages: tuple[str, ...] = STAGES) -> dict[str, str]:
+    """Run the stages of r001, and the baseline; return the hashes of their files."""
+    folder = project.folder / "data/rounds"
+    for stage in stages:
+        project.run(stage, "r001")
+    project.run("baseline")
+    files = [*(folder / "r001").glob("*.parquet"), folder / "r000/eval.parquet"]
+    metrics = [*(project.folder / "metrics/stages/r001").glob("*.json")]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (*files, *metrics)}
+
+
+@pytest.fixture(scope="module")
+def expected(project: Stages) -> dict[str, str]:
+    """Return the hashes of one process without Ray."""
+    return hashes(project)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_the_number_of_workers_changes_no_bit(
+    two_nodes: None, project: Stages, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setenv(ENGINE, "ray")
+    monkeypatch.setenv(WORKERS, str(workers))
+    assert hashes(project) == expected
+    record = json.loads((project.folder / "logs/r001/rollout.json").read_text())
+    assert [worker["tasks"] > 0 or workers > 1 for worker in record["workers"]] == [True] * workers
+    assert sum(worker["tasks"] for worker in record["workers"]) == 4
+    assert record["device"] == "cpu" and record["workers_machine"]["threads"] == "1"
+
+
+def kill_one_worker(monkeypatch: pytest.MonkeyPatch, how: Any) -> list[int]:
+    """Have `how(hand)` called once, when the first task of a run is done and others are going on."""
+    from ppo_pipeline.engine.ray_engine.pool import RayPool
+
+    give, killed = RayPool._give, []
+
+    def give_and_kill(self: Any, waiting: Any, tasks: Any) -> None:
+        give(self, waiting, tasks)
+        busy = [hand for hand in self.hands if hand.did == "do" and hand.ref is not None]
+        if busy and not killed:
+            killed.append(busy[-1].pid)
+            how(busy[-1])
+
+    monkeypatch.setattr(RayPool, "_give", give_and_kill)
+    return killed
+
+
+@pytest.mark.parametrize("stage", ["rollout", "reference"])
+def test_a_worker_that_is_killed_changes_no_bit(
+    two_nodes: None, project: Stages, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    monkeypatch.setenv(ENGINE, "ray")
+    monkeypatch.setenv(WORKERS, "2")
+    killed = kill_one_worker(monkeypatch, lambda hand: os.kill(hand.pid, signal.SIGKILL))
+    said = project.run(stage, "r001")
+    assert killed
+    lines = [line for line in said.splitlines() if "died" in line]
+    assert len(lines) == 1 and lines[0].startswith(f"{stage} r001: worker ") and "starts again" in lines[0]
+    name = {"rollout": "rollouts.parquet", "reference": "reference.parquet"}[stage]
+    found = hashlib.sha256((project.folder / "data/rounds/r001" / name).read_bytes()).hexdigest()
+    assert found == expected[name]
+
+
+def test_a_node_that_goes_away_changes_no_bit(
+    project: Stages, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own: this one is connected to the cluster that the other tests share."""
+    program = f"""
+import sys
+sys.path[:0] = {[str(TESTS.parent), str(TESTS)]!r}
+from engine.test_ray_pool import run_while_a_node_goes
+run_while_a_node_goes()
+"""
+    environment = {**os.environ, ENGINE: "ray", WORKERS: "4"}
+    for stage in ("rollout", "reference"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, stage], cwd=project.folder, capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        assert "died" in done.stdout and "gone" in done.stdout, done.stdout
+        name = {"rollout": "rollouts.parquet", "reference": "reference.parquet"}[stage]
+        found = hashlib.sha256((project.folder / "data/rounds/r001" / name).read_bytes()).hexdigest()
+        assert found == expected[name]
+
+
+def run_while_a_node_goes() -> None:
+    """Run the stage that the command line names; its second node goes while it works."""
+    from stages.__main__ import main
+
+    gone: list[bool] = []
+    with cluster_of_two() as (cluster, node), pytest.MonkeyPatch.context() as patch:
+
+        def remove(hand: Any) -> None:
+            cluster.remove_node(node, allow_graceful=False)
+            gone.append(True)
+
+        kill_one_worker(patch, remove)
+        main([sys.argv[1], "r001"], standalone_mode=False)
+    print("gone" if gone else "stayed")
+
+
+def test_the_driver_is_killed_and_run_again(
+    project: Stages, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a Ray that the stage starts itself; its processes end with it, and what is done is not done again."""
+    environment = {**os.environ, ENGINE: "ray", WORKERS: "2", INTERVAL: "0"}
+    command = [sys.executable, "-m", "stages", "rollout", "r001"]
+    (project.folder / "data/rounds/r001/rollouts.parquet").unlink()
+    killed = subprocess.Popen(command, cwd=project.folder, env=environment, stdout=subprocess.PIPE, text=True)
+    while killed.poll() is None and not list(project.folder.glob("data/scratch/r001/rollout/*/responses/done-*")):
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    kept = len(list(project.folder.glob("data/scratch/r001/rollout/*/responses/done-*.safetensors")))
+    assert 0 < kept < 4, "killed too late: nothing is proven"
+    again = subprocess.run(command, cwd=project.folder, env=environment, capture_output=True, text=True, check=True)
+    assert f"goes on from a snapshot, {kept} of 4 shards done" in again.stdout
+    found = hashlib.sha256((project.folder / "data/rounds/r001/rollouts.parquet").read_bytes()).hexdigest()
+    assert found == expected["rollouts.parquet"]
+
+
+@pytest.fixture(scope="module")
+def pool(two_nodes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from ppo_pipeline.engine.ray_engine.pool import RayPool
+
+    with chdir(tmp_path_factory.mktemp("pool")), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{TESTS.parent}{os.pathsep}{TESTS}")
+        pool = RayPool(COMPUTE, 2, "stage r001")
+        yield pool
+        pool.close()
+
+
+def scripted(pool: Any, folder: Path, tasks: list[str], counter: Counter | None = None) -> list[Any]:
+    from ray_works import Scripted
+
+    assert pool.open(Scripted(folder)) == "facts"
+    return [task for _, (task, _) in sorted(pool.run(tasks, counter or Counter(len(tasks))))]
+
+
+def test_a_task_whose_worker_dies_is_done_again_and_counted_once(
+    pool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counter = Counter(8)
+    tasks = ["one", "die-once", "two", "three"]
+    assert scripted(pool, tmp_path, tasks, counter) == tasks
+    assert (counter.done, counter.tokens) == (8, 40)
+    assert sorted((tmp_path / "attempts").read_text().split()) == sorted([*tasks, "die-once"])
+    said = capsys.readouterr().out.splitlines()
+    assert said.count("scripted: opened") == 1, "each worker says it, and it is told once"
+    assert sum("died over task 2, which starts again" in line for line in said) == 1
+
+
+def test_a_fault_of_the_user_is_told_once_and_not_tried_again(pool: Any, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError) as caught:
+        scripted(pool, tmp_path, ["one", "fail so", "two"])
+    assert (type(caught.value), caught.value.message) == (PipelineError, "params.yaml: x: cannot be so")
+    assert (tmp_path / "attempts").read_text().count("fail") == 1
+    assert caught.value.__cause__ is None and not getattr(caught.value, "__notes__", None)
+
+
+def test_another_error_keeps_its_type_and_the_worker_s_traceback(pool: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="of the code") as caught:
+        scripted(pool, tmp_path, ["break of the code"])
+    assert "ray_works.py" in "".join(caught.value.__notes__)
+
+
+def test_a_task_that_kills_every_worker_ends_the_stage(pool: Any, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="3 deaths are too many"):
+        scripted(pool, tmp_path, ["one", "die", "two"])
+    assert scripted(pool, tmp_path, ["three"]) == ["three"], "the pool is whole again"
+
+
+def test_workers_that_stall_end_the_stage(pool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(pool, tmp_path, ["one"])
+    monkeypatch.setattr(pool, "stall", 2.0)
+    with pytest.raises(PipelineError, match=rf"no worker has done anything for 2 s.*{STALL}"):
+        scripted(pool, tmp_path, ["wait 30"])
+
+
+def test_a_node_with_other_instructions_is_refused_by_name() -> None:
+    program = f"""
+import sys
+sys.path[:0] = {[str(TESTS.parent), str(TESTS)]!r}
+from engine.test_ray_pool import COMPUTE
+from ray_cluster import cluster_of_two
+with cluster_of_two(env_vars={{"ATEN_CPU_CAPABILITY": "default"}}):
+    from ppo_pipeline.engine.ray_engine.pool import RayPool
+    RayPool(COMPUTE, 4, "rollout r001")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=TESTS.parent, capture_output=True, text=True)
+    assert "computes other bits than" in done.stderr and "instructions DEFAULT" in done.stderr, done.stderr
