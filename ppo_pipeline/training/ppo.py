@@ -145,6 +145,10 @@ class PPO:
 
         The first are sums over tokens, the second per token, in parts; they are wanted of the first step alone.
         """
+        if self.policy.sharded:
+            from .sharded_gradient import sharded_gradient  # it imports torch's FSDP
+
+            return sharded_gradient(self, data, targets, indices, divisor)
         if self.settings.gradient_groups > 1:
             return grouped_gradient(self, data, targets, indices, divisor)
         position = self.position
@@ -162,14 +166,18 @@ class PPO:
     ) -> Tensor:
         """Add a microbatch's gradient to the parameters', and its statistics to `sums`; return its ratios."""
         loss, number, ratio = self._microbatch(data, targets, indices, sums)
-        if not math.isfinite(number):
-            names = ", ".join(data.sample_ids[i] for i in indices[:5])
-            raise NotFiniteError(
-                f"update: the loss of optimizer step {self.steps + 1} is {number} (samples {names}, ...). "
-                "Lower update.lr or update.max_grad_norm."
-            )
+        self.check_finite(number, data, indices)
         self.scaler.scale(loss / divisor).backward()
         return ratio
+
+    def check_finite(self, loss: float, data: Sampled, indices: NDArray) -> None:
+        """Raise NotFiniteError for the loss of a microbatch that is no finite number."""
+        if not math.isfinite(loss):
+            names = ", ".join(data.sample_ids[i] for i in indices[:5])
+            raise NotFiniteError(
+                f"update: the loss of optimizer step {self.steps + 1} is {loss} (samples {names}, ...). "
+                "Lower update.lr or update.max_grad_norm."
+            )
 
     def _divisor(self, samples: int, tokens: int) -> int:
         """Return what the minibatch's summed loss is divided by."""
@@ -199,6 +207,8 @@ class PPO:
         limit = self.settings.max_grad_norm
         with_grad = [p for p in self.parameters if p.grad is not None]
         norm = gradient_norm(with_grad)
+        if self.policy.sharded:  # the same number on all ranks, since it decides what they do
+            norm = norm.new_tensor(math.hypot(*self.ranks.gather(norm.item)))
         number = norm.item()
         finite = math.isfinite(number)
         if not finite and (not self.scaler.is_enabled() or self.scaler.get_scale() <= LEAST_LOSS_SCALE):

@@ -63,11 +63,12 @@ class ShardedPolicy(Policy):
     backward pass talk with the other ranks: each of them must make as many.
     """
 
+    sharded = True
+
     def __init__(self, policy: Policy) -> None:
         super().__init__(policy.model, policy.layers, policy.value_head, policy.separate)
         self.root = _sharded(policy)
         self.by_fsdp = {**Policy.policy_parameters(self), **Policy.value_parameters(self)}
-        self.shapes = {name: p.shape for name, p in self.by_fsdp.items()}
         self.own = {name: nn.Parameter(p.detach().to_local()) for name, p in self.by_fsdp.items()}
         self.sync(False)
 
@@ -94,13 +95,17 @@ class ShardedPolicy(Policy):
             self.own[name].grad = None if parameter.grad is None else parameter.grad.to_local()
             parameter.grad = None
 
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the shapes of the whole parameters."""
+        return {name: p.shape for name, p in self.by_fsdp.items()}
+
     def part(self, name: str, tensor: Tensor) -> Tensor:
         """Return this rank's rows of a tensor in the shape of the parameter `name`, on its device."""
         return part_of(tensor).to(self.model.device)
 
     def whole(self, name: str, tensor: Tensor) -> Tensor | None:
         """Return the ranks' parts of a tensor put together, in rank 0's memory; None on the others."""
-        return gathered(tensor, self.shapes[name])
+        return gathered(tensor, self.by_fsdp[name].shape)
 
     def assembled(self) -> Policy | None:
         """Return on rank 0 the policy with whole weights in memory, to be saved; None on the others.

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import PipelineError
 from .data import Padding, Sampled
 from .groups import deal
 from .loss_inputs import LossInputs
@@ -32,25 +31,27 @@ class Told(NamedTuple):
 
 
 def sharded_gradient(
-    ppo: "PPO", policy: ShardedPolicy, data: Sampled, targets: LossInputs, indices: NDArray, divisor: int
+    ppo: "PPO", data: Sampled, targets: LossInputs, indices: NDArray, divisor: int
 ) -> tuple[dict[str, float], list[Tensor]]:
     """Make this rank's part of the gradient of a minibatch; return all ranks' statistics and ratios, on all of them.
 
     A loss that is not finite is told when all have made their passes, by all: earlier, the others would wait for ever.
     """
+    policy = ppo.policy
+    assert isinstance(policy, ShardedPolicy)
     ppo.optimizer.zero_grad(set_to_none=True)
     if ppo.snapshots is not None and ppo.ranks.share(ppo.snapshots.due):
         save_state(ppo, ppo.snapshots)
     by_rank = microbatches(ppo, data, indices)
     passes, own = max(map(len, by_rank)), by_rank[ppo.ranks.rank]
     shortest = indices[[np.argmin(data.total_lengths[indices])]]
-    told, of_all, faults = Told(defaultdict(float), [], Padding()), ppo.padding, list[PipelineError]()
+    told, of_all, losses = Told(defaultdict(float), [], Padding()), ppo.padding, list[float]()
     for place in range(passes):
         policy.sync(place == passes - 1)
         if place < len(own):
             ppo.padding = told.padding
             loss, number, ratio = ppo._microbatch(data, targets, own[place], told.sums)
-            faults += ppo.faults(number, own[place])
+            losses.append(number)
             told.ratios.extend([] if ppo.grad_norms else [ratio.cpu()])
         else:
             ppo.padding = Padding()
@@ -58,7 +59,13 @@ def sharded_gradient(
         (loss / divisor).backward()
     policy.take_gradients()
     ppo.padding = of_all
-    return _together(ppo, told, faults)
+
+    def tell() -> Told:
+        for number, part in zip(losses, own, strict=True):
+            ppo.check_finite(number, data, part)
+        return told
+
+    return _together(ppo, ppo.ranks.gather(tell))
 
 
 def microbatches(ppo: "PPO", data: Sampled, indices: NDArray) -> list[list[NDArray]]:
@@ -70,17 +77,11 @@ def microbatches(ppo: "PPO", data: Sampled, indices: NDArray) -> list[list[NDArr
     return [sum(parts[rank * share : (rank + 1) * share], start=[]) for rank in range(ranks)]
 
 
-def _together(ppo: "PPO", told: Told, faults: list[PipelineError]) -> tuple[dict[str, float], list[Tensor]]:
-    """Return the sums over ranks of what they know, and their ratios; raise a rank's fault on all of them."""
-
-    def tell() -> Told:
-        for fault in faults:
-            raise fault
-        return told
-
+def _together(ppo: "PPO", told: list[Told]) -> tuple[dict[str, float], list[Tensor]]:
+    """Return the sums over ranks of what they know, and their ratios."""
     sums: dict[str, float] = defaultdict(float)
     ratios: list[Tensor] = []
-    for of_rank in ppo.ranks.gather(tell):
+    for of_rank in told:
         for name, value in of_rank.sums.items():
             sums[name] += value
         ratios.extend(of_rank.ratios)
