@@ -20,13 +20,15 @@ from .parts import gathered, part_of
 
 
 class TreeReduceScatter:
-    """What FSDP calls a ReduceScatter: adds the ranks' gradients in one fixed order: no bit depends on the order in which gloo's or NCCL's would."""
+    """What FSDP calls a ReduceScatter. Ranks' gradients are added in a fixed order, not in that of gloo or NCCL."""
 
     def allocate(self, size: Any, *, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return room for a collective's tensors."""
         return torch.empty(*size, dtype=dtype, device=device)
 
-    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any, async_op: bool = False) -> None:
+    def __call__(
+        self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any, async_op: bool = False
+    ) -> None:
         """Put the sum over ranks of this rank's chunk of `input_tensor` (size n,) into `output_tensor` (n,)."""
         received = torch.empty_like(input_tensor)
         dist.all_to_all_single(received, input_tensor, group=group)
@@ -134,12 +136,16 @@ def _sharded(policy: Policy) -> Any:
     mesh = init_device_mesh(policy.model.device.type, (dist.get_world_size(),))
     for unit in units:
         fully_shard(unit, mesh=mesh)
-    for unit in root.modules():
-        if isinstance(unit, FSDPModule):  # neither of these reaches a unit within
-            unit.set_gradient_divide_factor(1.0)  # the loss is divided by the whole minibatch's divisor already
-            unit.set_force_sum_reduction_for_comms(True)
-            unit.set_custom_reduce_scatter(TreeReduceScatter())  # type: ignore[arg-type] # the base is not public
+    for module in units_of(root):
+        module.set_gradient_divide_factor(1.0)  # the loss is divided by the whole minibatch's divisor already
+        module.set_force_sum_reduction_for_comms(True)
+        module.set_custom_reduce_scatter(TreeReduceScatter())  # type: ignore[arg-type] # the base is not public
     return root
+
+
+def units_of(root: nn.Module) -> list[FSDPModule]:
+    """Return the root and all that is sharded within; most of FSDP's settings reach one unit alone."""
+    return [module for module in root.modules() if isinstance(module, FSDPModule)]
 
 
 ADVICE = "Set compute.workers (or PPO_PIPELINE_WORKERS) to 1, or policy.tuning to lora."
@@ -166,7 +172,9 @@ def _check(units: list[nn.Module]) -> None:
             raise _refused(unit, "shares weights with another block")
         for parameter, name in parameters.items():
             if not parameter.ndim or not parameter.is_contiguous():
-                raise _refused(unit, f"has a weight '{name}' that has no rows, or whose rows are not one behind the other")
+                raise _refused(unit, f"has a weight '{name}' without rows, or whose rows are not end to end")
+        if any(name.endswith("experts") and isinstance(module, nn.ModuleList) for name, module in unit.named_modules()):
+            raise _refused(unit, "has experts that are modules of their own, of which ranks may use different ones")
         formats = {str(parameter.dtype).removeprefix("torch.") for parameter in parameters if parameter.requires_grad}
         if len(formats) > 1:
             raise _refused(unit, f"has weights in {' and '.join(sorted(formats))}")
@@ -175,4 +183,5 @@ def _check(units: list[nn.Module]) -> None:
 
 
 def _refused(unit: nn.Module, why: str) -> PipelineError:
-    return PipelineError(f"policy.tuning: full: {type(unit).__name__} {why}; it cannot be spread over workers. {ADVICE}")
+    what = f"policy.tuning: full: {type(unit).__name__}"
+    return PipelineError(f"{what} {why}; it cannot be spread over workers. {ADVICE}")

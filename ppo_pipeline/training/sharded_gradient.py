@@ -5,6 +5,7 @@ pass adds the ranks' gradients up. Every pass moves weights between ranks, so th
 microbatches runs the shortest sample for nothing, by weight 0.
 """
 
+import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -74,7 +75,7 @@ def microbatches(ppo: "PPO", data: Sampled, indices: NDArray) -> list[list[NDArr
     share = -(-settings.gradient_groups // ranks)
     groups = [indices[part] for part in deal(data.total_lengths[indices], share * ranks)]
     parts = [data.batches(group, settings.microbatch_tokens) for group in groups]
-    return [sum(parts[rank * share : (rank + 1) * share], start=[]) for rank in range(ranks)]
+    return [[*itertools.chain(*parts[rank * share : (rank + 1) * share])] for rank in range(ranks)]
 
 
 def _together(ppo: "PPO", told: list[Told]) -> tuple[dict[str, float], list[Tensor]]:

@@ -81,9 +81,9 @@ def load_state(ppo: "PPO", snapshots: Snapshots) -> bool:
     def read(folder: Path) -> str:
         tensors = load_file(folder / "tensors.safetensors")
         numbers = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
-        parameters, shapes = trained_parameters(ppo.policy), ppo.policy.shapes()
-        found = {name.removeprefix("weight."): t for name, t in tensors.items() if name.startswith("weight.")}
-        if {n: (t.shape, t.dtype) for n, t in found.items()} != {n: (shapes[n], p.dtype) for n, p in parameters.items()}:
+        shapes = ppo.policy.shapes()
+        wanted = {f"weight.{n}": (shapes[n], p.dtype) for n, p in trained_parameters(ppo.policy).items()}
+        if {n: (t.shape, t.dtype) for n, t in tensors.items() if n.startswith("weight.")} != wanted:
             raise ValueError("it is of other parameters")
         _take_up(ppo, tensors, numbers)
         epoch, minibatch, microbatch = numbers["position"]
