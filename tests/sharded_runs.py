@@ -167,7 +167,7 @@ def rounds(ranks: Ranks, folder: str, dtype: str) -> None:
         targets = make_targets(policy, data)
         accelerate_policy(policy)
         policy = spread(policy, ranks)
-        s = update_settings(lr=1e-4, microbatch_tokens=20)
+        s = update_settings(lr=1e-4, value_lr=1e-4, microbatch_tokens=20)
         ppo = PPO(policy, make_optimizer(policy, s, state), s, TEMPERATURE, 0, ranks=ranks)
         ppo.run(data, targets, ("k", name))
         after = state_after(ppo, state, Controllers(), learns_values=True)
