@@ -142,7 +142,7 @@ def test_the_tree_holds_few_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "groups", "tuning"), [(3, 4, "lora"), (8, 4, "lora"), (2, 1, "lora"), (2, 4, "full")]
+    ("workers", "groups", "tuning"), [(3, 4, "lora"), (8, 4, "lora"), (2, 1, "lora")]
 )
 def test_workers_that_do_not_fit_are_told(workers: int, groups: int, tuning: str) -> None:
     ranks, policy, s = Ranks(), make_policy(tuning=tuning), update_settings(gradient_groups=groups)
