@@ -48,7 +48,8 @@ def _compute(path: Path) -> ComputeAnywhere:
     try:
         return ComputeAnywhere.model_validate(section)
     except ValidationError as error:
-        raise PipelineError(explain(error, ComputeAnywhere, f"{path}: compute")) from None
+        told = explain(error, ComputeAnywhere, f"{path}: compute")
+        raise PipelineError(told.replace(": compute: ", ": compute.")) from None
 
 
 def _workers(text: str) -> int:

@@ -5,8 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from ..engine.done_together import do_together
 from ..engine.opened import open_pool
 from ..engine.pool import Pool
+from ..engine.together import Together
 from ..errors import PipelineError, nearest
 from ..observe.counter import Counter
 from ..observe.progress import progress, result
@@ -46,6 +48,16 @@ class StageRun(Generic[Settings]):
             self.on(pool.machine)
             yield pool
             self.record |= pool.told()
+
+    def together(self, compute: Compute, work: Together, counter: Counter) -> Any:
+        """Have a work done by one process or by many together, as `compute.engine` asks for it; return its result."""
+        found, told = do_together(compute, work, counter, self.label)
+        self.record |= told
+        return found
+
+    def keeps(self, scratch: Scratch) -> None:
+        """Take note of where such a work has kept what it had done."""
+        self._scratch = scratch
 
     def scratch(self, *inputs: Path, more: tuple[object, ...] = ()) -> Scratch:
         """Return where the stage keeps what it has done so far of work on these files; more: what else decides it."""

@@ -93,6 +93,8 @@ class PPO:
         self.snapshots, self.seed_key = snapshots, seed_key
         resumed = load_state(self, snapshots) if snapshots is not None else False
         first = self.position
+        for _ in range(first.epoch):
+            on_step(count, 0)
         for epoch in range(first.epoch, self.settings.epochs):
             rng = generator(*seed_key, "epoch", epoch)
             seed = int(rng.integers(2**63))

@@ -75,15 +75,15 @@ class ProcessRanks(Ranks):
         sent[: flat.numel()] = flat
         received = torch.empty_like(sent)
         self.dist.all_to_all_single(received, sent)
-        slice_ = tree_sum(received.view(self.size, width))
-        self.dist.all_gather_into_tensor(sent, slice_)
+        self.dist.all_gather([*sent.view(self.size, width)], tree_sum(received.view(self.size, width)))
         return sent[: flat.numel()].to(flat.device)
 
     def _tried(self, work: Callable[[], Any]) -> Any:
         try:
             return work()
         except PipelineError as error:
-            return error
+            plain = type(error).__init__ is PipelineError.__init__  # else it does not survive pickling
+            return error if plain else PipelineError(error.message)
         except Exception as error:
             text = told(error, self.less_memory)
             if text is None:

@@ -1,21 +1,121 @@
 """A round's update from a checkpoint to the next one: PPO with what its settings ask for, and the state it leaves."""
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import torch
 
-from ..models.checkpoint import TrainerState
+from ..compute.machine import Machine
+from ..maths.schedule import learning_rate_factor
+from ..models.acceleration import accelerate_policy
+from ..models.checkpoint import TrainerState, load_checkpoint, save_checkpoint
+from ..models.packed import can_pack
 from ..models.policy import Policy
+from ..observe.counter import Counter
+from ..resume.scratch import Scratch
 from ..settings.stage_settings import UpdateSettings
+from ..tables.advantages import ADVANTAGES
 from ..tables.controllers import Controllers
+from ..tables.reference import REFERENCE
+from ..tables.rollouts import ROLLOUTS
+from ..tables.schema import same_order
+from .data import Sampled, sampled
+from .groups import check_workers
+from .loss_inputs import LossInputs, loss_inputs_of
 from .optimizer import make_optimizer, moments_of
 from .ppo import PPO, loss_scaler
+from .ranks import ProcessRanks, Ranks
+
+if TYPE_CHECKING:
+    from ..project.paths import Paths
 
 
-def ppo_of(policy: Policy, state: TrainerState, settings: UpdateSettings, factor: float, dtype: torch.dtype) -> PPO:
+@dataclass(frozen=True)
+class Updated:
+    """What is to be known of an update that is made. numbers: its metrics. scratch: where it kept what was done."""
+
+    numbers: dict[str, float]
+    steps: int
+    stopped: bool
+    padding_share: float
+    scratch: Scratch
+
+
+@dataclass(frozen=True)
+class RoundUpdate:
+    """The update of a round, by this process or by ranks together (engine/together.py).
+
+    less_memory: what to do where memory ran out.
+    """
+
+    settings: UpdateSettings
+    paths: "Paths"
+    less_memory: str
+
+    def check(self, workers: int) -> None:
+        """Raise PipelineError for a number of workers that cannot make it."""
+        whole = (self.paths.parent_policy / "config.json").is_file()
+        check_workers(workers, self.settings.update.gradient_groups, lora=not whole)
+
+    def __call__(self, machine: Machine, counter: Counter, many: bool) -> Updated:
+        """Load the parent's checkpoint, make epochs x minibatches steps, write the new checkpoint: rank 0 does."""
+        ranks = ProcessRanks(self.less_memory) if many else Ranks()
+        s, paths, update = self.settings, self.paths, self.settings.update
+        factor = learning_rate_factor(s.depth, update.lr_schedule, update.warmup_rounds, update.schedule_rounds)
+        loaded: list[Loaded] = []
+        ranks.gather(lambda: loaded.append(self._load(machine)))
+        policy, before, controllers, data, targets = loaded.pop()
+        scratch = ranks.share(lambda: self._scratch(machine))
+        ppo = ppo_of(policy, before, s, factor, machine.dtype, ranks)
+        lr = update.lr * factor
+        ppo.on_metrics = lambda means: counter.step(before.optimizer_step + ppo.steps, means | {"lr": lr})
+        ppo.run(
+            data, targets, (s.seed, s.round),
+            lambda samples, tokens: counter.advance(samples, tokens) if tokens else counter.skip(samples),
+            scratch.part("steps"),
+        )  # fmt: skip
+        after = state_after(ppo, before, controllers, targets.returns is not None)
+        ranks.share(lambda: save_checkpoint(policy, after, paths.parent_policy, paths.policy, paths.trainer))
+        return Updated({**ppo.metrics(), "lr": lr}, ppo.steps, ppo.stopped, ppo.padding.share, scratch)
+
+    def _load(self, machine: Machine) -> "Loaded":
+        """Return what the update goes on from and learns from."""
+        paths = self.paths
+        rollouts = ROLLOUTS.read(paths.rollouts, ["prompt_ids", "response_ids", "rollout_logprobs", "kept_mass"])
+        reference = REFERENCE.read(paths.reference, ["policy_logprobs", "reference_logprobs", "values"])
+        advantages = ADVANTAGES.read(paths.advantages, ["advantages", "returns"])
+        controllers = Controllers.read(paths.controllers)
+        same_order(rollouts, reference, f"{paths.rollouts} and {paths.reference}")
+        same_order(rollouts, advantages, f"{paths.rollouts} and {paths.advantages}")
+        targets = loss_inputs_of(rollouts, reference, advantages, self.settings.update)
+        policy, state = load_checkpoint(*self._parent(), *machine)
+        accelerate_policy(policy)
+        data = sampled(rollouts, can_pack(policy.model), self.settings.share_prefix)
+        return policy, state, controllers, data, targets
+
+    def _parent(self) -> tuple[Path, Path, Path]:
+        return self.paths.base, self.paths.parent_policy, self.paths.parent_trainer
+
+    def _scratch(self, machine: Machine) -> Scratch:
+        paths = self.paths
+        tables = (paths.rollouts, paths.reference, paths.advantages, paths.controllers)
+        inputs = (paths.settings("update"), *self._parent(), *tables)
+        return Scratch("update", self.settings.round, inputs, *machine.decides())
+
+
+Loaded = tuple[Policy, TrainerState, Controllers, Sampled, LossInputs]
+
+
+def ppo_of(
+    policy: Policy, state: TrainerState, settings: UpdateSettings, factor: float, dtype: torch.dtype,
+    ranks: Ranks | None = None,
+) -> PPO:  # fmt: skip
     """Return PPO on `policy`, going on from the parent's `state`; factor: of the learning rates, by their schedule."""
     s, device = settings.update, policy.model.device
     ppo = PPO(
         policy, make_optimizer(policy, s, state, factor), s, settings.temperature, 0, settings.max_new_tokens,
-        loss_scaler(device, dtype, state.loss_scale, state.loss_scale_streak), settings.whiten_minibatches,
+        loss_scaler(device, dtype, state.loss_scale, state.loss_scale_streak), settings.whiten_minibatches, ranks,
     )  # fmt: skip
     if s.gradient_checkpointing:
         policy.save_memory()

@@ -55,6 +55,15 @@ def test_a_comment_reruns_nothing(project: Project) -> None:
     assert project.repro() == set()
 
 
+def test_another_engine_and_number_of_workers_rerun_nothing(project: Project) -> None:
+    """Nothing is even out of date: no dvc.lock differs between a laptop and a cluster."""
+    project.change("compute.engine", "ray")
+    project.change("compute.workers", 8)
+    assert "up to date" in project.run("dvc", "status")
+    project.change("compute.engine", "local")
+    assert project.repro() == set()
+
+
 def test_what_a_killed_stage_left_reruns_nothing_and_is_no_news_to_git(project: Project) -> None:
     """metrics/stages as a whole is a dependency of the summary."""
     places = [project.folder / "metrics/stages/r001" / name for name in (".a.json.partial-12", ".b.old-12")]

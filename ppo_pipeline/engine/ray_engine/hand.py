@@ -29,7 +29,8 @@ class Hand:
         self.node, self.pid, self.known, self.opened, self.place = "", 0, False, False, -1
         self.ref: Any = None
         self.watch: Any = None
-        self.did, self.of = "", None
+        self.did = ""
+        self.of: object = None
         self.hired = self.sent = self.looked = time.perf_counter()
         self.start_seconds = self.busy_seconds = self.wall_seconds = 0.0
         self.tasks = self.tokens = 0

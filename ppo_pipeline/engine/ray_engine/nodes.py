@@ -95,8 +95,8 @@ def refuse_foreign(found: Identity, driver: Identity, first: Identity) -> None:
     for what, own, other in zip(DECIDES, first.decides, found.decides, strict=True):
         if own != other:
             raise PipelineError(
-                f"{where} computes other bits than {first.node}: {what} {other} there, {own} here; let Ray have nodes "
-                "of one kind alone, or set compute.device, dtype, threads and kernels to what both have."
+                f"{where} computes other bits than {first.node}: {what} {other}, not {own}; let Ray have nodes of one "
+                "kind alone, or set compute.device, dtype, threads and kernels to what both have."
             )
 
 

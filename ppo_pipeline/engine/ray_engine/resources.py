@@ -64,3 +64,14 @@ def _places(resources: dict[str, float], needs: Needs) -> int:
 
 def _alive() -> list[dict]:
     return [node for node in ray.nodes() if node["Alive"]]
+
+
+def require_all(needs: Needs, workers: int) -> None:
+    """Raise PipelineError where the cluster has no room for all of them at once, as ranks of one work need it."""
+    places = sum(_places(node["Resources"], needs) for node in _alive())
+    if places < workers:
+        each = f"{needs.cpus} CPUs" + (f" and {needs.gpus} GPU" if needs.gpus else "")
+        raise PipelineError(
+            f"compute.workers: {workers}: the Ray cluster has room for {places} workers of {each}, and `update` needs "
+            "all of them at once; `ray status` shows what there is. Lower compute.workers (or PPO_PIPELINE_WORKERS)."
+        )

@@ -58,6 +58,7 @@ def connected(cpus: int) -> Iterator[Any]:
     address = prepare()
     import ray
 
+    _no_second_voice(ray)
     if ray.is_initialized():
         yield ray
         return
@@ -81,6 +82,15 @@ def connected(cpus: int) -> Iterator[Any]:
         ray.shutdown()
         if temp is not None:
             shutil.rmtree(temp, ignore_errors=True)
+
+
+def _no_second_voice(ray: Any) -> None:
+    """Keep Ray from printing what it notices of dead workers: pages of its state, where the driver tells it in a line.
+
+    Its logs, which `ray logs` shows, have it all the same. There is no setting for it: log_to_driver is of what workers
+    print.
+    """
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 
 def running_cluster() -> str | None:
