@@ -132,11 +132,25 @@ def killed(case: str, ranks: Ranks, folder: str) -> None:
 
 
 def resumed(case: str, ranks: Ranks, folder: str) -> dict[str, Any]:
-    """Go on from there to the end."""
+    """Go on from there to the end; `done` tells of each on_step whether it was a step."""
     steps: list[int] = []
     found = finished(case, ranks, on_step=lambda samples, tokens: steps.append(tokens), snapshots=always(folder))
-    assert len(steps) == 2 and all(steps), "the first two of four were in the snapshot"
-    return found
+    return {**found, "done": [bool(tokens) for tokens in steps]}
+
+
+def killed_within(case: str, folder: str) -> None:
+    """Make snapshots in one process, and stop behind the second microbatch of the second minibatch."""
+    ppo, data, targets = build(case, Ranks())
+    microbatch = ppo._microbatch
+
+    def die_there(*arguments: Any) -> Any:
+        if (ppo.position.minibatch, ppo.position.microbatch) == (1, 2):
+            raise Killed
+        return microbatch(*arguments)
+
+    ppo._microbatch = die_there  # type: ignore[method-assign]
+    with suppress(Killed):
+        ppo.run(data, targets, ("k",), snapshots=always(folder))
 
 
 def always(folder: str) -> Snapshots:

@@ -16,17 +16,13 @@ from .batches import generator, shuffled_minibatches
 from .data import Padding, Sampled
 from .grouped import grouped_gradient
 from .groups import check_workers
-from .loss import summed_loss
+from .loss import NotFiniteError, check_finite, summed_loss
 from .loss_inputs import LossInputs
 from .optimizer import gradient_norm, trained_parameters
 from .ranks import Ranks
 from .update_state import Position, load_state, save_state
 
 FIRST_LOSS_SCALE, LEAST_LOSS_SCALE = 65536.0, 1.0
-
-
-class NotFiniteError(PipelineError):
-    """A loss or gradient that is no finite number, before it is said where the last good state is."""
 
 
 class PPO:
@@ -168,18 +164,9 @@ class PPO:
     ) -> Tensor:
         """Add a microbatch's gradient to the parameters', and its statistics to `sums`; return its ratios."""
         loss, number, ratio = self._microbatch(data, targets, indices, sums)
-        self.check_finite(number, data, indices)
+        check_finite(number, self.steps + 1, data, indices)
         self.scaler.scale(loss / divisor).backward()
         return ratio
-
-    def check_finite(self, loss: float, data: Sampled, indices: NDArray) -> None:
-        """Raise NotFiniteError for the loss of a microbatch that is no finite number."""
-        if not math.isfinite(loss):
-            names = ", ".join(data.sample_ids[i] for i in indices[:5])
-            raise NotFiniteError(
-                f"update: the loss of optimizer step {self.steps + 1} is {loss} (samples {names}, ...). "
-                "Lower update.lr or update.max_grad_norm."
-            )
 
     def _divisor(self, samples: int, tokens: int) -> int:
         """Return what the minibatch's summed loss is divided by."""

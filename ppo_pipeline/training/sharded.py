@@ -18,6 +18,8 @@ from ..models.checkpointing import blocks_of
 from ..models.policy import Policy, Scores, Sequences
 from .parts import gathered, part_of
 
+ADVICE = "Set compute.workers (or PPO_PIPELINE_WORKERS) to 1, or policy.tuning to lora."
+
 
 class TreeReduceScatter:
     """What FSDP calls a ReduceScatter. Ranks' gradients are added in a fixed order, not in that of gloo or NCCL."""
@@ -127,13 +129,18 @@ class ShardedPolicy(Policy):
 
 def _sharded(policy: Policy) -> Any:
     """Shard the policy's models block by block; return the root, whose forward all of them are run in."""
+    device = policy.model.device.type
+    if device not in ("cpu", "cuda"):
+        raise PipelineError(
+            f"policy.tuning: full: weights cannot be spread over workers on the device {device}. {ADVICE}"
+        )
     root = _Root(policy)
     units = [block for model in (root.model, root.critic) if model is not None for block in _blocks(model)]
     if root.value_head is not None:
         units.append(root.value_head.linear)  # in fp32 whatever the others are
     units.append(root)
     _check(units)
-    mesh = init_device_mesh(policy.model.device.type, (dist.get_world_size(),))
+    mesh = init_device_mesh(device, (dist.get_world_size(),))
     for unit in units:
         fully_shard(unit, mesh=mesh)
     for module in units_of(root):
@@ -146,9 +153,6 @@ def _sharded(policy: Policy) -> Any:
 def units_of(root: nn.Module) -> list[FSDPModule]:
     """Return the root and all that is sharded within; most of FSDP's settings reach one unit alone."""
     return [module for module in root.modules() if isinstance(module, FSDPModule)]
-
-
-ADVICE = "Set compute.workers (or PPO_PIPELINE_WORKERS) to 1, or policy.tuning to lora."
 
 
 def _blocks(model: Any) -> list[nn.Module]:

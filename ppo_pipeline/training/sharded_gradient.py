@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .data import Padding, Sampled
 from .groups import deal
+from .loss import check_finite
 from .loss_inputs import LossInputs
 from .sharded import ShardedPolicy
 from .update_state import save_state
@@ -63,7 +64,7 @@ def sharded_gradient(
 
     def tell() -> Told:
         for number, part in zip(losses, own, strict=True):
-            ppo.check_finite(number, data, part)
+            check_finite(number, ppo.steps + 1, data, part)
         return told
 
     return _together(ppo, ppo.ranks.gather(tell))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import save_tiny, tiny_model
 from safetensors import safe_open
-from sharded_runs import CASES, bits, finished, gradients, not_finite, on_ranks, resumed, rounds
+from sharded_runs import CASES, bits, finished, gradients, killed_within, not_finite, on_ranks, resumed, rounds
 from torch import Tensor, nn
 from updating import make_policy
 
@@ -45,6 +45,8 @@ def runs(folder: Path) -> dict[str, list[Any]]:
     calls["factor on the root alone"] = ["gradients", "shared", "ranks", True]
     calls |= {f"killed {case}": ["killed", case, "ranks", str(folder / f"steps {case}")] for case in TWICE}
     calls |= {f"resumed {case}": ["resumed", case, "ranks", str(folder / f"steps {case} again")] for case in TWICE}
+    killed_within("shared", str(folder / "steps of one"))
+    calls["resumed from one"] = ["resumed", "shared", "ranks", str(folder / "steps of one")]
     calls["not finite"] = ["not_finite", "ranks", str(folder / "kept")]
     calls |= {f"rounds in {dtype}": ["rounds", "ranks", str(folder / dtype), dtype] for dtype in ROUNDS}
     calls["moved"] = ["moved", "ranks"]
@@ -112,10 +114,18 @@ def test_a_snapshot_goes_on_by_as_many_processes_or_by_one(case: str, runs: dict
     wanted, by_two = runs[f"end of {case}"][0], runs[f"resumed {case}"]
     assert max(errors(by_two[0]["tensors"], wanted["tensors"]).values()) == 0
     assert by_two[0]["metrics"] == by_two[1]["metrics"] == wanted["metrics"]
+    assert by_two[0]["done"] == [False, True, True], "the first epoch was in the snapshot"
     by_one = resumed(case, Ranks(), str(folder / f"steps {case}"))
     weights = {n for n in wanted["tensors"] if not re.search(r"\.(exp_avg|exp_avg_sq|low)$", n)}
     far = errors(by_one["tensors"], wanted["tensors"])
     assert 0 < max(far[name] for name in weights) < (0.02 if case == "bf16" else 1e-4)
+
+
+def test_two_processes_go_on_from_within_one_s_minibatch(runs: dict[str, list[Any]]) -> None:
+    found, wanted = runs["resumed from one"][0], finished("shared", Ranks())
+    assert found["done"] == [False, True, True, True], "the first minibatch was in the snapshot"
+    assert found["metrics"] == pytest.approx(wanted["metrics"], rel=1e-3, abs=1e-4)
+    assert max(errors(found["tensors"], wanted["tensors"]).values()) < 1e-3
 
 
 def test_a_loss_that_is_not_finite_is_told_by_all(runs: dict[str, list[Any]], folder: Path, tmp_path: Path) -> None:
