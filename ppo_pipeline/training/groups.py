@@ -66,12 +66,7 @@ def tree_sum(parts: Iterable[Tensor]) -> Tensor:
 
 def check_workers(workers: int, groups: int, lora: bool) -> None:
     """Raise PipelineError for a number of workers that this update cannot be spread over."""
-    if workers > 1 and not lora:
-        raise PipelineError(
-            f"params.yaml: compute.workers: {workers}; with policy.tuning full, `update` runs in one process. Set "
-            "compute.workers (or PPO_PIPELINE_WORKERS) to 1."
-        )
-    if workers & (workers - 1) or groups % workers:
+    if lora and (workers & (workers - 1) or groups % workers):
         fitting = ", ".join(str(2**i) for i in range(groups.bit_length()))
         raise PipelineError(
             f"params.yaml: compute.workers: {workers} with update.gradient_groups: {groups}; each worker takes as many "

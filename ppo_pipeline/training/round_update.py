@@ -76,7 +76,13 @@ class RoundUpdate:
             scratch.part("steps"),
         )  # fmt: skip
         after = state_after(ppo, before, controllers, targets.returns is not None)
-        ranks.share(lambda: save_checkpoint(policy, after, paths.parent_policy, paths.policy, paths.trainer))
+        whole = ppo.policy.assembled()
+
+        def save() -> None:
+            assert whole is not None
+            save_checkpoint(whole, after, paths.parent_policy, paths.policy, paths.trainer)
+
+        ranks.share(save)
         return Updated({**ppo.metrics(), "lr": lr}, ppo.steps, ppo.stopped, ppo.padding.share, scratch)
 
     def _load(self, machine: Machine) -> "Loaded":
@@ -111,8 +117,15 @@ def ppo_of(
     policy: Policy, state: TrainerState, settings: UpdateSettings, factor: float, dtype: torch.dtype,
     ranks: Ranks | None = None,
 ) -> PPO:  # fmt: skip
-    """Return PPO on `policy`, going on from the parent's `state`; factor: of the learning rates, by their schedule."""
+    """Return PPO on `policy`, going on from the parent's `state`; factor: of the learning rates, by their schedule.
+
+    Where there are several ranks and no LoRA, the model is shared out over them.
+    """
     s, device = settings.update, policy.model.device
+    if ranks is not None and ranks.size > 1 and not policy.layers:
+        from .sharded import ShardedPolicy  # it imports torch's FSDP
+
+        policy = ShardedPolicy(policy)
     ppo = PPO(
         policy, make_optimizer(policy, s, state, factor), s, settings.temperature, 0, settings.max_new_tokens,
         loss_scaler(device, dtype, state.loss_scale, state.loss_scale_streak), settings.whiten_minibatches, ranks,

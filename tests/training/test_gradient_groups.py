@@ -141,9 +141,7 @@ def test_the_tree_holds_few_parts() -> None:
     assert most == 3  # and the part that is being added: log2(8) + 1
 
 
-@pytest.mark.parametrize(
-    ("workers", "groups", "tuning"), [(3, 4, "lora"), (8, 4, "lora"), (2, 1, "lora"), (2, 4, "full")]
-)
+@pytest.mark.parametrize(("workers", "groups", "tuning"), [(3, 4, "lora"), (8, 4, "lora"), (2, 1, "lora")])
 def test_workers_that_do_not_fit_are_told(workers: int, groups: int, tuning: str) -> None:
     ranks, policy, s = Ranks(), make_policy(tuning=tuning), update_settings(gradient_groups=groups)
     ranks.size = workers
