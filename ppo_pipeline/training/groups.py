@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import PipelineError
-
 
 def deal(lengths: NDArray[np.integer], groups: int) -> list[NDArray[np.int64]]:
     """Return indices in `groups` parts of nearly as many tokens each; some are empty where there are fewer samples.
@@ -64,12 +62,6 @@ def tree_sum(parts: Iterable[Tensor]) -> Tensor:
     return tree.total()
 
 
-def check_workers(workers: int, groups: int, lora: bool) -> None:
-    """Raise PipelineError for a number of workers that this update cannot be spread over."""
-    if lora and (workers & (workers - 1) or groups % workers):
-        fitting = ", ".join(str(2**i) for i in range(groups.bit_length()))
-        raise PipelineError(
-            f"params.yaml: compute.workers: {workers} with update.gradient_groups: {groups}; each worker takes as many "
-            f"groups as another, so that their number must be one of {fitting}. Set compute.workers (or "
-            "PPO_PIPELINE_WORKERS) to one of these, or raise update.gradient_groups, which can change rounding."
-        )
+def fitting(workers: int, groups: int) -> int:
+    """Return the largest number of at most `workers` that has as many of the groups, a power of two, for each."""
+    return min(1 << (workers.bit_length() - 1), groups)

@@ -15,7 +15,6 @@ from ..settings.learning_sections import Update
 from .batches import generator, shuffled_minibatches
 from .data import Padding, Sampled
 from .grouped import grouped_gradient
-from .groups import check_workers
 from .loss import NotFiniteError, check_finite, summed_loss
 from .loss_inputs import LossInputs
 from .optimizer import gradient_norm, trained_parameters
@@ -48,7 +47,6 @@ class PPO:
         self.policy, self.optimizer, self.settings = policy, optimizer, settings
         self.temperature, self.pad_id, self.max_new_tokens = temperature, pad_id, max_new_tokens
         self.whiten_minibatches, self.ranks = whiten_minibatches, ranks or Ranks()
-        check_workers(self.ranks.size, settings.gradient_groups, bool(policy.layers))
         self.parameters = list(trained_parameters(policy).values())
         self.device = next(iter(policy.model.parameters())).device
         self.scaler = scaler or torch.amp.GradScaler(self.device.type, enabled=False)
