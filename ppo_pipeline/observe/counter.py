@@ -27,6 +27,10 @@ class Counter:
         self.started = self.latest = time.perf_counter()
         self.watchers: list[Watcher] = []
 
+    def begin(self) -> None:
+        """Count the time from now on: what was to be loaded is loaded."""
+        self.started = self.latest = time.perf_counter()
+
     @property
     def seconds(self) -> float:
         """Seconds since the start."""

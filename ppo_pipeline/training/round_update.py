@@ -73,6 +73,7 @@ class RoundUpdate:
         ppo = ppo_of(policy, before, s, factor, machine.dtype, ranks)
         lr = update.lr * factor
         ppo.on_metrics = lambda means: counter.step(before.optimizer_step + ppo.steps, means | {"lr": lr})
+        counter.begin()
         ppo.run(
             data, targets, (s.seed, s.round),
             lambda samples, tokens: counter.advance(samples, tokens) if tokens else counter.skip(samples),

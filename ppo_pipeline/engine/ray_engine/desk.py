@@ -11,6 +11,7 @@ class Word(NamedTuple):
 
     skipped: items that were done before the first start. steps: (number, metrics) of optimizer steps. lines: what was
     printed. lost: what Ray Train says of each failure, by rank. ranks: who they are, none until they have met.
+    begun: whether rank 0 has loaded what the work needs.
     """
 
     done: int
@@ -20,6 +21,7 @@ class Word(NamedTuple):
     lines: list[str]
     lost: list[dict[int, str]]
     ranks: tuple[Identity, ...]
+    begun: bool
 
 
 class Desk:
@@ -33,12 +35,17 @@ class Desk:
         self.lines: list[str] = []
         self.lost: list[dict[int, str]] = []
         self.ranks: tuple[Identity, ...] = ()
+        self.begun = False
         self.end: Any = None
 
     def meet(self, ranks: tuple[Identity, ...]) -> None:
         """Take note of who the ranks are, each time that they start."""
         self.started += 1
         self.ranks = ranks
+
+    def begin(self) -> None:
+        """Take note that what the work needs is loaded."""
+        self.begun = True
 
     def count(self, done: int, skipped: int, tokens: int) -> None:
         """Take note of what rank 0 has counted since its start; `skipped` of it was in a snapshot."""
@@ -67,7 +74,7 @@ class Desk:
 
     def take(self) -> Word:
         """Return what there is to know since the last time."""
-        word = Word(self.done, self.skipped, self.tokens, self.steps, self.lines, self.lost, self.ranks)
+        word = Word(self.done, self.skipped, self.tokens, self.steps, self.lines, self.lost, self.ranks, self.begun)
         self.steps, self.lines, self.lost = [], [], []
         return word
 
@@ -76,8 +83,22 @@ class Desk:
         return self.end
 
 
+class ToldCounter(Counter):
+    """The Counter of rank 0, which tells a Desk."""
+
+    def __init__(self, desk: Any) -> None:
+        super().__init__()
+        self.desk = desk
+        self.watchers = [Telling(desk)]
+
+    def begin(self) -> None:
+        """As Counter.begin."""
+        super().begin()
+        self.desk.begin.remote()
+
+
 class Telling:
-    """A Watcher that tells a Desk, for rank 0."""
+    """A Watcher that tells a Desk."""
 
     def __init__(self, desk: Any) -> None:
         self.desk = desk

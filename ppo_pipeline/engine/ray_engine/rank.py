@@ -13,7 +13,7 @@ from ...errors import PipelineError
 from ...observe.counter import Counter
 from ...settings.sections import Compute
 from ..together import Together
-from .desk import Lines, Telling
+from .desk import Lines, ToldCounter
 from .nodes import Identity, identity_here, refuse_foreign
 
 
@@ -35,10 +35,10 @@ def be_rank(root: str, compute: Compute, sign: Path, driver: Identity, work: Tog
     A PipelineError is told as data: Ray Train would start the ranks again and again.
     """
     os.chdir(root)
-    counter, first = Counter(), ray.train.get_context().get_world_rank() == 0
+    first = ray.train.get_context().get_world_rank() == 0
+    counter = ToldCounter(desk) if first else Counter()
     with ExitStack() as stack:
         if first:
-            counter.watchers.append(Telling(desk))
             lines = Lines(desk)
             stack.enter_context(redirect_stdout(lines))
             stack.enter_context(redirect_stderr(lines))

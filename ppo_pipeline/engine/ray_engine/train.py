@@ -101,13 +101,16 @@ def _watched(fit: _Fit, desk: Any, counter: Counter, label: str, workers: int) -
     Raises PipelineError where they died too often.
     """
     fit.start()
-    ready, running = 0.0, True
+    ready, running, begun = 0.0, True, False
     while running:
         fit.join(POLL_SECONDS)
         running = fit.is_alive()
         word: Word = ray.get(desk.take.remote())
         if word.ranks and not ready:
             ready = time.perf_counter()
+        if word.begun and not begun:
+            begun = True
+            counter.begin()
         _show(word, counter, label, workers)
     if fit.error is not None:
         raise _told(fit.error, label)
