@@ -12,7 +12,7 @@ from rich.table import Table
 from .machine import limits
 
 NAMES = ("decoder", "whole_round", "notebooks")
-SLOW = ("rounds", "growth", "flips", "invariant")  # only by name
+SLOW = ("rounds", "growth", "flips", "invariant", "workers")  # only by name
 
 
 @click.command()

@@ -16,6 +16,8 @@ def run(name: str) -> None:
         with stage.progress(settings.update.epochs * samples) as counter:
             found = stage.together(settings.compute, work, counter)
         stage.record["padding_share"] = found.padding_share
+        for worker, idle in zip(stage.record.get("workers", ()), found.idle_seconds, strict=False):
+            worker["idle_seconds"] = idle
         stage.keeps(found.scratch)
         stage.done(text_of(found, counter.seconds), found.numbers)
 

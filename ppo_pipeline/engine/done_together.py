@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..observe.counter import Counter
+from ..observe.progress import result
 from ..settings.sections import Compute
 from .together import Together
 from .where import where
@@ -19,12 +20,13 @@ def do_together(compute: Compute, work: Together, counter: Counter, label: str) 
         from ..compute.machine import set_up
 
         machine = set_up(compute)
-        work.check(1)
         return work(machine, counter, False), machine.told()
-    work.check(place.workers)
+    ranks = work.ranks(place.workers)
+    if ranks < place.workers:
+        result(label, f"{ranks} of {place.workers} workers have a part (update.gradient_groups)")
     from .ray_engine.start import prepare
 
     prepare()
     from .ray_engine.train import train
 
-    return train(compute, place.workers, work, counter, label)
+    return train(compute, ranks, work, counter, label)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 class Together(Protocol):
     """A work of paths and settings, nothing loaded, so that it can be sent to other processes."""
 
-    def check(self, workers: int) -> None:
-        """Raise PipelineError for a number of workers that cannot do it, before any is started."""
+    def ranks(self, workers: int) -> int:
+        """Return how many of so many workers can have a part in it."""
         ...
 
     def __call__(self, machine: "Machine", counter: Counter, many: bool) -> Any:

@@ -1,7 +1,7 @@
 """The policy: a frozen base with LoRA, or a whole trained model; and the critic, which gives values."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +56,12 @@ class SeparateCritic:
 
 @dataclass
 class Policy:
-    """A base model with its LoRA layers by path (none: the whole model is trained), value head, separate critic."""
+    """A base model with its LoRA layers by path (none: the whole model is trained), value head, separate critic.
 
+    sharded: whether a process holds a part of each parameter only, as training/sharded.py has it.
+    """
+
+    sharded: ClassVar[bool] = False
     model: Any
     layers: dict[str, LoraLinear]
     value_head: ValueHead | None = None
@@ -81,6 +85,22 @@ class Policy:
             own = lora_parameters(self.separate.layers) or dict(backbone_of(self.separate.model).named_parameters())
             named |= {f"critic.{name}": p for name, p in own.items()}
         return named
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the shape of every trained parameter by name."""
+        return {name: p.shape for name, p in {**self.policy_parameters(), **self.value_parameters()}.items()}
+
+    def part(self, name: str, tensor: Tensor) -> Tensor:
+        """Return what this process trains of a tensor in the shape of the parameter `name`: all, on its device."""
+        return tensor.to(self.model.device)
+
+    def whole(self, name: str, tensor: Tensor) -> Tensor | None:
+        """Return, where files are written, the whole of a tensor like this process's part of the parameter `name`."""
+        return tensor
+
+    def assembled(self) -> "Policy | None":
+        """Return, where files are written, the policy with whole parameters."""
+        return self
 
     def all_layers(self) -> list[LoraLinear]:
         """Return the LoRA layers of policy and critic."""

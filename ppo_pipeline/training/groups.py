@@ -3,29 +3,32 @@
 So no bit depends on how many workers the groups are spread over: floating-point sums depend on their order.
 """
 
-import heapq
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import PipelineError
-
 
 def deal(lengths: NDArray[np.integer], groups: int) -> list[NDArray[np.int64]]:
     """Return indices in `groups` parts of nearly as many tokens each; some are empty where there are fewer samples.
 
-    Longest first, each to the group with the fewest tokens so far, of equal ones the first (Graham 1969: the fullest
-    group has at most 4/3 of the tokens that the best dealing would give it).
+    Half by half, so that the parts of each worker, which are neighbours, have together as many tokens as another's:
+    longest first, each to the half with fewer tokens so far (Graham 1969).
     """
-    parts: list[list[int]] = [[] for _ in range(groups)]
-    fill = [(0, group) for group in range(groups)]
-    for index in np.argsort(-lengths, kind="stable"):
-        tokens, group = fill[0]
-        parts[group].append(int(index))
-        heapq.heapreplace(fill, (tokens + int(lengths[index]), group))
-    return [np.array(sorted(part), dtype=np.int64) for part in parts]
+    return _halves(np.argsort(-lengths, kind="stable"), lengths, groups)
+
+
+def _halves(order: NDArray[np.int64], lengths: NDArray[np.integer], groups: int) -> list[NDArray[np.int64]]:
+    if groups == 1:
+        return [np.sort(order)]
+    halves: tuple[list[int], list[int]] = ([], [])
+    tokens = [0, 0]
+    for index in order:
+        half = int(tokens[1] < tokens[0])
+        halves[half].append(int(index))
+        tokens[half] += int(lengths[index])
+    return [part for half in halves for part in _halves(np.array(half, np.int64), lengths, groups // 2)]
 
 
 class TreeSum:
@@ -59,17 +62,6 @@ def tree_sum(parts: Iterable[Tensor]) -> Tensor:
     return tree.total()
 
 
-def check_workers(workers: int, groups: int, lora: bool) -> None:
-    """Raise PipelineError for a number of workers that this update cannot be spread over."""
-    if workers > 1 and not lora:
-        raise PipelineError(
-            f"params.yaml: compute.workers: {workers}; with policy.tuning full, `update` runs in one process. Set "
-            "compute.workers (or PPO_PIPELINE_WORKERS) to 1."
-        )
-    if workers & (workers - 1) or groups % workers:
-        fitting = ", ".join(str(2**i) for i in range(groups.bit_length()))
-        raise PipelineError(
-            f"params.yaml: compute.workers: {workers} with update.gradient_groups: {groups}; each worker takes as many "
-            f"groups as another, so that their number must be one of {fitting}. Set compute.workers (or "
-            "PPO_PIPELINE_WORKERS) to one of these, or raise update.gradient_groups, which can change rounding."
-        )
+def fitting(workers: int, groups: int) -> int:
+    """Return the largest number of at most `workers` that has as many of the groups, a power of two, for each."""
+    return min(1 << (workers.bit_length() - 1), groups)

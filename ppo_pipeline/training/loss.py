@@ -1,11 +1,16 @@
 """The loss of a microbatch: its terms, each with its coefficient, and the statistics beside it."""
 
+import math
+
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ..errors import PipelineError
 from ..maths.ppo import kl_loss, policy_loss, policy_statistics, value_loss
 from ..models.policy import Scores
 from ..settings.learning_sections import Update
+from .data import Sampled
 from .loss_inputs import Batch
 
 
@@ -38,3 +43,17 @@ def summed_loss(scores: Scores, batch: Batch, response_lengths: Tensor, s: Updat
         statistics |= {"policy/entropy": scores.entropy.sum()}
         statistics |= {name: term.sum() for name, (_, term) in terms.items()}
     return loss, statistics
+
+
+class NotFiniteError(PipelineError):
+    """A loss or gradient that is no finite number, before it is said where the last good state is."""
+
+
+def check_finite(loss: float, step: int, data: Sampled, indices: NDArray) -> None:
+    """Raise NotFiniteError for a microbatch's loss that is no finite number."""
+    if not math.isfinite(loss):
+        names = ", ".join(data.sample_ids[i] for i in indices[:5])
+        raise NotFiniteError(
+            f"update: the loss of optimizer step {step} is {loss} (samples {names}, ...). "
+            "Lower update.lr or update.max_grad_norm."
+        )

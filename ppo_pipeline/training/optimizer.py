@@ -31,11 +31,11 @@ def make_optimizer(policy: Policy, settings: Update, state: TrainerState, factor
         low = kept.pop("low", None)
         if low is not None and parameter.dtype == torch.float32:
             with torch.no_grad():  # trained in bf16 before, now in fp32
-                parameter.copy_(join(parameter.to(torch.bfloat16), low.to(parameter.device)))
+                parameter.copy_(join(parameter.to(torch.bfloat16), policy.part(name, low)))
         elif low is not None:
             kept["low"] = low
         if kept:
-            optimizer.state[parameter] = {m: t.to(parameter.device) for m, t in kept.items()}
+            optimizer.state[parameter] = {m: policy.part(name, t) for m, t in kept.items()}
             steps = state.value_step if name in values else state.optimizer_step
             optimizer.state[parameter]["step"] = torch.tensor(float(steps))
     return optimizer
@@ -47,11 +47,12 @@ def trained_parameters(policy: Policy) -> dict[str, nn.Parameter]:
 
 
 def moments_of(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer's moments by parameter name."""
+    """Return the optimizer's moments by parameter name; of a sharded policy, on rank 0."""
     moments: dict[str, Tensor] = {}
     for name, parameter in trained_parameters(policy).items():
         state = optimizer.state.get(parameter, {})
-        moments |= {f"{name}.{moment}": state[moment] for moment in MOMENTS if moment in state}
+        wholes = {f"{name}.{moment}": policy.whole(name, state[moment]) for moment in MOMENTS if moment in state}
+        moments |= {key: whole for key, whole in wholes.items() if whole is not None}
     return moments
 
 

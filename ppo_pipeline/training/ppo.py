@@ -15,18 +15,13 @@ from ..settings.learning_sections import Update
 from .batches import generator, shuffled_minibatches
 from .data import Padding, Sampled
 from .grouped import grouped_gradient
-from .groups import check_workers
-from .loss import summed_loss
+from .loss import NotFiniteError, check_finite, summed_loss
 from .loss_inputs import LossInputs
 from .optimizer import gradient_norm, trained_parameters
 from .ranks import Ranks
 from .update_state import Position, load_state, save_state
 
 FIRST_LOSS_SCALE, LEAST_LOSS_SCALE = 65536.0, 1.0
-
-
-class NotFiniteError(PipelineError):
-    """A loss or gradient that is no finite number, before it is said where the last good state is."""
 
 
 class PPO:
@@ -52,7 +47,6 @@ class PPO:
         self.policy, self.optimizer, self.settings = policy, optimizer, settings
         self.temperature, self.pad_id, self.max_new_tokens = temperature, pad_id, max_new_tokens
         self.whiten_minibatches, self.ranks = whiten_minibatches, ranks or Ranks()
-        check_workers(self.ranks.size, settings.gradient_groups, bool(policy.layers))
         self.parameters = list(trained_parameters(policy).values())
         self.device = next(iter(policy.model.parameters())).device
         self.scaler = scaler or torch.amp.GradScaler(self.device.type, enabled=False)
@@ -147,6 +141,10 @@ class PPO:
 
         The first are sums over tokens, the second per token, in parts; they are wanted of the first step alone.
         """
+        if self.policy.sharded:
+            from .sharded_gradient import sharded_gradient  # it imports torch's FSDP
+
+            return sharded_gradient(self, data, targets, indices, divisor)
         if self.settings.gradient_groups > 1:
             return grouped_gradient(self, data, targets, indices, divisor)
         position = self.position
@@ -164,12 +162,7 @@ class PPO:
     ) -> Tensor:
         """Add a microbatch's gradient to the parameters', and its statistics to `sums`; return its ratios."""
         loss, number, ratio = self._microbatch(data, targets, indices, sums)
-        if not math.isfinite(number):
-            names = ", ".join(data.sample_ids[i] for i in indices[:5])
-            raise NotFiniteError(
-                f"update: the loss of optimizer step {self.steps + 1} is {number} (samples {names}, ...). "
-                "Lower update.lr or update.max_grad_norm."
-            )
+        check_finite(number, self.steps + 1, data, indices)
         self.scaler.scale(loss / divisor).backward()
         return ratio
 
@@ -201,6 +194,8 @@ class PPO:
         limit = self.settings.max_grad_norm
         with_grad = [p for p in self.parameters if p.grad is not None]
         norm = gradient_norm(with_grad)
+        if self.policy.sharded:  # the same number on all ranks, since it decides what they do
+            norm = norm.new_tensor(math.hypot(*self.ranks.gather(norm.item)))
         number = norm.item()
         finite = math.isfinite(number)
         if not finite and (not self.scaler.is_enabled() or self.scaler.get_scale() <= LEAST_LOSS_SCALE):

@@ -3,7 +3,9 @@
 `Ranks` is one process alone; `ProcessRanks` are those of torch.distributed, which is imported nowhere else.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -18,9 +20,9 @@ Thing = TypeVar("Thing")
 
 
 class Ranks:
-    """One process; rank 0 of 1."""
+    """One process; rank 0 of 1. waited: seconds in exchange with the others, most of it for the slowest."""
 
-    rank, size = 0, 1
+    rank, size, waited = 0, 1, 0.0
 
     def gather(self, work: Callable[[], Thing]) -> list[Thing]:
         """Do `work` on each rank; return what came of it, in rank order, on all of them.
@@ -58,13 +60,15 @@ class ProcessRanks(Ranks):
         """As Ranks.gather."""
         made = self._tried(work)
         found: list[Any] = [None] * self.size
-        self.dist.all_gather_object(found, made)
+        with self._waiting():
+            self.dist.all_gather_object(found, made)
         return [_unless_error(thing) for thing in found]
 
     def share(self, work: Callable[[], Thing]) -> Thing:
         """As Ranks.share."""
         made: list[Any] = [self._tried(work) if self.rank == 0 else None]
-        self.dist.broadcast_object_list(made, src=0)
+        with self._waiting():
+            self.dist.broadcast_object_list(made, src=0)
         thing: Thing = _unless_error(made[0])
         return thing
 
@@ -74,9 +78,16 @@ class ProcessRanks(Ranks):
         sent = torch.zeros(width * self.size, dtype=flat.dtype, device=self.device)
         sent[: flat.numel()] = flat
         received = torch.empty_like(sent)
-        self.dist.all_to_all_single(received, sent)
-        self.dist.all_gather([*sent.view(self.size, width)], tree_sum(received.view(self.size, width)))
+        with self._waiting():
+            self.dist.all_to_all_single(received, sent)
+            self.dist.all_gather([*sent.view(self.size, width)], tree_sum(received.view(self.size, width)))
         return sent[: flat.numel()].to(flat.device)
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - started
 
     def _tried(self, work: Callable[[], Any]) -> Any:
         try:

@@ -21,7 +21,7 @@ from ..tables.reference import REFERENCE
 from ..tables.rollouts import ROLLOUTS
 from ..tables.schema import same_order
 from .data import Sampled, sampled
-from .groups import check_workers
+from .groups import fitting
 from .loss_inputs import LossInputs, loss_inputs_of
 from .optimizer import make_optimizer, moments_of
 from .ppo import PPO, loss_scaler
@@ -33,13 +33,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Updated:
-    """What is to be known of an update that is made. numbers: its metrics. scratch: where it kept what was done."""
+    """What is to be known of an update that is made. numbers: its metrics. scratch: where it kept what was done.
+    idle_seconds: in which each rank waited for the others.
+    """
 
     numbers: dict[str, float]
     steps: int
     stopped: bool
     padding_share: float
     scratch: Scratch
+    idle_seconds: list[float]
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,10 @@ class RoundUpdate:
     paths: "Paths"
     less_memory: str
 
-    def check(self, workers: int) -> None:
-        """Raise PipelineError for a number of workers that cannot make it."""
+    def ranks(self, workers: int) -> int:
+        """Return how many of so many workers can have a part: with LoRA a power of two, and a group for each."""
         whole = (self.paths.parent_policy / "config.json").is_file()
-        check_workers(workers, self.settings.update.gradient_groups, lora=not whole)
+        return workers if whole else fitting(workers, self.settings.update.gradient_groups)
 
     def __call__(self, machine: Machine, counter: Counter, many: bool) -> Updated:
         """Load the parent's checkpoint, make epochs x minibatches steps, write the new checkpoint: rank 0 does."""
@@ -76,9 +79,16 @@ class RoundUpdate:
             lambda samples, tokens: counter.advance(samples, tokens) if tokens else counter.skip(samples),
             scratch.part("steps"),
         )  # fmt: skip
+        idle = ranks.gather(lambda: round(ranks.waited, 1))
         after = state_after(ppo, before, controllers, targets.returns is not None)
-        ranks.share(lambda: save_checkpoint(policy, after, paths.parent_policy, paths.policy, paths.trainer))
-        return Updated({**ppo.metrics(), "lr": lr}, ppo.steps, ppo.stopped, ppo.padding.share, scratch)
+        whole = ppo.policy.assembled()
+
+        def save() -> None:
+            assert whole is not None
+            save_checkpoint(whole, after, paths.parent_policy, paths.policy, paths.trainer)
+
+        ranks.share(save)
+        return Updated({**ppo.metrics(), "lr": lr}, ppo.steps, ppo.stopped, ppo.padding.share, scratch, idle)
 
     def _load(self, machine: Machine) -> "Loaded":
         """Return what the update goes on from and learns from."""
@@ -112,8 +122,15 @@ def ppo_of(
     policy: Policy, state: TrainerState, settings: UpdateSettings, factor: float, dtype: torch.dtype,
     ranks: Ranks | None = None,
 ) -> PPO:  # fmt: skip
-    """Return PPO on `policy`, going on from the parent's `state`; factor: of the learning rates, by their schedule."""
+    """Return PPO on `policy`, going on from the parent's `state`; factor: of the learning rates, by their schedule.
+
+    Where there are several ranks and no LoRA, the model is shared out over them.
+    """
     s, device = settings.update, policy.model.device
+    if ranks is not None and ranks.size > 1 and not policy.layers:
+        from .sharded import ShardedPolicy  # it imports torch's FSDP
+
+        policy = ShardedPolicy(policy)
     ppo = PPO(
         policy, make_optimizer(policy, s, state, factor), s, settings.temperature, 0, settings.max_new_tokens,
         loss_scaler(device, dtype, state.loss_scale, state.loss_scale_streak), settings.whiten_minibatches, ranks,

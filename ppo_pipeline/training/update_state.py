@@ -40,15 +40,9 @@ def save_state(ppo: "PPO", snapshots: Snapshots) -> Path | None:
 
     All ranks call it; rank 0 writes, and all are told the folder.
     """
+    tensors = _of_parameters(ppo)  # before rank 0 alone can meet a full disk
 
     def write(folder: Path) -> None:
-        tensors = {}
-        for name, parameter in trained_parameters(ppo.policy).items():
-            tensors[f"weight.{name}"] = parameter.detach()
-            if parameter.grad is not None:
-                tensors[f"grad.{name}"] = parameter.grad
-            for kind, tensor in ppo.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{kind}.{name}"] = tensor
         p = ppo.position
         if p.ratios:
             tensors["ratios"] = torch.cat(p.ratios)
@@ -69,15 +63,27 @@ def save_state(ppo: "PPO", snapshots: Snapshots) -> Path | None:
     return ppo.ranks.share(lambda: snapshots.save(write))
 
 
+def _of_parameters(ppo: "PPO") -> dict[str, Tensor]:
+    """Return the whole weights, optimizer's states and gradients, of a sharded policy on rank 0."""
+    found = {}
+    for name, parameter in trained_parameters(ppo.policy).items():
+        found[f"weight.{name}"] = ppo.policy.whole(name, parameter.detach())
+        if parameter.grad is not None:
+            found[f"grad.{name}"] = ppo.policy.whole(name, parameter.grad)
+        for kind, tensor in ppo.optimizer.state.get(parameter, {}).items():
+            found[f"optimizer.{kind}.{name}"] = tensor if kind == "step" else ppo.policy.whole(name, tensor)
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
 def load_state(ppo: "PPO", snapshots: Snapshots) -> bool:
     """Take up the newest snapshot, all ranks the same one; return whether there is one."""
 
     def read(folder: Path) -> str:
         tensors = load_file(folder / "tensors.safetensors")
         numbers = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
-        parameters = trained_parameters(ppo.policy)
-        found = {name.removeprefix("weight."): t for name, t in tensors.items() if name.startswith("weight.")}
-        if {n: (t.shape, t.dtype) for n, t in found.items()} != {n: (p.shape, p.dtype) for n, p in parameters.items()}:
+        shapes = ppo.policy.shapes()
+        wanted = {f"weight.{n}": (shapes[n], p.dtype) for n, p in trained_parameters(ppo.policy).items()}
+        if {n: (t.shape, t.dtype) for n, t in tensors.items() if n.startswith("weight.")} != wanted:
             raise ValueError("it is of other parameters")
         _take_up(ppo, tensors, numbers)
         epoch, minibatch, microbatch = numbers["position"]
@@ -102,14 +108,14 @@ def load_state(ppo: "PPO", snapshots: Snapshots) -> bool:
 def _take_up(ppo: "PPO", tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
     for name, parameter in trained_parameters(ppo.policy).items():
         with torch.no_grad():
-            parameter.copy_(tensors[f"weight.{name}"])
+            parameter.copy_(ppo.policy.part(name, tensors[f"weight.{name}"]))
         grad = tensors.get(f"grad.{name}")
-        parameter.grad = None if grad is None else grad.to(parameter.device)
+        parameter.grad = None if grad is None else ppo.policy.part(name, grad)
         state = {}
         for kind in ("step", "exp_avg", "exp_avg_sq", "low"):
             tensor = tensors.get(f"optimizer.{kind}.{name}")
             if tensor is not None:  # AdamW keeps its step on the CPU
-                state[kind] = tensor if kind == "step" else tensor.to(parameter.device)
+                state[kind] = tensor if kind == "step" else ppo.policy.part(name, tensor)
         if state:
             ppo.optimizer.state[parameter] = state
     torch.set_rng_state(tensors["random"])

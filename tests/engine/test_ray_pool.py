@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,8 +66,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Stages:
 def hashes(project: Stages, *stages: str) -> dict[str, str]:
     """Run the stages of r001, and the baseline; return the hashes of what they wrote."""
     for stage in stages:
+        start_anew(project)
         project.run(stage, "" if stage == "baseline" else "r001")
     return {stage: hashlib.sha256(file_of(project, stage).read_bytes()).hexdigest() for stage in stages}
+
+
+def start_anew(project: Stages) -> None:
+    """Remove what earlier runs kept: a stage with the same inputs would go on from there, and prove nothing."""
+    shutil.rmtree(project.folder / "data/scratch", ignore_errors=True)
 
 
 def file_of(project: Stages, stage: str) -> Path:
@@ -124,6 +131,7 @@ def test_a_worker_that_is_killed_changes_no_bit(
 ) -> None:
     monkeypatch.setenv(ENGINE, "ray")
     monkeypatch.setenv(WORKERS, "2")
+    start_anew(project)
     killed = kill_one_worker(monkeypatch, lambda hand: os.kill(hand.pid, signal.SIGKILL))
     said = project.run(stage, "r001")
     assert killed
@@ -142,6 +150,7 @@ sys.path[:0] = {[str(TESTS.parent), str(TESTS)]!r}
 from engine.test_ray_pool import run_while_a_node_goes
 run_while_a_node_goes()
 """
+    start_anew(project)
     environment = {**os.environ, ENGINE: "ray", WORKERS: "4", INTERVAL: "0"}  # a snapshot a token: time to go
     done = subprocess.run(
         [sys.executable, "-c", program, "rollout"], cwd=project.folder, capture_output=True, text=True, env=environment
@@ -174,7 +183,7 @@ def test_the_driver_is_killed_and_run_again(
     """On a Ray that the stage starts itself; its processes end with it, and what is done is not done again."""
     environment = {**os.environ, ENGINE: "ray", WORKERS: "2", INTERVAL: "0"}
     command = [sys.executable, "-m", "stages", "rollout", "r001"]
-    file_of(project, "rollout").unlink()
+    start_anew(project)
     killed = subprocess.Popen(command, cwd=project.folder, env=environment, stdout=subprocess.PIPE, text=True)
     while killed.poll() is None and not list(project.folder.glob("data/scratch/r001/rollout/*/responses/done-*")):
         time.sleep(0.01)

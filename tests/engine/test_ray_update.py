@@ -158,13 +158,13 @@ def test_a_fault_that_one_rank_meets_is_told_once_and_not_tried_again(
     assert sorted((project.folder / ATTEMPTS).read_text().split()) == ["0", "1"]
 
 
-def test_workers_that_the_groups_do_not_fit_are_refused_before_ray_starts(
-    project: Stages, monkeypatch: pytest.MonkeyPatch
+def test_workers_without_a_group_of_their_own_have_no_part(
+    two_nodes: None, project: Stages, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_ray(project, monkeypatch, 3)
-    monkeypatch.setattr("ppo_pipeline.engine.ray_engine.start.prepare", None)
-    said = refused(project)
-    assert "compute.workers: 3 with update.gradient_groups: 4" in said and "one of 1, 2, 4" in said
+    said = project.run("update", "r001")
+    assert "update r001: 2 of 3 workers have a part (update.gradient_groups)" in said
+    assert hashes(project) == expected
 
 
 def test_ranks_for_which_there_is_no_room_are_refused(two_nodes: None) -> None:

@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 import torch
 from grouped_runs import CASES, GROUPS, build, finished, on_ranks, resumed
-from updating import make_policy, parameters_of, update_settings
+from updating import parameters_of
 
-from ppo_pipeline.errors import PipelineError
-from ppo_pipeline.models.checkpoint import TrainerState
-from ppo_pipeline.training.groups import TreeSum, deal, tree_sum
-from ppo_pipeline.training.optimizer import make_optimizer
-from ppo_pipeline.training.ppo import PPO
+from ppo_pipeline.training.groups import TreeSum, deal, fitting, tree_sum
 from ppo_pipeline.training.ranks import Ranks
 
 SIZES = (1, 2, 4)
@@ -124,6 +120,8 @@ def test_groups_are_even_and_each_sample_is_in_one() -> None:
         sums = [int(lengths[part].sum()) for part in parts]
         if count == 101:
             assert max(sums) - min(sums) <= 200
+            halves = sum(sums[:4]), sum(sums[4:])  # of two workers
+            assert abs(halves[0] - halves[1]) <= 200
     assert [part.tolist() for part in deal(np.array([5, 5, 9, 1]), 2)] == [[2, 3], [0, 1]]
 
 
@@ -142,11 +140,7 @@ def test_the_tree_holds_few_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "groups", "tuning"), [(3, 4, "lora"), (8, 4, "lora"), (2, 1, "lora"), (2, 4, "full")]
+    ("workers", "groups", "ranks"), [(1, 1, 1), (2, 1, 1), (3, 4, 2), (4, 4, 4), (6, 8, 4), (64, 4, 4)]
 )
-def test_workers_that_do_not_fit_are_told(workers: int, groups: int, tuning: str) -> None:
-    ranks, policy, s = Ranks(), make_policy(tuning=tuning), update_settings(gradient_groups=groups)
-    ranks.size = workers
-    with pytest.raises(PipelineError, match=rf"compute.workers: {workers}") as error:
-        PPO(policy, make_optimizer(policy, s, TrainerState()), s, 1.0, 0, ranks=ranks)
-    assert tuning == "full" or f"update.gradient_groups: {groups}" in error.value.message
+def test_as_many_workers_have_a_part_as_share_the_groups_evenly(workers: int, groups: int, ranks: int) -> None:
+    assert fitting(workers, groups) == ranks == max(n for n in range(1, workers + 1) if groups % n == 0)

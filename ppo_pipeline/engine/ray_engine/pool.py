@@ -67,7 +67,7 @@ class RayPool:
         self.seen: dict[int, tuple[int, ...]] = {}  # counts of each task
         try:
             self.stack.enter_context(connected(workers * threads))
-            self.needs: Needs = needs_of(self.compute, asked=compute.threads, workers=workers)
+            self.needs: Needs = needs_of(self.compute, compute.threads, workers, label)
             self.sign = self.stack.enter_context(sign_on_disk(FOLDER))
             self.driver = identity_here(self.sign)
             self.hands = [self._hire(number) for number in range(1, workers + 1)]

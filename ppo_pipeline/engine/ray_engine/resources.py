@@ -17,11 +17,12 @@ class Needs(NamedTuple):
     gpus: int
 
 
-def needs_of(compute: Compute, asked: int, workers: int) -> Needs:
+def needs_of(compute: Compute, asked: int, workers: int, label: str) -> Needs:
     """Return what each of `workers` takes: a GPU where the cluster has some and `compute.device` does not forbid it.
 
-    asked: compute.threads as the settings have it. Raises PipelineError for a device that the cluster has not, and
-    where torch's own choice of threads, which one process takes, would have workers of one machine fight for its CPUs.
+    asked: compute.threads as the settings have it; label: of the stage. Raises PipelineError for a device that the
+    cluster has not, and where torch's own choice of threads, which one process takes, would have workers of one
+    machine fight for its CPUs.
     """
     gpus = ray.cluster_resources().get("GPU", 0)
     if compute.device == "mps":
@@ -31,12 +32,14 @@ def needs_of(compute: Compute, asked: int, workers: int) -> Needs:
     if gpus and compute.device != "cpu":
         return Needs(asked or 1, 1)
     threads, cpus = compute.threads, os.cpu_count() or 1
-    if not asked and workers * threads > cpus and len(_alive()) == 1:
-        raise PipelineError(
-            f"params.yaml: compute.threads: 0 is {threads} threads in each worker, as one process takes, so that no "
-            f"number of workers changes a bit; {workers} workers would fight for {cpus} CPUs. Set compute.threads: "
-            f"{max(1, cpus // workers)}, or compute.workers: {max(1, cpus // threads)}."
-        )
+    if workers * threads > cpus and len(_alive()) == 1:
+        if not asked:
+            raise PipelineError(
+                f"params.yaml: compute.threads: 0 is {threads} threads in each worker, as one process takes, so that "
+                f"no number of workers changes a bit; {workers} workers would fight for {cpus} CPUs. Set "
+                f"compute.threads: {max(1, cpus // workers)}, or compute.workers: {max(1, cpus // threads)}."
+            )
+        result(label, f"{workers} workers of {threads} threads share {cpus} CPUs; fewer would be as fast")
     return Needs(threads, 0)
 
 

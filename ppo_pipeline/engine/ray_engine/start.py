@@ -9,6 +9,7 @@ import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -18,20 +19,13 @@ from typing import Any
 
 from ...errors import PipelineError
 
+# Names without secrets: Ray writes them to its logs. What is started here inherits the whole environment anyway.
 FORWARDED = (
-    "PPO_PIPELINE_",
-    "HF_",
-    "TRANSFORMERS_",
-    "TORCH_",
-    "CUBLAS_",
-    "NCCL_",
-    "GLOO_",
-    "MKL_",
-    "XDG_CACHE_HOME",
-    "CC",
-)
+    "PPO_PIPELINE_", "HF_HOME", "HF_HUB_", "TRANSFORMERS_", "TORCH_", "CUBLAS_", "NCCL_", "GLOO_", "MKL_",
+    "XDG_CACHE_HOME", "CC",
+)  # fmt: skip
 STORE_BYTES = 200 << 20  # what workers send is small: tokens and numbers
-LONGEST_TEMP = 40  # characters: Ray's sockets lie deep below it, and a socket's path has 107 at most
+LONGEST_TEMP = 16  # characters: Ray's sockets lie deep below it, and a socket's path has 107 at most
 
 
 def prepare() -> str | None:
@@ -45,6 +39,8 @@ def prepare() -> str | None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        if sys.platform.startswith("linux"):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return address
 
 
@@ -71,7 +67,7 @@ def connected(cpus: int) -> Iterator[Any]:
         else:
             ray.init(
                 address="local", num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False,
-                object_store_memory=STORE_BYTES, _temp_dir=str(temp), **quiet,
+                object_store_memory=STORE_BYTES, _temp_dir=f"{temp}/r", **quiet,
             )  # fmt: skip
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray has put its own in its place
@@ -94,12 +90,14 @@ def _no_second_voice(ray: Any) -> None:
 
 
 def running_cluster() -> str | None:
-    """Return the address of the cluster to join: RAY_ADDRESS, or what `ray start` left on this node and answers."""
+    """Return the address of the cluster to join: RAY_ADDRESS, or what this user's `ray start` left here and answers."""
     told = os.environ.get("RAY_ADDRESS")
     if told:
         return None if told == "local" else told
     file = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray/ray_current_cluster")
     try:
+        if file.stat().st_uid != os.getuid():  # the folder is open to all: whose Ray we join runs code as us
+            return None
         address = file.read_text(encoding="utf-8").strip()
         host, _, port = address.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=2):
@@ -109,7 +107,7 @@ def running_cluster() -> str | None:
 
 
 def _temporary_folder() -> Path:
-    """Return a new folder for Ray's sockets and logs; remove those of stages that were killed."""
+    """Return a new folder of this user alone, within which Ray makes an open one; remove those of killed stages."""
     parent = Path(tempfile.gettempdir())
     parent = parent if len(str(parent)) <= LONGEST_TEMP else Path("/tmp")
     for folder in parent.glob("ppo-ray-*"):  # of stages that were killed

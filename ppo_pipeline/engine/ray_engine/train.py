@@ -46,7 +46,7 @@ def train(
     os.environ.setdefault(LOOKS, str(POLL_SECONDS))
     store = Path(FOLDER, label.partition(" ")[2], "ray-train").absolute()  # a marker alone is written there
     with connected(workers * threads), sign_on_disk(FOLDER) as sign:
-        needs = needs_of(fixed, asked=compute.threads, workers=workers)
+        needs = needs_of(fixed, compute.threads, workers, label)
         require_all(needs, workers)
         under_dvc = {"DVC_STAGE": os.environ["DVC_STAGE"]} if "DVC_STAGE" in os.environ else {}  # resume/scratch.py
         environment = worker_environment(threads) | under_dvc
