@@ -42,7 +42,8 @@ def grouped_gradient(
     if ppo.snapshots is not None and ppo.ranks.share(ppo.snapshots.due):
         save_state(ppo, ppo.snapshots)
     groups = [indices[part] for part in deal(data.total_lengths[indices], ppo.settings.gradient_groups)]
-    share = len(groups) // ppo.ranks.size
+    share, over = divmod(len(groups), ppo.ranks.size)
+    assert not over, "each rank must have as many groups as another (groups.fitting)"
     tree = TreeSum()
 
     def make() -> list[Told]:
