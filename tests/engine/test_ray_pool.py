@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_cluster import cluster_of_two
+from ray_cluster import cluster_of_two, ray
 from reward_models import save_reward_model
 from stage_runs import Stages
 
@@ -225,6 +225,18 @@ def test_a_task_whose_worker_dies_is_done_again_and_counted_once(
     said = capsys.readouterr().out.splitlines()
     assert said.count("scripted: opened") == 1, "each worker says it, and it is told once"
     assert sum("died over task 2, which starts again" in line for line in said) == 1
+
+
+def test_counts_of_the_task_before_are_not_taken_for_those_of_the_next(two_nodes: None) -> None:
+    """`counts` may be answered before the next task begins."""
+    from ppo_pipeline.engine.ray_engine.hand import Hand
+    from ppo_pipeline.engine.ray_engine.worker import Counts
+
+    hand = object.__new__(Hand)
+    hand.turn = 2
+    for turn, known in ((1, False), (2, True)):
+        hand.watch = ray.put(Counts(turn, 3, 0, 40))
+        assert (hand.watched() is not None) == known
 
 
 def test_a_fault_of_the_user_is_told_once_and_not_tried_again(pool: Any, tmp_path: Path) -> None:

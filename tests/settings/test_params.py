@@ -230,7 +230,10 @@ def test_a_stage_s_file_has_its_own_sections_with_the_file_s_values(stage: str) 
     """Each key here is a reason to rerun the stage: one more costs people hours."""
     settings = ROUND_STAGES[stage].of(load_params(COMMITTED), "r002").model_dump(by_alias=True)
     assert set(settings) == DECLARED[stage]
+    decides = {name: value for name, value in DATA["compute"].items() if name not in ("engine", "workers")}
     known = {
+        "compute": decides,
+        "threads": DATA["compute"]["threads"],
         "round": "r002",
         "parent": "r001",
         "depth": 2,

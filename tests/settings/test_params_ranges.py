@@ -34,6 +34,7 @@ RANGES: dict[str, tuple[list[float], list[float]]] = {
     "0.0001 or more": ([1e-4, 1e9], [9e-5, 0, -1]),
     "0 or more": ([0, 10**9], [-1]),
     "1 or more": ([1, 10**9], [0, -1]),
+    "a power of two": ([1, 2, 1 << 20], [0, -2, 3, 12]),
     "above 1": ([1 + 1e-9, 1e9], [1, 0, -2]),
     "0 to 1": ([0, 0.5, 1], [-1e-9, 1 + 1e-9]),
     "0 to below 1": ([0, 1 - 1e-9], [-1e-9, 1]),
@@ -49,8 +50,11 @@ EXPECTED = {
     "0.0001 or more": "rollout.temperature",
     "0 or more": "seed compute.threads advantage.kl_coef advantage.missing_eos_penalty update.warmup_rounds "
     "update.weight_decay update.kl_loss_coef update.value_coef update.entropy_coef evaluate.max_prompts "
+    "rollout.shard_samples evaluate.shard_samples "
     "rule.tolerance rule.length_penalty rule.max_length_penalty http.retries",
-    "1 or more": "policy.rank rollout.prompts_per_round rollout.samples_per_prompt rollout.max_prompt_tokens "
+    "a power of two": "update.gradient_groups",
+    "1 or more": "compute.workers policy.rank "
+    "rollout.prompts_per_round rollout.samples_per_prompt rollout.max_prompt_tokens "
     "rollout.max_new_tokens rollout.top_k rollout.batch_size reference.batch_tokens advantage.kl_horizon "
     "update.schedule_rounds update.epochs update.minibatches update.microbatch_tokens evaluate.max_new_tokens "
     "evaluate.batch_size model.max_tokens model.batch_tokens http.batch_size http.max_answer_bytes",

@@ -33,13 +33,18 @@ class Hand:
         self.of: object = None
         self.hired = self.sent = self.looked = time.perf_counter()
         self.start_seconds = self.busy_seconds = self.wall_seconds = 0.0
-        self.tasks = self.tokens = 0
+        self.tasks = self.tokens = self.turn = 0
         self.send("identity", sign)
 
-    def send(self, what: str, argument: Any, of: object = None) -> None:
+    def send(self, what: str, *arguments: Any, of: object = None) -> None:
         """Ask for something; the answer comes to `ref`. of: the work or the run that it belongs to."""
         self.did, self.of, self.sent = what, of, time.perf_counter()
-        self.ref = getattr(self.actor, what).remote(argument)
+        self.ref = getattr(self.actor, what).remote(*arguments)
+
+    def give(self, place: int, task: Any, of: object) -> None:
+        """Ask for a task to be done; place: of it among those of the run."""
+        self.place, self.turn = place, self.turn + 1
+        self.send("do", task, self.turn, of=of)
 
     def take(self) -> Answer:
         """Return the answer that is there; raise what Ray raises."""
@@ -57,13 +62,13 @@ class Hand:
             self.watch, self.looked = self.actor.counts.remote(), time.perf_counter()
 
     def watched(self) -> Counts | None:
-        """Return the counts that are there; None of a worker that is dead, as its task's answer tells too."""
+        """Return the counts that are there; None where they are of the task before, or the worker is dead."""
         watch, self.watch = self.watch, None
         try:
             counts: Counts = ray.get(watch)
         except ray.exceptions.RayError:
             return None
-        return counts
+        return counts if counts.turn == self.turn else None
 
     def take_over(self, dead: "Hand") -> None:
         """Go on with the counts of the worker in whose place this one is."""

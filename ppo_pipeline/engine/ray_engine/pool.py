@@ -29,7 +29,7 @@ from .nodes import Identity, identity_here, refuse_foreign, sign_on_disk
 from .nodes import told as machine_told
 from .resources import Needs, needs_of, placeable
 from .start import connected, worker_environment
-from .worker import Answer
+from .worker import Answer, Counts
 
 POLL_SECONDS = 0.5
 JOIN_SECONDS = 60.0  # workers that have a place, and yet do not come, are waited for so long after the first one
@@ -121,8 +121,8 @@ class RayPool:
             if hand.known and hand.ref is None and not hand.opened and self.work is not None:
                 hand.send("open", self.work, of=self.work)
             elif hand.opened and hand.ref is None and waiting:
-                hand.place = waiting.popleft()
-                hand.send("do", tasks[hand.place], of=self.queue)
+                place = waiting.popleft()
+                hand.give(place, tasks[place], of=self.queue)
 
     def _answers(self, counter: Counter | None) -> Iterator[tuple[int, Answer]]:
         """Wait a little; take in what the workers say; yield the tasks that are done."""
@@ -170,15 +170,15 @@ class RayPool:
         hand.known, hand.node, hand.pid = True, identity.node, identity.pid
         hand.start_seconds = time.perf_counter() - hand.hired
 
-    def _count(self, hand: Hand, counts: Any, counter: Counter | None) -> None:
+    def _count(self, hand: Hand, counts: Counts | None, counter: Counter | None) -> None:
         """Count what a task has come to beyond what was known of it, be it by another worker before."""
         if counts is None or counter is None or hand.of is not self.queue:
             return
         before = self.seen.get(hand.place, (0, 0, 0))
-        done, skipped, tokens = (max(0, now - then) for now, then in zip(counts, before, strict=True))
+        done, skipped, tokens = (max(0, now - then) for now, then in zip(counts[1:], before, strict=True))
         if done or tokens:
             self.alive = time.perf_counter()
-            self.seen[hand.place] = tuple(max(pair) for pair in zip(counts, before, strict=True))
+            self.seen[hand.place] = tuple(max(pair) for pair in zip(counts[1:], before, strict=True))
             hand.tokens += tokens
             counter.skipped += min(skipped, done)
             counter.advance(done, tokens)

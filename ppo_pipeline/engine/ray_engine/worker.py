@@ -20,8 +20,9 @@ from .nodes import Identity, identity_here
 
 
 class Counts(NamedTuple):
-    """What a worker has counted of its task so far."""
+    """What a worker has counted so far of its task, whose number `turn` is."""
 
+    turn: int = 0
     done: int = 0
     skipped: int = 0
     tokens: int = 0
@@ -41,7 +42,7 @@ class PoolWorker:
     def __init__(self, root: str, compute: Compute) -> None:
         os.chdir(root)
         self.compute = compute
-        self.counter = Counter()
+        self.counter, self.turn = Counter(), 0
         self.worker: Worker | None = None
         self.machine: Machine | None = None
 
@@ -62,22 +63,22 @@ class PoolWorker:
             self.worker = work.open(self.machine)
             return Answer(self.worker.facts, printed=printed.getvalue())
 
-    def do(self, task: Any) -> Answer:
-        """Do a task of the work."""
+    def do(self, task: Any, turn: int) -> Answer:
+        """Do a task of the work. turn: its number among all that this worker has been given."""
         assert self.worker is not None
         with _told_once(), _printed() as printed:
             torch.set_num_threads(self.compute.threads)
-            self.counter = Counter()
+            self.counter, self.turn = Counter(), turn
             result = self.worker(task, self.counter)
             return Answer(result, self._counts(), printed.getvalue())
 
     @ray.method(concurrency_group="watch")
     def counts(self) -> Counts:
-        """Return what is counted so far of the task that is being done."""
+        """Return what is counted so far of the task that is being done; it may be the one before still."""
         return self._counts()
 
     def _counts(self) -> Counts:
-        return Counts(self.counter.done, self.counter.skipped, self.counter.tokens)
+        return Counts(self.turn, self.counter.done, self.counter.skipped, self.counter.tokens)
 
 
 @contextmanager

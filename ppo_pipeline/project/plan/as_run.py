@@ -17,6 +17,7 @@ DERIVED = (
     "round",
     "parent",
     "depth",
+    "threads",
     "temperature",
     "max_new_tokens",
     "share_prefix",
