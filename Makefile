@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ACTIVATE := . $(BIN)/activate
 
-.PHONY: repro test lint deps bench architectures coverage mutation newest install clean
+.PHONY: repro test cluster-test lint deps bench architectures coverage mutation newest install clean
 
 install: $(VENV)/installed
 
@@ -37,6 +37,11 @@ mutation: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt 'mutmut>=3.8,<4'
 	rm -rf mutants
 	$(ACTIVATE) && OMP_NUM_THREADS=1 mutmut run && mutmut results
+
+# Ray's tests, and with them the one of full tuning by workers, which takes minutes and is no part of .ci/run.
+cluster-test: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,ray]'
+	$(ACTIVATE) && PPO_PIPELINE_CLUSTER_TESTS=1 OMP_NUM_THREADS=1 python -m pytest tests/engine
 
 # The newest versions that pyproject.toml allows, in an environment of their own: do the models still come out right?
 # torch alone stays as constrained: a plain newest one may be a build for CUDA, of gigabytes. Minutes; no part of .ci/run.

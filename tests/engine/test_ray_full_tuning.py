@@ -18,6 +18,10 @@ from ppo_pipeline.models.tensors import checksum
 from ppo_pipeline.resume.snapshots import INTERVAL
 
 TESTS = Path(__file__).parent.parent
+pytestmark = pytest.mark.skipif(
+    "PPO_PIPELINE_CLUSTER_TESTS" not in os.environ,
+    reason="takes minutes: make cluster-test; test_sharded.py has the rest",
+)
 
 
 @pytest.fixture(scope="module")

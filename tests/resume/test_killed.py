@@ -83,6 +83,11 @@ def mend(project: Project, printed: str) -> str | None:
         if sign in printed:
             (project.folder / name).unlink()
             return name
+    if "join() argument must be str" in printed:  # DVC was killed between making a folder and writing its one file
+        for folder in [*(project.folder / ".dvc/cache/runs").glob("*/*")]:
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        return "run cache"
     return None
 
 
