@@ -1,8 +1,5 @@
 """Updates by gradient groups, in this process or on processes of torch.distributed, and what came of them."""
 
-import json
-import traceback
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ from ppo_pipeline.models.tensors import checksum
 from ppo_pipeline.resume.snapshots import Snapshots
 from ppo_pipeline.training.optimizer import make_optimizer, moments_of
 from ppo_pipeline.training.ppo import PPO, loss_scaler
-from ppo_pipeline.training.ranks import ProcessRanks, Ranks
+from ppo_pipeline.training.ranks import Ranks
 
 GROUPS = 4
 CASES: dict[str, dict[str, Any]] = {
@@ -135,28 +132,3 @@ def summed(ranks: Ranks, count: int) -> list[float]:
 def shared(ranks: Ranks) -> list[Any]:
     """Return what gather and share make of the rank's number."""
     return [ranks.gather(lambda: ranks.rank), ranks.share(lambda: ranks.rank)]
-
-
-def _work(rank: int, size: int, folder: str, calls: list[list[Any]]) -> None:
-    torch.set_num_threads(1)
-    soon = timedelta(minutes=5)  # where ranks decide differently, some wait in vain
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", soon, size, rank)
-    try:
-        found = [globals()[name](*(ProcessRanks() if a == "ranks" else a for a in rest)) for name, *rest in calls]
-        Path(folder, f"{rank}.json").write_text(json.dumps(found))
-    except BaseException:
-        traceback.print_exc()
-        raise
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def on_ranks(size: int, folder: Path, calls: list[list[Any]]) -> list[list[Any]]:
-    """Make calls [function of this file, *arguments] on `size` processes; return what each call gave, by rank.
-
-    The argument "ranks" stands for the process's ProcessRanks.
-    """
-    folder.mkdir()
-    torch.multiprocessing.spawn(_work, (size, str(folder), calls), size)
-    by_rank = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
-    return [list(of_call) for of_call in zip(*by_rank, strict=True)]

@@ -1,7 +1,6 @@
 """Updates of a whole model spread over processes of torch.distributed; and the same ones in one process."""
 
 import shutil
-import traceback
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -24,7 +23,7 @@ from ppo_pipeline.tables.controllers import Controllers
 from ppo_pipeline.training.batches import shuffled_minibatches
 from ppo_pipeline.training.optimizer import make_optimizer, moments_of, trained_parameters
 from ppo_pipeline.training.ppo import PPO
-from ppo_pipeline.training.ranks import ProcessRanks, Ranks
+from ppo_pipeline.training.ranks import Ranks
 from ppo_pipeline.training.round_update import state_after
 
 # Case: the critic, and what else is not as in the first one. Minibatches of 1 or 2 samples leave a rank without any.
@@ -202,27 +201,3 @@ def moved(ranks: Ranks) -> list[Any]:
         same = None if again is None else torch.equal(again, whole) and again.dtype == whole.dtype
         found.append([part.tolist(), same])
     return found
-
-
-def _work(rank: int, size: int, folder: str, calls: list[list[Any]]) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
-    try:
-        for place, (name, *rest) in enumerate(calls):
-            found = globals()[name](*(ProcessRanks() if a == "ranks" else a for a in rest))
-            torch.save(found, Path(folder, f"{place}.{rank}.pt"))
-    except BaseException:
-        traceback.print_exc()
-        raise
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def on_ranks(size: int, folder: Path, calls: list[list[Any]]) -> list[list[Any]]:
-    """Make calls [function of this file, *arguments] on `size` processes; return what each call gave, by rank.
-
-    The argument "ranks" stands for the process's ProcessRanks.
-    """
-    folder.mkdir()
-    torch.multiprocessing.spawn(_work, (size, str(folder), calls), size)
-    return [[torch.load(folder / f"{place}.{rank}.pt") for rank in range(size)] for place in range(len(calls))]

@@ -8,13 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from grouped_runs import CASES, GROUPS, build, finished, on_ranks, resumed
+from grouped_runs import CASES, GROUPS, build, finished, resumed
+from rank_processes import on_ranks
 from updating import parameters_of
 
 from ppo_pipeline.training.groups import TreeSum, deal, fitting, tree_sum
 from ppo_pipeline.training.ranks import Ranks
 
 SIZES = (1, 2, 4)
+
+
+def as_json(found: Any) -> Any:
+    """Return it as JSON has it: a list for a tuple."""
+    return json.loads(json.dumps(found))
+
+
 STOP = 3  # minibatches of 4
 
 
@@ -27,14 +35,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[list[Any]]]
     found = {}
     for size in SIZES:
         own = [["killed", "ranks", str(folder / "steps"), STOP]] if size == 2 else []
-        found[size] = on_ranks(size, folder / str(size), calls + own)
+        found[size] = as_json(on_ranks("grouped_runs", size, folder / str(size), calls + own))
     return found
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("case", CASES)
 def test_any_number_of_processes_makes_the_same_bits(case: str, size: int, runs: dict[int, list[list[Any]]]) -> None:
-    wanted = json.loads(json.dumps(finished(case, Ranks())))
+    wanted = as_json(finished(case, Ranks()))
     for found in runs[size][list(CASES).index(case)]:
         assert found == wanted
     steps, skipped, stopped, *_ = wanted["counts"]
@@ -60,12 +68,16 @@ def test_a_snapshot_goes_on_with_any_number_of_processes(
 ) -> None:
     assert [len(made) for made in runs[2][-1]] == [STOP, STOP]
     snapshots = next(tmp_path_factory.getbasetemp().glob("ranks*")) / "steps"
-    wanted = json.loads(json.dumps(finished("dropout", Ranks())))
+    wanted = as_json(finished("dropout", Ranks()))
     for size in (1, 4):
         folder = str(shutil.copytree(snapshots, tmp_path / f"steps-{size}"))
         found = [resumed(Ranks(), folder)] if size == 1 else []
-        found += on_ranks(size, tmp_path / f"run-{size}", [["resumed", "ranks", folder]])[0] if size > 1 else []
-        for one in json.loads(json.dumps(found)):
+        found += (
+            as_json(on_ranks("grouped_runs", size, tmp_path / f"run-{size}", [["resumed", "ranks", folder]]))[0]
+            if size > 1
+            else []
+        )
+        for one in as_json(found):
             steps = one.pop("steps")
             assert [bool(tokens) for tokens in steps] == [False, True, True], "the first epoch was in the snapshot"
             assert one == wanted
@@ -73,7 +85,7 @@ def test_a_snapshot_goes_on_with_any_number_of_processes(
 
 def test_a_fault_of_one_rank_is_told_by_all(tmp_path: Path) -> None:
     calls = [["fault", "ranks", kind, str(tmp_path / kind)] for kind in ("not finite", "out of memory")]
-    not_finite, no_memory = on_ranks(2, tmp_path / "run", calls)
+    not_finite, no_memory = on_ranks("grouped_runs", 2, tmp_path / "run", calls)
     assert not_finite[0] == not_finite[1]
     assert "the loss of optimizer step 1 is nan" in not_finite[0]
     assert f"The state before that step is in {tmp_path}/not finite/000001." in not_finite[0]

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import save_tiny, tiny_model
+from rank_processes import on_ranks
 from safetensors import safe_open
-from sharded_runs import CASES, bits, finished, gradients, killed_within, not_finite, on_ranks, resumed, rounds
+from sharded_runs import CASES, bits, finished, gradients, killed_within, not_finite, resumed, rounds
 from torch import Tensor, nn
 from updating import make_policy
 
@@ -50,7 +51,7 @@ def runs(folder: Path) -> dict[str, list[Any]]:
     calls["not finite"] = ["not_finite", "ranks", str(folder / "kept")]
     calls |= {f"rounds in {dtype}": ["rounds", "ranks", str(folder / dtype), dtype] for dtype in ROUNDS}
     calls["moved"] = ["moved", "ranks"]
-    return dict(zip(calls, on_ranks(2, folder / "by two", [*calls.values()]), strict=True))
+    return dict(zip(calls, on_ranks("sharded_runs", 2, folder / "by two", [*calls.values()]), strict=True))
 
 
 def errors(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, float]:
@@ -84,7 +85,7 @@ def test_four_processes_make_the_gradient_of_one(case: str, by_four: dict[str, A
 @pytest.fixture(scope="module")
 def by_four(folder: Path) -> dict[str, Any]:
     calls = [["gradients", case, "ranks"] for case in BY_FOUR]
-    return dict(zip(BY_FOUR, on_ranks(4, folder / "by four", calls), strict=True))
+    return dict(zip(BY_FOUR, on_ranks("sharded_runs", 4, folder / "by four", calls), strict=True))
 
 
 @pytest.mark.parametrize("case", CASES)
