@@ -239,6 +239,20 @@ def test_counts_of_the_task_before_are_not_taken_for_those_of_the_next(two_nodes
         assert (hand.watched() is not None) == known
 
 
+def test_counts_that_are_there_with_the_answer_do_no_harm(
+    pool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a node goes: both end at the same moment."""
+    from ppo_pipeline.engine.ray_engine.hand import Hand
+    from ppo_pipeline.engine.ray_engine.worker import Counts
+
+    def look(self: Any) -> None:
+        self.watch = ray.put(Counts(self.turn)) if self.ref is not None else None
+
+    monkeypatch.setattr(Hand, "look", look)
+    assert scripted(pool, tmp_path, ["wait 0.5", "one", "two"]) == ["wait 0.5", "one", "two"]
+
+
 def test_a_fault_of_the_user_is_told_once_and_not_tried_again(pool: Any, tmp_path: Path) -> None:
     with pytest.raises(PipelineError) as caught:
         scripted(pool, tmp_path, ["one", "fail so", "two"])

@@ -135,6 +135,8 @@ class RayPool:
             if ref == hand.watch:
                 self._count(hand, hand.watched(), counter)
                 continue
+            if ref != hand.ref:  # counts that were there together with the answer, which says more
+                continue
             try:
                 answer = hand.take()
             except ray.exceptions.RayTaskError as error:
