@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,3 +32,18 @@ def cluster_of_two(**second: Any) -> Iterator[Any]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+# Fixtures, which a module gets by pytest.fixture(...)(function).
+
+
+def running_cluster() -> Iterator[None]:
+    """Keep a cluster while the tests of a module run."""
+    with cluster_of_two():
+        yield
+
+
+def find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have workers find the modules of tests beside the project's."""
+    tests = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", f"{tests.parent}{os.pathsep}{tests}")

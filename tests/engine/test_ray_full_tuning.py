@@ -2,13 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from ray_cluster import cluster_of_two
+from ray_cluster import running_cluster
 from ray_updates import ATTEMPTS, DyingUpdate
 from safetensors.torch import load_file
 from stage_runs import Stages
@@ -24,10 +23,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def two_nodes() -> Iterator[None]:
-    with cluster_of_two():
-        yield
+two_nodes = pytest.fixture(scope="module")(running_cluster)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_cluster import cluster_of_two, ray
+from ray_cluster import cluster_of_two, find_the_tests, ray, running_cluster
 from reward_models import save_reward_model
 from stage_runs import Stages
 
@@ -28,15 +28,8 @@ TESTS = Path(__file__).parent.parent
 COMPUTE = Compute(device="cpu", dtype="fp32", threads=1, kernels="auto", batch_invariant=False)
 
 
-@pytest.fixture(scope="module")
-def two_nodes() -> Iterator[None]:
-    with cluster_of_two():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def workers_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", f"{TESTS.parent}{os.pathsep}{TESTS}")
+two_nodes = pytest.fixture(scope="module")(running_cluster)
+workers_find_the_tests = pytest.fixture(autouse=True)(find_the_tests)
 
 
 def few_letters(params: Any) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from ray_cluster import cluster_of_two
+from ray_cluster import find_the_tests, running_cluster
 from ray_updates import ATTEMPTS, DyingUpdate, SpoiledUpdate
 from stage_runs import Stages
 
@@ -24,18 +23,8 @@ from ppo_pipeline.project.stage_run import StageRun
 from ppo_pipeline.resume.snapshots import INTERVAL
 from stages.__main__ import main
 
-TESTS = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def two_nodes() -> Iterator[None]:
-    with cluster_of_two():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def workers_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", f"{TESTS.parent}{os.pathsep}{TESTS}")
+two_nodes = pytest.fixture(scope="module")(running_cluster)
+workers_find_the_tests = pytest.fixture(autouse=True)(find_the_tests)
 
 
 def in_groups(params: Any) -> None:

@@ -100,6 +100,9 @@ def refuse_foreign(found: Identity, driver: Identity, first: Identity) -> None:
             )
 
 
-def told(first: Identity, more: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return what the record says of the workers' machine."""
-    return dict(zip(DECIDES, first.decides, strict=True)) | {"cpus": os.cpu_count()} | (more or {})
+def told(first: Identity, ready_seconds: float, workers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the record says of workers. first: one of them, whose machine they share; ready_seconds: until they
+    were there."""
+    machine = dict(zip(DECIDES, first.decides, strict=True)) | {"cpus": os.cpu_count()}
+    ready = round(ready_seconds, 1)
+    return {"engine": "ray", "ready_seconds": ready, "workers_machine": machine, "workers": workers}

@@ -1,6 +1,6 @@
 """A pool of Ray actors. The driver hands out the tasks, one to a worker at a time, and survives a worker's death.
 
-Bare actors and not Ray Data: they start ten seconds sooner (docs/cluster.md has the figures), and who died over which
+Bare actors and not Ray Data: they start some seconds sooner (docs/cluster.md has the figures), and who died over which
 task is known here. What a worker had begun goes back to the front of the queue; its work keeps snapshots on the shared
 disk, so that another one goes on from there.
 """
@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 import ray
-import torch
 
 from ...compute.machine import Machine
 from ...errors import PipelineError
@@ -26,8 +25,8 @@ from ..pool import Work
 from ..where import stall_seconds
 from .hand import Hand
 from .nodes import Identity, identity_here, refuse_foreign, sign_on_disk
-from .nodes import told as machine_told
-from .resources import Needs, needs_of, placeable
+from .nodes import told as workers_told
+from .resources import Needs, needs_of, placeable, with_threads
 from .start import connected, worker_environment
 from .worker import Answer, Counts
 
@@ -53,8 +52,7 @@ class RayPool:
 
     def __init__(self, compute: Compute, workers: int, label: str) -> None:
         self.label, self.stall = label, stall_seconds()
-        threads = compute.threads or torch.get_num_threads()  # as one process has them: no worker's bits may differ
-        self.compute = compute.model_copy(update={"threads": threads})
+        self.compute = with_threads(compute)
         self.began = self.alive = time.perf_counter()
         self.stack = ExitStack()
         self.hands: list[Hand] = []
@@ -66,7 +64,7 @@ class RayPool:
         self.queue: deque[int] = deque()
         self.seen: dict[int, tuple[int, ...]] = {}  # counts of each task
         try:
-            self.stack.enter_context(connected(workers * threads))
+            self.stack.enter_context(connected(workers * self.compute.threads))
             self.needs: Needs = needs_of(self.compute, compute.threads, workers, label)
             self.sign = self.stack.enter_context(sign_on_disk(FOLDER))
             self.driver = identity_here(self.sign)
@@ -217,12 +215,7 @@ class RayPool:
     def told(self) -> dict[str, Any]:
         """Return the workers' machine, tokens by second and idle time, and how long Ray took to start."""
         assert self.first is not None
-        return {
-            "engine": "ray",
-            "ready_seconds": round(self.ready_seconds, 1),
-            "workers_machine": machine_told(self.first),
-            "workers": [hand.told() for hand in self.hands],
-        }
+        return workers_told(self.first, self.ready_seconds, [hand.told() for hand in self.hands])
 
     def close(self) -> None:
         """End the workers, and Ray where it was started for them."""

@@ -4,6 +4,7 @@ import os
 from typing import NamedTuple
 
 import ray
+import torch
 
 from ...errors import PipelineError
 from ...observe.progress import result
@@ -15,6 +16,14 @@ class Needs(NamedTuple):
 
     cpus: int
     gpus: int
+
+    def __str__(self) -> str:
+        return f"{self.cpus} CPUs" + (f" and {self.gpus} GPU" if self.gpus else "")
+
+
+def with_threads(compute: Compute) -> Compute:
+    """Return the settings with as many threads as one process has: no number of workers may change a bit."""
+    return compute.model_copy(update={"threads": compute.threads or torch.get_num_threads()})
 
 
 def needs_of(compute: Compute, asked: int, workers: int, label: str) -> Needs:
@@ -48,21 +57,25 @@ def placeable(needs: Needs, workers: int, label: str) -> int:
 
     Raises PipelineError where no node that is there has room for one.
     """
-    places = sum(_places(node["Resources"], needs) for node in _alive())
-    each = f"{needs.cpus} CPUs" + (f" and {needs.gpus} GPU" if needs.gpus else "")
+    places = _places(needs)
     if not places:
         raise PipelineError(
-            f"compute.engine: ray: no node has the {each} that a worker takes; `ray status` shows what there is. "
+            f"compute.engine: ray: no node has the {needs} that a worker takes; `ray status` shows what there is. "
             "CPUs are as many as compute.threads."
         )
     if places < workers:
-        result(label, f"the cluster has room for {places} of {workers} workers of {each}; the others join later")
+        result(label, f"the cluster has room for {places} of {workers} workers of {needs}; the others join later")
     return min(places, workers)
 
 
-def _places(resources: dict[str, float], needs: Needs) -> int:
-    found = resources.get("CPU", 0) // max(needs.cpus, 1)
-    return int(min(found, resources.get("GPU", 0) // needs.gpus) if needs.gpus else found)
+def _places(needs: Needs) -> int:
+    """Return how many workers the cluster has room for."""
+    places = 0.0
+    for node in _alive():
+        cpus, gpus = (node["Resources"].get(kind, 0) for kind in ("CPU", "GPU"))
+        found = cpus // max(needs.cpus, 1)
+        places += min(found, gpus // needs.gpus) if needs.gpus else found
+    return int(places)
 
 
 def _alive() -> list[dict]:
@@ -71,10 +84,9 @@ def _alive() -> list[dict]:
 
 def require_all(needs: Needs, workers: int) -> None:
     """Raise PipelineError where the cluster has no room for all of them at once, as ranks of one work need it."""
-    places = sum(_places(node["Resources"], needs) for node in _alive())
+    places = _places(needs)
     if places < workers:
-        each = f"{needs.cpus} CPUs" + (f" and {needs.gpus} GPU" if needs.gpus else "")
         raise PipelineError(
-            f"compute.workers: {workers}: the Ray cluster has room for {places} workers of {each}, and `update` needs "
+            f"compute.workers: {workers}: the Ray cluster has room for {places} workers of {needs}, and `update` needs "
             "all of them at once; `ray status` shows what there is. Lower compute.workers (or PPO_PIPELINE_WORKERS)."
         )

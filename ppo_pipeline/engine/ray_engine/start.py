@@ -20,9 +20,10 @@ from typing import Any
 from ...errors import PipelineError
 
 # Names without secrets: Ray writes them to its logs. What is started here inherits the whole environment anyway.
+# DVC_STAGE: whether DVC runs the stage, which resume/scratch.py asks.
 FORWARDED = (
     "PPO_PIPELINE_", "HF_HOME", "HF_HUB_", "TRANSFORMERS_", "TORCH_", "CUBLAS_", "NCCL_", "GLOO_", "MKL_",
-    "XDG_CACHE_HOME", "CC",
+    "XDG_CACHE_HOME", "CC", "DVC_STAGE",
 )  # fmt: skip
 STORE_BYTES = 200 << 20  # what workers send is small: tokens and numbers
 LONGEST_TEMP = 16  # characters: Ray's sockets lie deep below it, and a socket's path has 107 at most

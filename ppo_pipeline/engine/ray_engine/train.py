@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 import ray
-import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -24,9 +23,9 @@ from ..together import Together
 from ..where import stall_seconds
 from .desk import Desk, Word
 from .nodes import identity_here, sign_on_disk
-from .nodes import told as machine_told
+from .nodes import told as workers_told
 from .rank import End, be_rank
-from .resources import needs_of, require_all
+from .resources import needs_of, require_all, with_threads
 from .start import connected, worker_environment
 
 MOST_FAILURES = 3  # the third one ends the stage
@@ -41,15 +40,13 @@ def train(
 ) -> tuple[Any, dict[str, Any]]:  # fmt: skip
     """Do `work` on so many ranks; return what it returns on rank 0, and what the record says of them."""
     began, stall = time.perf_counter(), stall_seconds()
-    threads = compute.threads or torch.get_num_threads()  # as one process has them: no rank's bits may differ
-    fixed = compute.model_copy(update={"threads": threads})
+    fixed = with_threads(compute)
     os.environ.setdefault(LOOKS, str(POLL_SECONDS))
     store = Path(FOLDER, label.partition(" ")[2], "ray-train").absolute()  # a marker alone is written there
-    with connected(workers * threads), sign_on_disk(FOLDER) as sign:
+    with connected(workers * fixed.threads), sign_on_disk(FOLDER) as sign:
         needs = needs_of(fixed, compute.threads, workers, label)
         require_all(needs, workers)
-        under_dvc = {"DVC_STAGE": os.environ["DVC_STAGE"]} if "DVC_STAGE" in os.environ else {}  # resume/scratch.py
-        environment = worker_environment(threads) | under_dvc
+        environment = worker_environment(fixed.threads)
         desk = ray.remote(num_cpus=0)(Desk).options(runtime_env={"env_vars": environment}).remote()
         trainer = TorchTrainer(
             partial(be_rank, str(Path.cwd()), fixed, sign, identity_here(sign), work, desk),
@@ -76,8 +73,8 @@ def train(
     if end.error is not None:
         raise PipelineError(end.error)
     assert end.machine is not None
-    told = {"engine": "ray", "ready_seconds": round(ready - began, 1), "workers_machine": machine_told(end.ranks[0])}
-    return end.result, {**end.machine, **told, "workers": [{"node": rank.node} for rank in end.ranks]}
+    told = workers_told(end.ranks[0], ready - began, [{"node": rank.node} for rank in end.ranks])
+    return end.result, {**end.machine, **told}
 
 
 class _Fit(threading.Thread):
