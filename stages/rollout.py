@@ -38,10 +38,10 @@ def run(name: str) -> None:
         ]
         sampling = Sampling(
             s.max_new_tokens, s.batch_size, s.temperature, Truncation(s.top_k, s.top_p, s.min_p), tuple(s.stop_tokens),
-            settings.compute.batch_invariant,
+            settings.compute.batch_invariant, s.max_prompt_tokens, settings.vllm,
         )  # fmt: skip
-        with stage.pool(settings.compute) as pool:
-            if not pool.open(SampleWork(paths.base, paths.parent_policy, sampling)) and settings.depth == 1:
+        with stage.pool(settings.compute, sampling.gpus) as pool:
+            if not pool.open(SampleWork(paths.base, paths.parent_policy, sampling, s.engine)) and settings.depth == 1:
                 result(stage.label, "no end token, so each response is cut (rollout.stop_tokens)")
             scratch = stage.scratch(paths.settings("rollout"), paths.base, paths.parent_policy, paths.prompts)
             with stage.progress(len(requests)) as counter:

@@ -4,6 +4,7 @@ from ppo_pipeline.observe.progress import result
 from ppo_pipeline.project.local_models import check_sources, model_texts, settle_records
 from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.rewards import component  # noqa: F401  (its types check their settings; they are found by name)
+from ppo_pipeline.sampling.engines.vllm_engine.installed import check_engines
 from ppo_pipeline.settings.files import settings_texts
 from ppo_pipeline.settings.params import load_params
 from ppo_pipeline.storage.files import atomic_folder
@@ -15,6 +16,7 @@ def run() -> None:
     Write data/models/ too: the hashes of the local models' files, by what loads them.
     """
     params, paths = load_params(), Paths()
+    check_engines(params)
     check_sources(params)
     settle_records(params)
     with atomic_folder(paths.models) as partial:

@@ -24,13 +24,17 @@ COLDEST = 1e-6  # logits divided by much less are beyond what fp32 holds
 
 
 class Manner(NamedTuple):
-    """How answers are chosen. temperature 0: greedily, else top_k and top_p are as in the settings of `rollout`."""
+    """How answers are chosen. temperature 0: greedily, else top_k and top_p are as in the settings of `rollout`.
+
+    engine: own or vllm; None: as `evaluate` has it.
+    """
 
     temperature: float
     top_p: float | None
     top_k: int | None
     max_new_tokens: int
     seed: int
+    engine: str | None
 
 
 def finite(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
@@ -61,16 +65,18 @@ def finite(ctx: click.Context, parameter: click.Parameter, value: float | None) 
 @click.option("--top-k", type=click.IntRange(min=1), help="Sample from the k likeliest tokens.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("--seed", type=int, default=0, help="Seed of the sampled answers.")
+@click.option("--engine", type=click.Choice(["own", "vllm"]), help="What answers; evaluate.engine unless given.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, one per prompt.")
 def chat(
     name: str, prompts: tuple[str, ...], split: str | None, limit: int | None, temperature: float,
-    top_p: float | None, top_k: int | None, max_new_tokens: int, seed: int, as_json: bool,
+    top_p: float | None, top_k: int | None, max_new_tokens: int, seed: int, engine: str | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Answer prompts with a round's policy and with the base model, side by side.
 
     The prompts are those of --prompt, or of --split; without either they are asked for.
     """
-    manner = Manner(temperature, top_p, top_k, max_new_tokens, seed)
+    manner = Manner(temperature, top_p, top_k, max_new_tokens, seed, engine)
     refuse(prompts, split, limit, as_json, manner)
     params = load_params(Path("params.yaml"))
     folder = policy_folder(params, name)
@@ -121,9 +127,11 @@ def openers(tokenizer: Any, params: Params, folder: Path, manner: Manner) -> lis
     sampling = Sampling(
         manner.max_new_tokens, params.rollout.batch_size, manner.temperature or 1.0,
         Truncation(manner.top_k, manner.top_p), tuple(params.stop_tokens),
+        max_prompt_tokens=params.max_prompt_tokens, vllm=params.vllm,
     )  # fmt: skip
-    machine = set_up(params.compute)
-    return [partial(open_engine, Model(BASE, tokenizer, policy, *machine), sampling) for policy in (None, folder)]
+    machine, engine = set_up(params.compute), manner.engine or params.evaluate.engine
+    models = [Model(BASE, tokenizer, policy, *machine) for policy in (None, folder)]
+    return [partial(open_engine, model, sampling, engine) for model in models]
 
 
 def answers(engine: "Engine", tokenizer: Any, questions: list[Question], manner: Manner) -> list[str]:
@@ -159,7 +167,8 @@ def row_of(name: str, question: Question, base: str, trained: str) -> dict[str, 
 
 def converse(name: str, folder: Path, tokenizer: Any, params: Params, vocabulary: int, manner: Manner) -> None:
     """Ask for prompts and print both models' answers to each, until the input ends."""
-    engines = [open_one() for open_one in openers(tokenizer, params, folder, manner)]
+    opens = openers(tokenizer, params, folder, manner)
+    trained_one, base_one = (open_one() for open_one in reversed(opens))  # vLLM, once it takes an adapter, serves both
     while True:
         try:
             prompt = click.prompt("prompt (Ctrl-D ends)", prompt_suffix="> ")
@@ -167,7 +176,7 @@ def converse(name: str, folder: Path, tokenizer: Any, params: Params, vocabulary
             break
         try:
             [question] = of_texts(tokenizer, params, [prompt], vocabulary)
-            base, trained = (answers(engine, tokenizer, [question], manner)[0] for engine in engines)
+            base, trained = (answers(engine, tokenizer, [question], manner)[0] for engine in (base_one, trained_one))
             print_pair(row_of(name, question, base, trained))
         except PipelineError as error:  # such as a prompt that is too long: the next one may be fine
             error.show()

@@ -9,8 +9,9 @@ from .where import where
 
 
 @contextmanager
-def open_pool(compute: Compute, label: str) -> Iterator[Pool]:
+def open_pool(compute: Compute, label: str, gpus: int = 1) -> Iterator[Pool]:
     """Yield the pool that `compute.engine` asks for, on the machine that `compute` describes; label: of the stage.
+    gpus: of a worker, where there are some.
 
     Raises PipelineError for a device that is not there, and for workers that would compute other bits.
     """
@@ -25,7 +26,7 @@ def open_pool(compute: Compute, label: str) -> Iterator[Pool]:
         prepare()
         from .ray_engine.pool import RayPool
 
-        pool = RayPool(compute, place.workers, label)
+        pool = RayPool(compute, place.workers, label, gpus)
     try:
         yield pool
     finally:

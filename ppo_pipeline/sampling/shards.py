@@ -28,7 +28,7 @@ class SampleWork:
     base: Path
     policy: Path | None
     sampling: Sampling
-    engine: str = "decoder"
+    engine: str = "own"
 
     def open(self, machine: Machine) -> "Sampler":
         """Load the policy into the engine."""

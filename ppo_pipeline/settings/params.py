@@ -10,7 +10,7 @@ from .estimators import misfit
 from .explain import explain
 from .learning_sections import Advantage, Update
 from .reward_sections import Reward
-from .sections import Base, ComputeAnywhere, Evaluate, Name, Policy, Prompts, Reference, Rollout, Section
+from .sections import Base, ComputeAnywhere, Evaluate, Name, Policy, Prompts, Reference, Rollout, Section, Vllm
 
 ROOT = "r000"
 SEALED = Path("sealed/rounds.yaml")  # beside params.yaml; ppo_pipeline/project/sealing/ says what sealing is
@@ -51,6 +51,7 @@ class Params(Section):
     advantage: Advantage
     update: Update
     evaluate: Evaluate
+    vllm: Vllm
     rounds: dict[RoundName, Round] = Field(description="The training rounds")
     _sealed: dict[str, Round] = PrivateAttr(default_factory=dict)
 
@@ -64,6 +65,14 @@ class Params(Section):
             raise ValueError(text)
         if self.policy.tuning == "full" and self.compute.dtype == "fp16":
             raise ValueError("policy.tuning full trains in bf16 or fp32; set compute.dtype to one of them")
+        asks = [name for name in ("rollout", "evaluate") if getattr(self, name).engine == "vllm"]
+        if asks and self.compute.batch_invariant:
+            raise ValueError(
+                f"{asks[0]}.engine: vllm has not the training forward's own products, which compute.batch_invariant "
+                "samples with; set that to false, or the engine to own"
+            )
+        if asks and self.compute.device == "mps":
+            raise ValueError(f"{asks[0]}.engine: vllm is not there for compute.device mps; set it to own")
         if self.update.minibatches > count:
             raise ValueError(
                 f"update.minibatches: {self.update.minibatches} for {count} samples a round; a minibatch without a "

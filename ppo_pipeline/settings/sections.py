@@ -172,9 +172,23 @@ class ComputeAnywhere(Compute):
         return Compute(**self.model_dump(exclude={"engine", "workers"}))
 
 
+class Vllm(Section):
+    """How engine vllm runs, in `rollout` and `evaluate`; no effect with engine own."""
+
+    tensor_parallel: Count = Field(description="GPUs that one vLLM spreads the model over")
+    gpu_memory: Share = Field(description="Share of each GPU's memory that vLLM takes for weights and cache")
+
+
+EngineName = Literal["own", "vllm"]
+
+
 class Rollout(Section):
     """Sampling of responses."""
 
+    engine: EngineName = Field(
+        description="What samples: own, the project's decoder, or vllm, where it is installed (vllm.md). They draw "
+        "from the same random numbers, and round differently"
+    )
     prompts_per_round: Count = Field(description="Training prompts sampled in a round")
     samples_per_prompt: Count = Field(description="Responses to each prompt")
     max_prompt_tokens: Count = Field(description="A longer prompt is an error")
@@ -222,6 +236,7 @@ class Reference(Section):
 class Evaluate(Section):
     """Greedy answers to held-out prompts."""
 
+    engine: EngineName = Field(description="What answers, as in `rollout`")
     max_prompts: int = Field(description="Held-out prompts answered, the first ones; 0 for all", ge=0)
     max_new_tokens: Count = Field(description="An answer is cut at this length")
     shard_samples: int = Field(

@@ -15,7 +15,7 @@ from .explain import explain
 from .learning_sections import Advantage, Update
 from .params import Params
 from .reward_sections import Reward
-from .sections import Compute, Evaluate, Reference, Rollout
+from .sections import Compute, Evaluate, Reference, Rollout, Vllm
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -34,6 +34,8 @@ class StageSettings(BaseModel):
         """Collect this stage's settings for round `name` from `params`."""
         effective = params.of_round(name)
         extra = {"round": name, "depth": params.depth(name), "compute": effective.compute.that_decides()}
+        if "vllm" in cls.model_fields:  # null where it has no effect, so that a change of it reruns nothing
+            extra["vllm"] = effective.vllm if getattr(effective, cls.stage).engine == "vllm" else None
         if "parent" in cls.model_fields:
             extra["parent"] = params.all_rounds[name].parent
         values = {f: extra[f] if f in extra else getattr(effective, f) for f in cls.model_fields}
@@ -62,6 +64,7 @@ class RolloutSettings(StageSettings):
     date: str | None
     special_tokens: str
     rollout: Rollout
+    vllm: Vllm | None
     compute: Compute
 
 
@@ -129,6 +132,7 @@ class EvaluateSettings(StageSettings):
     max_prompt_tokens: int
     stop_tokens: list[str]
     evaluate: Evaluate
+    vllm: Vllm | None
     reward: Reward
     compute: Compute
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ...compute.machine import Machine
 from ...errors import PipelineError
-from ...observe.run_record import PACKAGES, version_of
+from ...observe.run_record import PACKAGES, VLLM, version_of
 from ...storage.code_fingerprint import PACKAGE, stages_folder
 
 DECIDES = ("device", "dtype", "threads", "instructions", "kernels", "GPU")  # as Machine.decides has them
@@ -52,7 +52,7 @@ def identity_here(sign: Path, machine: Machine | None = None) -> Identity:
         read: str | None = sign.read_text(encoding="utf-8")
     except OSError:
         read = None
-    versions = {"python": platform.python_version()} | {name: version_of(name) for name in (*PACKAGES, "ray")}
+    versions = {"python": platform.python_version()} | {name: version_of(name) for name in (*PACKAGES, "ray", *VLLM)}
     decides = () if machine is None else tuple(str(thing) for thing in machine.decides())
     return Identity(f"{socket.gethostname()} ({_address()})", read, _code(), versions, decides, os.getpid())
 

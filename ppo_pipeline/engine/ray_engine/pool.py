@@ -50,7 +50,7 @@ class RayPool:
 
     machine: Machine
 
-    def __init__(self, compute: Compute, workers: int, label: str) -> None:
+    def __init__(self, compute: Compute, workers: int, label: str, gpus: int = 1) -> None:
         self.label, self.stall = label, stall_seconds()
         self.compute = with_threads(compute)
         self.began = self.alive = time.perf_counter()
@@ -65,7 +65,7 @@ class RayPool:
         self.seen: dict[int, tuple[int, ...]] = {}  # counts of each task
         try:
             self.stack.enter_context(connected(workers * self.compute.threads))
-            self.needs: Needs = needs_of(self.compute, compute.threads, workers, label)
+            self.needs: Needs = needs_of(self.compute, compute.threads, workers, label, gpus)
             self.sign = self.stack.enter_context(sign_on_disk(FOLDER))
             self.driver = identity_here(self.sign)
             self.hands = [self._hire(number) for number in range(1, workers + 1)]

@@ -26,8 +26,8 @@ def with_threads(compute: Compute) -> Compute:
     return compute.model_copy(update={"threads": compute.threads or torch.get_num_threads()})
 
 
-def needs_of(compute: Compute, asked: int, workers: int, label: str) -> Needs:
-    """Return what each of `workers` takes: a GPU where the cluster has some and `compute.device` does not forbid it.
+def needs_of(compute: Compute, asked: int, workers: int, label: str, each: int = 1) -> Needs:
+    """Return what a worker takes: `each` GPUs where the cluster has some and `compute.device` does not forbid it.
 
     asked: compute.threads as the settings have it; label: of the stage. Raises PipelineError for a device that the
     cluster has not, and where torch's own choice of threads, which one process takes, would have workers of one
@@ -39,7 +39,7 @@ def needs_of(compute: Compute, asked: int, workers: int, label: str) -> Needs:
     if compute.device == "cuda" and not gpus:
         raise PipelineError("params.yaml: compute.device: cuda: the Ray cluster has no GPU; `ray status` shows it.")
     if gpus and compute.device != "cpu":
-        return Needs(asked or 1, 1)
+        return Needs(asked or 1, each)
     threads, cpus = compute.threads, os.cpu_count() or 1
     if workers * threads > cpus and len(_alive()) == 1:
         if not asked:

@@ -8,6 +8,7 @@ import torch
 
 from ...observe.counter import Counter
 from ...resume.snapshots import Snapshots
+from ...settings.sections import Vllm
 from ..request import Request
 from ..response import Response
 from ..truncation import Truncation
@@ -34,6 +35,7 @@ class Sampling:
 
     stop_tokens: that end a response besides the model's own. truncation: which tokens can be drawn; a request without
     uniform numbers is greedy whatever it says. batch_invariant: whether no batch may change a bit of a response.
+    max_prompt_tokens: no prompt has more; None: as many as the model takes. vllm: of that engine alone.
     """
 
     max_new_tokens: int
@@ -42,6 +44,13 @@ class Sampling:
     truncation: Truncation = field(default_factory=Truncation)
     stop_tokens: tuple[str, ...] = ()
     batch_invariant: bool = False
+    max_prompt_tokens: int | None = None
+    vllm: Vllm | None = None
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that the engine takes, where there are some."""
+        return self.vllm.tensor_parallel if self.vllm else 1
 
 
 class Engine(Protocol):
