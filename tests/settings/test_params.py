@@ -195,7 +195,18 @@ def test_all_mistakes_are_told_at_a_time(tmp_path: Path) -> None:
 
 
 DECLARED = {
-    "rollout": {"round", "parent", "depth", "seed", "chat_template", "date", "special_tokens", "rollout", "compute"},
+    "rollout": {
+        "round",
+        "parent",
+        "depth",
+        "seed",
+        "chat_template",
+        "date",
+        "special_tokens",
+        "rollout",
+        "vllm",
+        "compute",
+    },
     "reward": {"round", "threads", "reward"},
     "reference": {"round", "parent", "temperature", "reference", "compute"},
     "advantage": {"round", "parent", "advantage"},
@@ -219,6 +230,7 @@ DECLARED = {
         "max_prompt_tokens",
         "stop_tokens",
         "evaluate",
+        "vllm",
         "reward",
         "compute",
     },
@@ -239,6 +251,7 @@ def test_a_stage_s_file_has_its_own_sections_with_the_file_s_values(stage: str) 
         "depth": 2,
         "seed": DATA["seed"],
         "share_prefix": DATA["reference"]["share_prefix"],
+        "vllm": None,
         "whiten_minibatches": False,
         **{n: DATA["rollout"][n] for n in ("temperature", "max_prompt_tokens", "max_new_tokens", "stop_tokens")},
         **{n: DATA["prompts"][n] for n in ("chat_template", "date", "special_tokens")},

@@ -53,7 +53,7 @@ EXPECTED = {
     "rollout.shard_samples evaluate.shard_samples "
     "rule.tolerance rule.length_penalty rule.max_length_penalty http.retries",
     "a power of two": "update.gradient_groups",
-    "1 or more": "compute.workers policy.rank "
+    "1 or more": "compute.workers vllm.tensor_parallel policy.rank "
     "rollout.prompts_per_round rollout.samples_per_prompt rollout.max_prompt_tokens "
     "rollout.max_new_tokens rollout.top_k rollout.batch_size reference.batch_tokens advantage.kl_horizon "
     "update.schedule_rounds update.epochs update.minibatches update.microbatch_tokens evaluate.max_new_tokens "
@@ -61,7 +61,7 @@ EXPECTED = {
     "above 1": "update.dual_clip",
     "0 to 1": "prompts.heldout_fraction advantage.gamma advantage.lambda",
     "0 to below 1": "policy.dropout update.adam_beta1 update.adam_beta2",
-    "above 0 to 1": "rollout.top_p rollout.min_p",
+    "above 0 to 1": "rollout.top_p rollout.min_p vllm.gpu_memory",
 }
 RANGE_OF = {setting: name for name, settings in EXPECTED.items() for setting in settings.split()}
 
