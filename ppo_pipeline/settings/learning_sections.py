@@ -108,11 +108,11 @@ class Update(Section):
         "geometric_mask: the token's r, 0 where the response's geometric mean is beyond them; null: no weights"
     )
     rollout_correction_max: Above1 | None = Field(
-        description="Upper bound of rollout_correction, null where that is null. In use: 2 or 3; for token_mask 5; for "
+        description="Upper bound of rollout_correction, null where that is null. In use: 2 or 3, token_mask 5, "
         "geometric_mask 1.002"
     )
     rollout_correction_min: BetweenZeroAndOne | None = Field(
-        description="Lower bound of rollout_correction; null: none. In use: for token_mask 0.5; for geometric_mask 0.999"
+        description="Lower bound of rollout_correction; null: none. In use: token_mask 0.5, geometric_mask 0.999"
     )
     kl_loss_coef: NonNegative = Field(description="Factor of the KL from the base as a term of the loss; 0: none")
     kl_loss_estimator: Literal["k2", "k3"] = Field(
