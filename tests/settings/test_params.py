@@ -50,6 +50,12 @@ def test_the_committed_file_loads_and_every_round_has_settings_for_every_stage()
         ("update.lr", "1e-5", r"update\.lr: .*found '1e-5'.* without quotes and with a decimal point: 1e-05"),
         ("update.lr", 0, r"update\.lr: input should be greater than 0, found 0"),
         ("update.epochs", 1.5, r"update\.epochs: input should be a valid integer"),
+        (
+            "update.rollout_correction", 2.0,
+            r"set rollout_correction: token_truncate and rollout_correction_max: 2\.0, found 2\.0",
+        ),
+        ("update.rollout_correction", "icepop", r"update\.rollout_correction: .*'token_mask'.*found 'icepop'"),
+        ("update.rollout_correction", True, r"update\.rollout_correction: .*'token_mask'.*found True"),
         ("update.epochs", True, r"update\.epochs: input should be a valid integer"),
         ("advantage.gamma", 1.1, r"advantage\.gamma: input should be less than or equal to 1"),
         ("advantage.kl_estimator", "k4", r"advantage\.kl_estimator: .*'k1', 'k2' or 'k3'"),
