@@ -39,4 +39,4 @@ def answer(load: Callable[..., Sampler]) -> None:
         started, cpu = time.perf_counter(), time.process_time()
         tokens = found.sample(int(line))
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-        print(json.dumps({"seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3), "tokens": tokens}), file=told)
+        print(json.dumps({"seconds": round(seconds, 6), "cpu_seconds": round(cpu, 3), "tokens": tokens}), file=told)

@@ -1,6 +1,6 @@
 """transformers' continuous batching (`generate_batch`), logprobs included, its cache kept between the turns.
 
-Without a number of blocks it takes 60 % of a CPU's free memory for its cache; here it has room for all prompts at once.
+Without a number of blocks its cache takes up to 60 % of the machine's memory; here it has room for all prompts at once.
 On CPUs its attention is sdpa: one product over the keys of all sequences, with a mask that keeps them apart.
 """
 
@@ -19,9 +19,9 @@ def load(work: Work) -> Sampler:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(work.base, dtype=getattr(torch, work.dtype)).to(device).eval()
     ids = prompt_ids(tokenizer, work.count)
-    settings = ContinuousBatchingConfig(return_logprobs=True, seed=0)
+    settings = ContinuousBatchingConfig(return_logprobs=True, seed=0, safety_margin=0.0)
     pages = math.ceil((max(map(len, ids)) + work.new_tokens) / settings.page_size)
-    settings.num_blocks = (pages + 1) * work.count
+    settings.num_blocks = pages * work.count
     how = GenerationConfig(
         do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=work.new_tokens,
         eos_token_id=model.generation_config.eos_token_id, pad_token_id=tokenizer.pad_token_id,
