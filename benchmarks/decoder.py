@@ -30,9 +30,8 @@ def run(base: Path, vllm: Path = VLLM, cases: tuple[tuple[int, int, int], ...] =
         what = f"{count} prompts x {tokens} tokens, {dtype}"
         rows += [row(what, one, other, found, AIMS.get(count) if other == GENERATE else None) for one, other in pairs]
         if not vllm.exists():
-            rows.append(
-                {"what": f"sampling, {what}", "ours": told(OWN, found), "peer": "vLLM not installed: make vllm"}
-            )
+            missing = f"vLLM not installed: make vllm ({vllm} is not there)"
+            rows.append({"what": f"sampling, {what}", "ours": told(OWN, found), "peer": missing})
     return rows
 
 
