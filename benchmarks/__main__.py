@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from .decoder import VLLM
 from .machine import limits
 
 NAMES = ("decoder", "whole_round", "notebooks")
@@ -21,12 +22,15 @@ SLOW = ("rounds", "growth", "flips", "invariant", "workers")  # only by name
               show_default=True, help="The packaged model's folder; `dvc repro base` makes it.")  # fmt: skip
 @click.option("--json", "target", type=click.Path(path_type=Path), default=Path("benchmarks/results/latest.json"),
               show_default=True)  # fmt: skip
-def main(names: tuple[str, ...], base: Path, target: Path) -> None:
+@click.option("--vllm", type=click.Path(path_type=Path), default=VLLM, show_default=True, envvar="BENCH_VLLM",
+              show_envvar=True, help="The interpreter that has vLLM; `make vllm` makes it.")  # fmt: skip
+def main(names: tuple[str, ...], base: Path, target: Path, vllm: Path) -> None:
     """Run the benchmarks named, one after the other, beside their peers; without a name all but the slow ones."""
     machine = limits()
     rows: list[dict[str, Any]] = []
     for name in names or NAMES:
-        rows += importlib.import_module(f"benchmarks.{name}").run(base)
+        more = {"vllm": vllm} if name == "decoder" else {}
+        rows += importlib.import_module(f"benchmarks.{name}").run(base, **more)
         target.parent.mkdir(parents=True, exist_ok=True)  # after each, so that a break loses one benchmark only
         target.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n", encoding="utf-8")
     table = Table(title=", ".join(f"{key} {value}" for key, value in machine.items() if value is not None))

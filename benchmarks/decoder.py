@@ -1,26 +1,62 @@
-"""The decoder against transformers' generate: useful tokens per second."""
+"""The decoder beside transformers' generate and continuous batching, and vLLM: useful tokens per second, in turns."""
 
 from pathlib import Path
 from typing import Any
 
-from .measuring import measured, module
+import torch
+
+from ppo_pipeline.compute.device import has_fast_bf16
+
+from .measuring import module
+from .turns import side_by_side
+
+VLLM = Path(".venv-vllm/bin/python")  # `make vllm`
+CASES = ((128, 128, 3), (1, 128, 9))  # prompts, tokens, turns
+OWN, ENGINE, ALIKE, FASTEST = "own decoder", "vLLM by our engine", "vLLM, its own draw", "vLLM as it comes"
+GENERATE, BATCHING = "generate", "continuous batching"
+AIMS = {128: 8.0, 1: 1.0}  # over generate, by the number of prompts
 
 
-def run(base: Path, passes: int = 2) -> list[dict[str, Any]]:
-    """Return rows for batch 128 and batch 1, 128 new tokens each."""
+def run(base: Path, vllm: Path = VLLM, cases: tuple[tuple[int, int, int], ...] = CASES) -> list[dict[str, Any]]:
+    """Return for each case rows of the decoder against each peer, and of vLLM by our engine against vLLM alone.
+
+    vllm: the interpreter of an environment with vLLM; where there is none, one row says so.
+    """
+    dtype = "bfloat16" if has_fast_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu")) else "float32"
     rows = []
-    for count, tokens in ((128, 128), (1, 128)):
-        arguments = (base, count, tokens, passes if count > 1 else 3 * passes)
-        ours = measured(module("benchmarks.peers.ours_decoder", *arguments))
-        peer = measured(module("benchmarks.peers.generate", *arguments))
-        rows.append(
-            {
-                "what": f"decoder, {count} prompts x {tokens} tokens, bf16",
-                "ours": f"{ours['tokens_per_second']:,.0f} tokens/s, {ours['peak_gb']} GB",
-                "peer": f"generate: {peer['tokens_per_second']:,.0f} tokens/s, {peer['peak_gb']} GB",
-                "ratio": round(ours["tokens_per_second"] / peer["tokens_per_second"], 2),
-                "target": 8.0 if count > 1 else 1.0,
-                "figures": {"ours": ours, "peer": peer},
-            }
-        )
+    for count, tokens, turns in cases:
+        found = side_by_side(commands((base.absolute(), count, tokens, dtype), vllm), turns)
+        pairs = [(OWN, peer) for peer in found if peer != OWN] + [(ENGINE, ALIKE)] * (ENGINE in found)
+        what = f"{count} prompts x {tokens} tokens, {dtype}"
+        rows += [row(what, one, other, found, AIMS.get(count) if other == GENERATE else None) for one, other in pairs]
+        if not vllm.exists():
+            missing = f"vLLM not installed: make vllm ({vllm} is not there)"
+            rows.append({"what": f"sampling, {what}", "ours": told(OWN, found), "peer": missing})
     return rows
+
+
+def commands(arguments: tuple[object, ...], vllm: Path) -> dict[str, list[str]]:
+    """Return the processes to measure, in the order of their turns: those of vLLM between the others."""
+    found = {OWN: module("benchmarks.peers.engine", *arguments, "own")}
+    if vllm.exists():
+        python = str(vllm.absolute())  # not resolved: a virtual environment's interpreter is a link
+        found[ENGINE] = module("benchmarks.peers.engine", *arguments, "vllm", python=python)
+        found[ALIKE] = module("benchmarks.peers.vllm_plain", *arguments, "alike", python=python)
+        found[FASTEST] = module("benchmarks.peers.vllm_plain", *arguments, "fastest", python=python)
+    found[GENERATE] = module("benchmarks.peers.generate", *arguments)
+    found[BATCHING] = module("benchmarks.peers.continuous_batching", *arguments)
+    return found
+
+
+def row(what: str, one: str, other: str, found: dict[str, dict[str, Any]], aim: float | None) -> dict[str, Any]:
+    """Return a row of one against another."""
+    ratio = found[one]["tokens_per_second"] / found[other]["tokens_per_second"]
+    cells = {"what": f"sampling, {what}", "ours": told(one, found), "peer": told(other, found)}
+    figures = {"figures": {one: found[one], other: found[other]}}
+    return {**cells, "ratio": round(ratio, 2), **({"target": aim} if aim else {}), **figures}
+
+
+def told(name: str, found: dict[str, dict[str, Any]]) -> str:
+    """Return the figures of one, for a cell."""
+    f = found[name]
+    return f"{name}: {f['tokens_per_second']:,.0f} tokens/s, {f['peak_gb']} GB, loads in {f['load_seconds']:.0f} s"

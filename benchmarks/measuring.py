@@ -12,9 +12,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def environment() -> dict[str, str]:
-    """Return the environment for children: this interpreter's programs, no network, no usage reports."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def environment(python: str = sys.executable) -> dict[str, str]:
+    """Return the environment for children: an interpreter's programs, no network, no usage reports."""
+    path = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
     extra = {"PATH": path, "HF_HUB_OFFLINE": "1", "DVC_NO_ANALYTICS": "1", "CI": "true"}
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, **extra, "PYTHONPATH": os.pathsep.join(paths)}
@@ -35,13 +35,17 @@ def measured(command: list[str], folder: Path = ROOT) -> dict[str, Any]:
         text = out.read()
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{text[-3000:]}")
-    scale = 1 if sys.platform == "darwin" else 1024
-    found = {"seconds": round(seconds, 3), "peak_gb": round(usage.ru_maxrss * scale / 1e9, 2)}
+    found = {"seconds": round(seconds, 3), "peak_gb": peak_gb(usage)}
     found["cpu_seconds"] = round(usage.ru_utime + usage.ru_stime, 3)  # of its own processes too
     last = text.strip().splitlines()[-1] if text.strip() else ""
     return found | (json.loads(last) if last.startswith("{") else {})
 
 
-def module(name: str, *arguments: object) -> list[str]:
-    """Return the command that runs a module of this project."""
-    return [sys.executable, "-m", name, *map(str, arguments)]
+def peak_gb(usage: Any) -> float:
+    """Return the most memory that a process had which has ended (its largest one, where it had some of its own)."""
+    return round(usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9, 2)
+
+
+def module(name: str, *arguments: object, python: str = sys.executable) -> list[str]:
+    """Return the command that runs a module of this project, by this interpreter or another one."""
+    return [python, "-m", name, *map(str, arguments)]
