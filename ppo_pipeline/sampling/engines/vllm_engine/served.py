@@ -1,9 +1,11 @@
 """vLLM with a model loaded, within this process, until nothing uses it."""
 
+import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
@@ -32,18 +34,27 @@ INVARIANT_FROM = (9, 0)  # compute capability of the GPUs on which vLLM can comp
 
 
 class Served:
-    """A vLLM and what it was made of. room: the largest rank of LoRA that it takes; 0: none.
+    """A vLLM and what it was made of. room: the largest rank of LoRA that it takes; 0: none. broken: it cannot go on.
 
     An engine of the base and one of an adapter share one, where both are in use.
     """
 
     def __init__(self, folder: Path, model: Model, sampling: Sampling, room: int, positions: int | None) -> None:
-        self.room, self.adapters = room, 0
+        self.room, self.adapters, self.broken = room, 0, False
         self.llm = _load(folder, model, sampling, room, positions)
 
-    def __del__(self) -> None:
-        """Give back the memory, a GPU's too: reward models may come next."""
-        if sys.is_finalizing() or not hasattr(self, "llm"):
+    @contextmanager
+    def unbroken(self) -> Iterator[None]:
+        """Within the block it answers; what breaks off, as Ctrl-C does, leaves it with requests half done."""
+        if self.broken:
+            raise RuntimeError("An earlier call of this vLLM was broken off; open the engine anew.")
+        self.broken = True
+        yield
+        self.broken = False
+
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        """Give back the memory, a GPU's too: reward models may come next. ending: as a process does, without `sys`."""
+        if ending() or not hasattr(self, "llm"):
             return
         from vllm.distributed import cleanup_dist_env_and_memory
 
@@ -62,7 +73,7 @@ def served(folder: Path, model: Model, sampling: Sampling, rank: int, positions:
     """
     key = (folder, model.device, model.dtype, sampling)
     found = _in_use.get(key)
-    if found is None or found.room < rank:
+    if found is None or found.broken or found.room < rank:
         room = next(allowed for allowed in (0, *RANKS) if allowed >= rank)
         _in_use[key] = found = Served(folder, model, sampling, room, positions)
     return found
@@ -91,6 +102,7 @@ def _load(folder: Path, model: Model, s: Sampling, room: int, positions: int | N
                 skip_tokenizer_init=True,
                 trust_remote_code=code_allowed(read_source(folder)),
                 dtype=str(model.dtype).removeprefix("torch."),
+                load_format="safetensors",  # nothing pickled
                 max_model_len=min((n for n in (positions, asked) if n is not None), default=None),
                 max_num_seqs=s.batch_size,
                 tensor_parallel_size=how.tensor_parallel,
@@ -117,11 +129,23 @@ def _import(model: Model, cpu: bool) -> None:
     os.environ |= {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
     if not cpu and torch.cuda.get_device_capability(model.device) >= INVARIANT_FROM:
         os.environ.setdefault("VLLM_BATCH_INVARIANT", "1")
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # it warns before it reads VLLM_LOGGING_LEVEL
     with told("engine: vllm: vLLM does not import here (docs/vllm.md says what it needs)"):
-        import vllm  # noqa: F401
-        from vllm.platforms import current_platform
+        # In a thread: it keeps errors that it has met meanwhile, with their frames, and all frames below those. In this
+        # one they would keep their caller's engine in memory for ever.
+        with ThreadPoolExecutor(1) as thread:
+            current_platform = thread.submit(_first_import).result()
     if current_platform.is_cpu() != cpu:
         raise PipelineError(
             f"engine: vllm: compute.device is {model.device.type} here, and the vLLM that is installed is built for "
             f"{current_platform.device_type or 'no device here'}; install the other one, or set the engine to own."
         )
+
+
+def _first_import() -> Any:
+    """Import what takes vLLM's parts along; return what it says of the machine."""
+    from vllm import LLM, SamplingParams  # noqa: F401
+    from vllm.lora.request import LoRARequest  # noqa: F401
+    from vllm.platforms import current_platform
+
+    return current_platform
