@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from ray_cluster import find_the_tests, kill_one_worker, running_cluster
+from served_models import needs_vllm, save_served
 from stage_runs import Stages
-from vllm_models import needs_vllm, save_served
 
 from ppo_pipeline.engine.where import ENGINE, WORKERS
 from ppo_pipeline.sampling.generate import Sampling
@@ -25,6 +25,11 @@ SHARDS = 4
 
 two_nodes = pytest.fixture(scope="module")(running_cluster)
 workers_find_the_tests = pytest.fixture(autouse=True)(find_the_tests)
+
+
+@pytest.fixture(autouse=True)
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB, of this process and of each worker
 
 
 def with_vllm(params: Any) -> None:

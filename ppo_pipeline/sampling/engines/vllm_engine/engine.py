@@ -62,12 +62,13 @@ class VllmEngine:
         counter = counter or Counter(len(requests))
         from .draw import begin, found
 
-        llm, longest = self.served.llm, self.sampling.max_new_tokens
+        longest = self.sampling.max_new_tokens
         uniforms = None
         if requests[0].uniforms is not None:
             uniforms = np.stack([request.uniforms[:longest] for request in requests])  # type: ignore[index]
         ids: dict[int, list[int]] = {}
-        with self.served.unbroken(), told(f"{self.folder}: vLLM cannot answer with this model; set the engine to own"):
+        told_so = told(f"{self.folder}: vLLM cannot answer with this model; set the engine to own")
+        with self.served.answering() as llm, told_so:
             llm.reset_prefix_cache()  # what earlier requests left there chooses no bit
             llm.collective_rpc(begin, args=(len(requests), longest, uniforms))
             for number, request in enumerate(requests):
@@ -82,12 +83,13 @@ class VllmEngine:
         return [self._response(ids[n], *(column[n, : len(ids[n])] for column in columns)) for n in range(len(requests))]
 
     def _response(self, ids: list[int], drawn: Any, logprobs: Any, kept_mass: Any) -> Response:
-        """Return a response; raise where vLLM's tokens are not those that were drawn for it."""
+        """Return a response; raise where vLLM's tokens are not those that were drawn for it, or fewer."""
         if not np.isfinite(logprobs).all():
             raise PipelineError(f"{self.folder}: the policy gives logits that are no numbers; its weights are damaged.")
-        if not ids or drawn.tolist() != ids:
+        reason = "stop" if ids and ids[-1] in self.stop_ids else "length"
+        whole = reason == "stop" or len(ids) == self.sampling.max_new_tokens
+        if not whole or drawn.tolist() != ids:
             raise RuntimeError("vLLM gave other tokens than were drawn: its sampler is not as this engine knows it.")
-        reason = "stop" if ids[-1] in self.stop_ids else "length"
         return Response(ids, logprobs.tolist(), kept_mass.tolist(), reason)
 
     def _params(self, number: int) -> Any:

@@ -21,7 +21,7 @@ from ....settings.sections import Vllm
 from ..engine import Model, Sampling
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of LoRA, that vLLM has room for
-CPU_CACHE = 2 << 30  # bytes for keys and values; sequences that find no room wait
+CPU_CACHE = 2 << 30  # bytes for keys and values, unless VLLM_CPU_KVCACHE_SPACE is set; what finds no room there waits
 DEFAULT = Vllm(tensor_parallel=1, gpu_memory=0.9)
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: its memory goes when the stage ends
@@ -34,33 +34,50 @@ INVARIANT_FROM = (9, 0)  # compute capability of the GPUs on which vLLM can comp
 
 
 class Served:
-    """A vLLM and what it was made of. room: the largest rank of LoRA that it takes; 0: none. broken: it cannot go on.
+    """A vLLM and what it was made of. room: the largest rank of LoRA that it takes; 0: none. llm: None once closed.
 
     An engine of the base and one of an adapter share one, where both are in use.
     """
 
+    open = 0  # those of this process, which have one state of vLLM's for what they are spread over
+
     def __init__(self, folder: Path, model: Model, sampling: Sampling, room: int, positions: int | None) -> None:
-        self.room, self.adapters, self.broken = room, 0, False
-        self.llm = _load(folder, model, sampling, room, positions)
+        self.room, self.adapters = room, 0
+        self.llm: Any = None
+        Served.open += 1  # before it loads: another may be closed meanwhile
+        try:
+            self.llm = _load(folder, model, sampling, room, positions)
+        except BaseException:
+            Served.open -= 1
+            raise
 
     @contextmanager
-    def unbroken(self) -> Iterator[None]:
-        """Within the block it answers; what breaks off, as Ctrl-C does, leaves it with requests half done."""
-        if self.broken:
+    def answering(self) -> Iterator[Any]:
+        """Yield vLLM. Where the block breaks off, as with Ctrl-C, requests are half done: it is closed."""
+        if self.llm is None:
             raise RuntimeError("An earlier call of this vLLM was broken off; open the engine anew.")
-        self.broken = True
-        yield
-        self.broken = False
+        try:
+            yield self.llm
+        except BaseException:
+            self.close()
+            raise
 
-    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        """Give back the memory, a GPU's too: reward models may come next. ending: as a process does, without `sys`."""
-        if ending() or not hasattr(self, "llm"):
+    def close(self) -> None:
+        """Give back the memory, a GPU's too: reward models may come next."""
+        if self.llm is None:
             return
         from vllm.distributed import cleanup_dist_env_and_memory
 
         self.llm.llm_engine.engine_core.shutdown()
-        del self.llm
-        cleanup_dist_env_and_memory()
+        self.llm = None
+        Served.open -= 1
+        if not Served.open:
+            cleanup_dist_env_and_memory()
+
+    def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        """Close it. ending: whether the process ends, which does so by itself; its modules are emptied then."""
+        if not ending():
+            self.close()
 
 
 _in_use: WeakValueDictionary[tuple[Any, ...], Served] = WeakValueDictionary()
@@ -73,7 +90,7 @@ def served(folder: Path, model: Model, sampling: Sampling, rank: int, positions:
     """
     key = (folder, model.device, model.dtype, sampling)
     found = _in_use.get(key)
-    if found is None or found.broken or found.room < rank:
+    if found is None or found.llm is None or found.room < rank:
         room = next(allowed for allowed in (0, *RANKS) if allowed >= rank)
         _in_use[key] = found = Served(folder, model, sampling, room, positions)
     return found

@@ -57,3 +57,35 @@ def save_adapter(base: Path, folder: Path, seed: int = 1, **settings: Any) -> Pa
             layer.lora_B.normal_(std=0.3)
     save_policy(Policy(model, layers), adapter_config(s, str(base), layers, model), folder)
     return folder
+
+
+def opened(name: str, base: Path, policy: Path | None = None, **sampling: Any) -> Any:
+    """Return the engine of this name, on one CPU in fp32; 20 new tokens, 8 at a time unless `sampling` says."""
+    import torch
+
+    from ppo_pipeline.sampling.generate import Model, Sampling, open_engine
+
+    how = Sampling(**{"max_new_tokens": 20, "batch_size": 8, **sampling})
+    return open_engine(Model(base, tiny_tokenizer(), policy, torch.device("cpu"), torch.float32), how, name)
+
+
+def random_requests(count: int = 12, shortest: int = 3, longest: int = 40, new_tokens: int = 20) -> list[Any]:
+    """Return requests with random prompts of such lengths."""
+    import numpy as np
+
+    from ppo_pipeline.sampling.request import Request
+    from ppo_pipeline.sampling.streams import uniforms
+
+    numbers = np.random.default_rng(0)
+    lengths = numbers.integers(shortest, longest, count)
+    return [Request(numbers.integers(0, 256, n).tolist(), uniforms(0, f"{i}", new_tokens)) for i, n in enumerate(lengths)]
+
+
+def assert_same_draws(found: list[Any], expected: list[Any]) -> None:
+    """Compare responses: ids and ends are equal, numbers nearly."""
+    import numpy as np
+
+    assert [(r.ids, r.finish_reason) for r in found] == [(r.ids, r.finish_reason) for r in expected]
+    for what in ("logprobs", "kept_mass"):
+        both = [np.concatenate([getattr(r, what) for r in side]) for side in (found, expected)]
+        np.testing.assert_allclose(*both, atol=1e-4, err_msg=what)
