@@ -77,8 +77,8 @@ def random_requests(count: int = 12, shortest: int = 3, longest: int = 40, new_t
     from ppo_pipeline.sampling.streams import uniforms
 
     numbers = np.random.default_rng(0)
-    lengths = numbers.integers(shortest, longest, count)
-    return [Request(numbers.integers(0, 256, n).tolist(), uniforms(0, f"{i}", new_tokens)) for i, n in enumerate(lengths)]
+    prompts = [numbers.integers(0, 256, n).tolist() for n in numbers.integers(shortest, longest, count)]
+    return [Request(ids, uniforms(0, f"{i}", new_tokens)) for i, ids in enumerate(prompts)]
 
 
 def assert_same_draws(found: list[Any], expected: list[Any]) -> None:

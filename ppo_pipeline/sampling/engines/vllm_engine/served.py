@@ -23,9 +23,11 @@ from ..engine import Model, Sampling
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of LoRA, that vLLM has room for
 CPU_CACHE = 2 << 30  # bytes for keys and values, unless VLLM_CPU_KVCACHE_SPACE is set; what finds no room there waits
 DEFAULT = Vllm(tensor_parallel=1, gpu_memory=0.9)
-ENVIRONMENT = {
+NEEDED = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: its memory goes when the stage ends
     "VLLM_USE_V2_MODEL_RUNNER": "0",  # the first one has the logits processors that draw.py is
+}
+ENVIRONMENT = {  # unless it is set
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # compute.threads says how many, and other workers have theirs
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -68,11 +70,14 @@ class Served:
             return
         from vllm.distributed import cleanup_dist_env_and_memory
 
-        self.llm.llm_engine.engine_core.shutdown()
-        self.llm = None
         Served.open -= 1
-        if not Served.open:
-            cleanup_dist_env_and_memory()
+        client, self.llm = self.llm.llm_engine.engine_core, None
+        if Served.open:  # all of the shutdown would take from the others what they share
+            client.engine_core.model_executor.shutdown()
+            return
+        client.shutdown()
+        del client
+        cleanup_dist_env_and_memory()
 
     def __del__(self, ending: Callable[[], bool] = sys.is_finalizing) -> None:
         """Close it. ending: whether the process ends, which does so by itself; its modules are emptied then."""
@@ -143,15 +148,15 @@ def _load(folder: Path, model: Model, s: Sampling, room: int, positions: int | N
 
 def _import(model: Model, cpu: bool) -> None:
     """Import vLLM; raise PipelineError where it does not come, or is built for another kind of device."""
-    os.environ |= {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
+    os.environ |= {name: value for name, value in ENVIRONMENT.items() if name not in os.environ} | NEEDED
     if not cpu and torch.cuda.get_device_capability(model.device) >= INVARIANT_FROM:
         os.environ.setdefault("VLLM_BATCH_INVARIANT", "1")
     logging.getLogger("vllm").setLevel(logging.ERROR)  # it warns before it reads VLLM_LOGGING_LEVEL
-    with told("engine: vllm: vLLM does not import here (docs/vllm.md says what it needs)"):
-        # In a thread: it keeps errors that it has met meanwhile, with their frames, and all frames below those. In this
-        # one they would keep their caller's engine in memory for ever.
-        with ThreadPoolExecutor(1) as thread:
-            current_platform = thread.submit(_first_import).result()
+    # In a thread: it keeps errors that it meets meanwhile, with their frames and all frames below those, which here
+    # would keep their caller's engine in memory for ever.
+    says = "engine: vllm: vLLM does not import here (docs/vllm.md says what it needs)"
+    with told(says), ThreadPoolExecutor(1) as thread:
+        current_platform = thread.submit(_first_import).result()
     if current_platform.is_cpu() != cpu:
         raise PipelineError(
             f"engine: vllm: compute.device is {model.device.type} here, and the vLLM that is installed is built for "
