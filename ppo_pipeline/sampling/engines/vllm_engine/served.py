@@ -72,7 +72,8 @@ class Served:
 
         Served.open -= 1
         client, self.llm = self.llm.llm_engine.engine_core, None
-        if Served.open:  # all of the shutdown would take from the others what they share
+        if Served.open:  # its whole shutdown would take from the others what they share
+            client._finalizer.detach()
             client.engine_core.model_executor.shutdown()
             return
         client.shutdown()
