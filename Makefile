@@ -56,7 +56,7 @@ $(VLLM)/installed: pyproject.toml setup.py constraints-vllm.txt
 	touch $@
 
 vllm-test: vllm
-	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/vllm
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/sampling/test_vllm_*.py
 
 # The newest versions that pyproject.toml allows, in an environment of their own: do the models still come out right?
 # torch alone stays as constrained: a plain newest one may be a build for CUDA, of gigabytes. Minutes; no part of .ci/run.

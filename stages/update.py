@@ -25,7 +25,11 @@ def run(name: str) -> None:
 def text_of(found: Updated, seconds: float) -> str:
     """Return the line of result."""
     texts = [f"{found.steps} steps in {seconds:.1f} s"]
-    for text, name in (("approxkl", "policy/approxkl"), ("clipped", "policy/clipfrac"), ("value loss", "loss/value")):
+    shown = {
+        "approxkl": "policy/approxkl", "clipped": "policy/clipfrac", "correction cut": "policy/correction_cut",
+        "value loss": "loss/value",
+    }  # fmt: skip
+    for text, name in shown.items():
         if name in found.numbers:
             texts.append(f"{text} {found.numbers[name]:.4f}")
     return ", ".join([*texts, "ended by target_kl"] if found.stopped else texts)

@@ -1,10 +1,11 @@
 """Updates by gradient groups, in this process or on processes of torch.distributed, and what came of them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from updating import TEMPERATURE, make_data, make_policy, make_targets, parameters_of, update_settings
+from updating import TEMPERATURE, make_data, make_policy, make_targets, parameters_of, update_settings, weights_of
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.checkpoint import TrainerState
@@ -25,6 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
     "values not learned": {"returns": False, "settings": {"weight_decay": 0.1}},
     "empty groups": {"count": 3},
     "sequence mean, whitened": {"settings": {"loss_normalization": "sequence_mean"}, "whiten": True},
+    "weighted": {"weights": True},
     "fp16": {"dtype": torch.float16, "scale": 2.0**40, "settings": {"epochs": 12}},
 }
 
@@ -40,6 +42,8 @@ def build(case: str, ranks: Ranks | None = None, tuning: str = "lora", **setting
     targets = make_targets(policy, data)
     if not options.get("returns", True):
         targets = targets.__class__(targets.old_logprobs, None, targets.advantages, None)
+    if options.get("weights"):
+        targets = replace(targets, weights=weights_of(data))
     dtype = options.get("dtype", torch.float32)
     policy.model.to(dtype)
     for layer in policy.all_layers():

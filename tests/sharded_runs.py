@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from updating import TEMPERATURE, make_data, make_policy, make_targets, parameters_of, update_settings
+from updating import TEMPERATURE, make_data, make_policy, make_targets, parameters_of, update_settings, weights_of
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.acceleration import accelerate_policy
@@ -39,6 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
     "groups": {"settings": {"gradient_groups": 8}},
     "clipping": {"settings": {"max_grad_norm": 0.01}},
     "sequence mean, whitened": {"settings": {"loss_normalization": "sequence_mean"}, "whiten": True},
+    "weighted": {"weights": True},
     "target kl": {"settings": {"target_kl": 0.002, "epochs": 4, "lr": 1e-3}},
     "bf16": {"dtype": torch.bfloat16},
 }
@@ -63,6 +64,8 @@ def build(case: str, ranks: Ranks, state: TrainerState | None = None, **settings
     made = {"architecture": options.get("architecture", "llama"), "critic": options.get("critic", "shared")}
     data = make_data(9)
     targets = make_targets(make_policy(**made, tuning="full"), data)
+    if options.get("weights"):
+        targets = replace(targets, weights=weights_of(data))
     policy = make_policy(**made, tuning="full")
     for model in (policy.model, *([policy.separate.model] if policy.separate else ())):
         model.to(options.get("dtype", torch.float32))

@@ -24,7 +24,8 @@ def update_settings(**changes: object) -> Update:
         "value_clip_range": 0.2, "value_coef": 0.1, "entropy_coef": 0.01, "max_grad_norm": 1.0,
         "lr_schedule": "constant", "warmup_rounds": 0,
         "schedule_rounds": None, "gradient_checkpointing": False, "clip_range_high": None, "dual_clip": None,
-        "loss_normalization": "token_mean", "target_kl": None, "rollout_correction": None, "kl_loss_coef": 0.0,
+        "loss_normalization": "token_mean", "target_kl": None, "kl_loss_coef": 0.0,
+        "rollout_correction": None, "rollout_correction_max": None, "rollout_correction_min": None,
         "kl_loss_estimator": "k3",
     }  # fmt: skip
     return Update(**{**values, **changes})
@@ -73,6 +74,12 @@ def make_targets(policy: Policy, data: Sampled) -> LossInputs:
     advantages = [torch.randn(len(r), generator=generator) for r in data.responses]
     returns = [torch.randn(len(r), generator=generator) for r in data.responses]
     return LossInputs(logprobs, values, advantages, None if values is None else returns)
+
+
+def weights_of(data: Sampled) -> list[torch.Tensor]:
+    """Return weights as of a rollout correction that masks: 0, or 0.8 to 1.5."""
+    waves = [1 + 0.5 * torch.cos(2.0 * torch.arange(len(r)) + i) for i, r in enumerate(data.responses)]
+    return [torch.where(wave < 0.8, 0.0, wave) for wave in waves]
 
 
 def run(policy: Policy, settings: Update, data: Sampled, targets: LossInputs, state: TrainerState | None = None):

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from .estimators import EstimatorName, whitening_fault
-from .sections import Above1, Below1, Count, NonNegative, Positive, Section, UnitInterval
+from .sections import Above1, Below1, BetweenZeroAndOne, Count, NonNegative, Positive, Section, UnitInterval
 
 
 class Advantage(Section):
@@ -57,6 +57,9 @@ class Advantage(Section):
         return self
 
 
+CorrectionForm = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "geometric_mask"]
+
+
 class Update(Section):
     """The PPO update."""
 
@@ -99,9 +102,17 @@ class Update(Section):
     target_kl: Positive | None = Field(
         description="The update ends before a step whose minibatch has an approxkl beyond this; null: never"
     )
-    rollout_correction: Positive | None = Field(
-        description="Each token's policy loss is weighted by its probability in the training forward over that in "
-        "sampling, at most this; null: not"
+    rollout_correction: CorrectionForm | None = Field(
+        description="Each token's policy loss is weighted by r, its probability in the training forward over that in "
+        "sampling, or by the response's, the product. truncate: r is clipped to the bounds; mask: 0 beyond them; "
+        "geometric_mask: the token's r, 0 where the response's geometric mean is beyond them; null: no weights"
+    )
+    rollout_correction_max: Above1 | None = Field(
+        description="Upper bound of rollout_correction, null where that is null. In use: 2 or 3, token_mask 5, "
+        "geometric_mask 1.002"
+    )
+    rollout_correction_min: BetweenZeroAndOne | None = Field(
+        description="Lower bound of rollout_correction; null: none. In use: token_mask 0.5, geometric_mask 0.999"
     )
     kl_loss_coef: NonNegative = Field(description="Factor of the KL from the base as a term of the loss; 0: none")
     kl_loss_estimator: Literal["k2", "k3"] = Field(
@@ -118,6 +129,28 @@ class Update(Section):
             raise ValueError(f"lr_schedule {self.lr_schedule} needs schedule_rounds")
         if self.schedule_rounds is not None and self.schedule_rounds <= self.warmup_rounds:
             raise ValueError("schedule_rounds must be more than warmup_rounds")
+        return self
+
+    @field_validator("rollout_correction", mode="before")
+    @classmethod
+    def _correction_is_no_number(cls, value: object) -> object:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            raise ValueError(
+                "a number was the bound of what is called token_truncate now; set rollout_correction: token_truncate "
+                f"and rollout_correction_max: {value}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _correction_has_its_bounds(self) -> "Update":
+        form, high, low = self.rollout_correction, self.rollout_correction_max, self.rollout_correction_min
+        if form is None and (high is not None or low is not None):
+            raise ValueError(
+                "rollout_correction_max and rollout_correction_min need a rollout_correction; set them to null, or it "
+                "to one of its forms"
+            )
+        if form is not None and high is None:
+            raise ValueError(f"rollout_correction: {form} needs rollout_correction_max, an upper bound such as 2.0")
         return self
 
     @field_validator("gradient_groups")

@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..errors import PipelineError
 from ..maths.masked import whiten
+from ..maths.rollout_correction import correction_weights
 from ..settings.learning_sections import Update
 from .data import split
 
@@ -59,25 +61,47 @@ class LossInputs:
         return replace(self, advantages=advantages)
 
 
-def sampling_weights(policy: list[Tensor], sampler: list[Tensor], kept: list[Tensor], cap: float) -> list[Tensor]:
-    """Return min(p / q, cap) per token: p by the training forward, q what the token was drawn with.
+def sampling_weights(
+    policy: list[Tensor], sampler: list[Tensor], kept: list[Tensor], s: Update
+) -> tuple[list[Tensor], dict[str, float]]:
+    """Return the weights of update.rollout_correction per token, and metrics: means over the round's tokens.
 
     policy, sampler: logprobs by the training forward and by the sampler. kept: mass that truncated sampling chose
-    from, so that q = exp(sampler) / kept. Truncated importance sampling (Ionides 2008; for this use Yao et al. 2025,
-    "Your efficient RL framework secretly brings you off-policy RL training").
+    from, so that a token was drawn with q = exp(sampler) / kept. Raises PipelineError where no token keeps a weight.
     """
-    return [torch.exp(p - q + k.log()).clamp(max=cap) for p, q, k in zip(policy, sampler, kept, strict=True)]
+    form, low, high = s.rollout_correction, s.rollout_correction_min, s.rollout_correction_max
+    assert form is not None and high is not None, "Update sees to it"
+    found = [
+        correction_weights(p.double() - q.double() + k.double().log(), form, low, high)
+        for p, q, k in zip(policy, sampler, kept, strict=True)
+    ]
+    weights, outside = [w.float() for w, _ in found], torch.cat([o for _, o in found])
+    flat = torch.cat(weights)
+    if not flat.any():
+        raise PipelineError(
+            f"params.yaml: update.rollout_correction: {form} gives each of the round's {len(flat)} tokens weight 0, "
+            "and the policy would learn nothing. Widen rollout_correction_min and rollout_correction_max, or set "
+            "token_truncate. Under rollout.top_k, top_p and min_p a token's ratio is below 1 most of the time, and the "
+            "product over a response far below."
+        )
+    mean, cut = flat.double().mean().item(), outside.double().mean().item()
+    return weights, {"policy/correction_mean": mean, "policy/correction_cut": cut}
 
 
-def loss_inputs_of(rollouts: pa.Table, reference: pa.Table, advantages: pa.Table, s: Update) -> LossInputs:
-    """Return what the update learns from of a round's tables; columns that these settings do not use are None."""
+def loss_inputs_of(
+    rollouts: pa.Table, reference: pa.Table, advantages: pa.Table, s: Update
+) -> tuple[LossInputs, dict[str, float]]:
+    """Return what the update learns from of a round's tables, and metrics of the rollout correction.
+
+    Columns that these settings do not use are None.
+    """
     learns_values = not advantages.column("returns").null_count and not reference.column("values").null_count
     policy = split(reference, "policy_logprobs")
-    weights = None
+    weights, metrics = None, dict[str, float]()
     if s.rollout_correction is not None:
         sampler, kept = split(rollouts, "rollout_logprobs"), split(rollouts, "kept_mass")
-        weights = sampling_weights(policy, sampler, kept, s.rollout_correction)
-    return LossInputs(
+        weights, metrics = sampling_weights(policy, sampler, kept, s)
+    inputs = LossInputs(
         policy,
         split(reference, "values") if learns_values else None,
         split(advantages, "advantages"),
@@ -85,3 +109,4 @@ def loss_inputs_of(rollouts: pa.Table, reference: pa.Table, advantages: pa.Table
         split(reference, "reference_logprobs") if s.kl_loss_coef else None,
         weights,
     )
+    return inputs, metrics

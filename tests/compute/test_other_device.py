@@ -180,7 +180,8 @@ def test_all_stages_of_a_round_run_there(
         if kind == "full":
             params["policy"].update(tuning="full", critic="separate")
             params["rollout"].update(top_p=0.9, top_k=50, min_p=0.01)
-            params["update"].update(kl_loss_coef=0.1, rollout_correction=2.0, loss_normalization="sequence_mean")
+            params["update"].update(kl_loss_coef=0.1, loss_normalization="sequence_mean")
+            params["update"].update(rollout_correction="token_truncate", rollout_correction_max=2.0)
 
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()

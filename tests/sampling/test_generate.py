@@ -58,7 +58,7 @@ class Echo:
 def test_another_engine_is_a_class_behind_the_same_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = Stages(tmp_path, lambda params: None)
     project.run("init")
-    monkeypatch.setitem(generate.ENGINES, "decoder", Echo)
+    monkeypatch.setitem(generate.ENGINES, "own", Echo)
     project.run("rollout", "r001")
     project.run("baseline")
     ids, prompts = (project.column("r001/rollouts.parquet", name) for name in ("response_ids", "prompt_ids"))

@@ -50,6 +50,12 @@ def test_the_committed_file_loads_and_every_round_has_settings_for_every_stage()
         ("update.lr", "1e-5", r"update\.lr: .*found '1e-5'.* without quotes and with a decimal point: 1e-05"),
         ("update.lr", 0, r"update\.lr: input should be greater than 0, found 0"),
         ("update.epochs", 1.5, r"update\.epochs: input should be a valid integer"),
+        (
+            "update.rollout_correction", 2.0,
+            r"set rollout_correction: token_truncate and rollout_correction_max: 2\.0, found 2\.0",
+        ),
+        ("update.rollout_correction", "icepop", r"update\.rollout_correction: .*'token_mask'.*found 'icepop'"),
+        ("update.rollout_correction", True, r"update\.rollout_correction: .*'token_mask'.*found True"),
         ("update.epochs", True, r"update\.epochs: input should be a valid integer"),
         ("advantage.gamma", 1.1, r"advantage\.gamma: input should be less than or equal to 1"),
         ("advantage.kl_estimator", "k4", r"advantage\.kl_estimator: .*'k1', 'k2' or 'k3'"),
@@ -195,7 +201,18 @@ def test_all_mistakes_are_told_at_a_time(tmp_path: Path) -> None:
 
 
 DECLARED = {
-    "rollout": {"round", "parent", "depth", "seed", "chat_template", "date", "special_tokens", "rollout", "compute"},
+    "rollout": {
+        "round",
+        "parent",
+        "depth",
+        "seed",
+        "chat_template",
+        "date",
+        "special_tokens",
+        "rollout",
+        "vllm",
+        "compute",
+    },
     "reward": {"round", "threads", "reward"},
     "reference": {"round", "parent", "temperature", "reference", "compute"},
     "advantage": {"round", "parent", "advantage"},
@@ -219,6 +236,7 @@ DECLARED = {
         "max_prompt_tokens",
         "stop_tokens",
         "evaluate",
+        "vllm",
         "reward",
         "compute",
     },
@@ -239,6 +257,7 @@ def test_a_stage_s_file_has_its_own_sections_with_the_file_s_values(stage: str) 
         "depth": 2,
         "seed": DATA["seed"],
         "share_prefix": DATA["reference"]["share_prefix"],
+        "vllm": None,
         "whiten_minibatches": False,
         **{n: DATA["rollout"][n] for n in ("temperature", "max_prompt_tokens", "max_new_tokens", "stop_tokens")},
         **{n: DATA["prompts"][n] for n in ("chat_template", "date", "special_tokens")},

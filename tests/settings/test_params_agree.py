@@ -15,6 +15,7 @@ from ppo_pipeline.settings.stage_settings import AdvantageSettings, read_setting
 DATA = YAML(typ="safe").load(Path(__file__).resolve().parents[2] / "params.yaml")
 DATA["rounds"] = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}}
 
+FORMS = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "geometric_mask")
 # 64 prompts with one sample each, GAE and a shared critic, four minibatches: what is committed.
 CONFLICTS: list[tuple[dict[str, Any], str]] = [
     (
@@ -107,6 +108,21 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         {"advantage.kl_target": 6.0, "advantage.kl_horizon": 12},
         "advantage.kl_horizon: 12 for 64 samples a round lets kl_coef fall to 0 or below; set it above 12.",
     ),
+    *(
+        (
+            {f"update.rollout_correction_{bound}": value},
+            "update: rollout_correction_max and rollout_correction_min need a rollout_correction; set them to null, or "
+            "it to one of its forms.",
+        )
+        for bound, value in (("max", 2.0), ("min", 0.5))
+    ),
+    *(
+        (
+            {"update.rollout_correction": form, "update.rollout_correction_min": 0.5},
+            f"update: rollout_correction: {form} needs rollout_correction_max, an upper bound such as 2.0.",
+        )
+        for form in FORMS
+    ),
 ]
 AGREEING: list[dict[str, Any]] = [
     {"policy.critic": "none", "advantage.estimator": "rloo", "rollout.samples_per_prompt": 2},
@@ -120,6 +136,15 @@ AGREEING: list[dict[str, Any]] = [
     {"advantage.missing_eos_score": -1.0},
     {"advantage.kl_target": 6.0, "advantage.kl_horizon": 13},
     {"advantage.kl_coef": 0.0, "advantage.kl_horizon": 1},
+    *(
+        {
+            "update.rollout_correction": form,
+            "update.rollout_correction_max": 2.0,
+            "update.rollout_correction_min": low,
+        }
+        for form in FORMS
+        for low in (None, 0.5)
+    ),
 ]
 
 

@@ -39,29 +39,31 @@ RANGES: dict[str, tuple[list[float], list[float]]] = {
     "0 to 1": ([0, 0.5, 1], [-1e-9, 1 + 1e-9]),
     "0 to below 1": ([0, 1 - 1e-9], [-1e-9, 1]),
     "above 0 to 1": ([1e-9, 1], [0, -1e-9, 1 + 1e-9]),
+    "above 0 to below 1": ([1e-9, 1 - 1e-9], [0, 1, -1e-9]),
 }
 EXPECTED = {
     "any": "advantage.missing_eos_score rule.weight rule.hit rule.miss python.weight python.none_as model.weight "
     "http.weight model.label",
     "above 0": "policy.alpha policy.value_head_std advantage.kl_target advantage.score_clip "
     "update.lr update.value_lr "
-    "update.adam_eps update.clip_range update.clip_range_high update.target_kl update.rollout_correction "
-    "update.value_clip_range update.max_grad_norm http.timeout_seconds",
+    "update.adam_eps update.clip_range update.clip_range_high update.target_kl update.value_clip_range "
+    "update.max_grad_norm http.timeout_seconds",
     "0.0001 or more": "rollout.temperature",
     "0 or more": "seed compute.threads advantage.kl_coef advantage.missing_eos_penalty update.warmup_rounds "
     "update.weight_decay update.kl_loss_coef update.value_coef update.entropy_coef evaluate.max_prompts "
     "rollout.shard_samples evaluate.shard_samples "
     "rule.tolerance rule.length_penalty rule.max_length_penalty http.retries",
     "a power of two": "update.gradient_groups",
-    "1 or more": "compute.workers policy.rank "
+    "1 or more": "compute.workers vllm.tensor_parallel policy.rank "
     "rollout.prompts_per_round rollout.samples_per_prompt rollout.max_prompt_tokens "
     "rollout.max_new_tokens rollout.top_k rollout.batch_size reference.batch_tokens advantage.kl_horizon "
     "update.schedule_rounds update.epochs update.minibatches update.microbatch_tokens evaluate.max_new_tokens "
     "evaluate.batch_size model.max_tokens model.batch_tokens http.batch_size http.max_answer_bytes",
-    "above 1": "update.dual_clip",
+    "above 1": "update.dual_clip update.rollout_correction_max",
+    "above 0 to below 1": "update.rollout_correction_min",
     "0 to 1": "prompts.heldout_fraction advantage.gamma advantage.lambda",
     "0 to below 1": "policy.dropout update.adam_beta1 update.adam_beta2",
-    "above 0 to 1": "rollout.top_p rollout.min_p",
+    "above 0 to 1": "rollout.top_p rollout.min_p vllm.gpu_memory",
 }
 RANGE_OF = {setting: name for name, settings in EXPECTED.items() for setting in settings.split()}
 

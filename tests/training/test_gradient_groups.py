@@ -93,7 +93,7 @@ def test_a_fault_of_one_rank_is_told_by_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
-@pytest.mark.parametrize("case", ["plain", "separate critic", "empty groups", "values not learned"])
+@pytest.mark.parametrize("case", ["plain", "separate critic", "empty groups", "values not learned", "weighted"])
 def test_the_gradient_is_that_without_groups(case: str, tuning: str) -> None:
     gradients = []
     once: dict[str, Any] = {"epochs": 1, "minibatches": 1, "max_grad_norm": None, "microbatch_tokens": 10_000}

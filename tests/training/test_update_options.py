@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from updating import TEMPERATURE, make_data, make_policy, make_targets, parameters_of, run, update_settings
+from updating import (
+    TEMPERATURE,
+    make_data,
+    make_policy,
+    make_targets,
+    parameters_of,
+    run,
+    update_settings,
+    weights_of,
+)
 
 from ppo_pipeline.maths.schedule import learning_rate_factor
 from ppo_pipeline.models.checkpoint import TrainerState
@@ -15,7 +24,7 @@ from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.settings.learning_sections import Update
 from ppo_pipeline.training.batches import generator, shuffled_minibatches
 from ppo_pipeline.training.data import Sampled
-from ppo_pipeline.training.loss_inputs import LossInputs, sampling_weights
+from ppo_pipeline.training.loss_inputs import LossInputs
 from ppo_pipeline.training.optimizer import make_optimizer, trained_parameters
 from ppo_pipeline.training.ppo import PPO
 
@@ -29,9 +38,14 @@ CASES = {
     "fixed length": {"loss_normalization": "fixed_length"},
     "k2 in the loss": {"kl_loss_coef": 0.7, "kl_loss_estimator": "k2"},
     "k3 in the loss": {"kl_loss_coef": 0.7, "kl_loss_estimator": "k3"},
+    "masked": {"rollout_correction": "token_mask", "rollout_correction_max": 2.0},
+    "masked, sequence mean, in groups": {
+        "rollout_correction": "token_mask", "rollout_correction_max": 2.0, "loss_normalization": "sequence_mean",
+        "gradient_groups": 4,
+    },
     "all": {
         "clip_range_high": 0.5, "dual_clip": 1.3, "loss_normalization": "sequence_mean", "kl_loss_coef": 0.7,
-        "rollout_correction": 2.0, "value_clip_range": None,
+        "rollout_correction": "token_truncate", "rollout_correction_max": 2.0, "value_clip_range": None,
     },
 }  # fmt: skip
 
@@ -42,11 +56,10 @@ def far_targets(policy: Policy, data: Sampled, settings: Update) -> LossInputs:
     for i, logprobs in enumerate(targets.old_logprobs):
         logprobs += 0.7 * torch.sin(2.0 * torch.arange(len(logprobs)) + i)
     reference = [lp + 0.5 * torch.cos(torch.arange(len(lp)) + i) for i, lp in enumerate(targets.old_logprobs)]
-    weights = [1 + 0.5 * torch.cos(2.0 * torch.arange(len(lp)) + i) for i, lp in enumerate(targets.old_logprobs)]
     return replace(
         targets,
         reference_logprobs=reference if settings.kl_loss_coef else None,
-        weights=weights if settings.rollout_correction else None,
+        weights=weights_of(data) if settings.rollout_correction else None,
     )
 
 
@@ -127,23 +140,6 @@ def test_microbatches_do_not_change_the_gradient(case: str, tokens: int) -> None
         found.append(one_step(settings, make_policy(), data, far_targets(make_policy(), data, settings)))
     for name, gradient in found[0].items():
         torch.testing.assert_close(gradient, found[1][name], atol=1e-6, rtol=1e-4)
-
-
-def test_sampling_weights_by_hand() -> None:
-    """p = 0.5 and 0.1; drawn from 80 % of the mass with probabilities 0.4/0.8, 0.2/0.8: 1 and 0.4; then the cap."""
-    p, q, kept = (torch.tensor(n) for n in ([0.5, 0.1, 0.9], [0.4, 0.2, 0.09], [0.8, 0.8, 1.0]))
-    found = sampling_weights([p.log(), p.log()[:1]], [q.log(), q.log()[:1]], [kept, kept[:1]], 3.0)
-    torch.testing.assert_close(found[0], torch.tensor([1.0, 0.4, 3.0]))
-    torch.testing.assert_close(found[1], torch.tensor([1.0]))
-
-
-def test_sampling_weights_make_an_average_over_draws_that_of_the_policy() -> None:
-    """Drawn from q's likeliest tokens, weighted by p / q: the mean of any number is p's over those tokens."""
-    p, q = (torch.tensor(n) for n in ([0.4, 0.3, 0.2, 0.1], [0.2, 0.5, 0.2, 0.1]))
-    kept = q[:3].sum()
-    number = torch.tensor([1.0, -2.0, 5.0, 0.0])
-    weights = sampling_weights([p[:3].log()], [q[:3].log()], [kept.expand(3)], 100.0)[0]
-    assert float((q[:3] / kept * weights * number[:3]).sum()) == pytest.approx(float((p * number).sum()))
 
 
 def steps_until(limit: float | None) -> PPO:

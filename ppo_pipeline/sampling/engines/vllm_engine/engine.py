@@ -14,6 +14,7 @@ from ....models.reach import borders
 from ....models.trust import check_folder, code_allowed
 from ....observe.counter import Counter
 from ....resume.snapshots import Snapshots
+from ....storage.files import read_json
 from ...request import Request
 from ...response import Response
 from ..engine import Model, Sampling
@@ -137,14 +138,13 @@ def _rank(policy: Path, base: Path, config: Any) -> int:
 
 def _described(folder: Path) -> Any:
     """Return a model's configurations, as `stop_ids_of` and `borders` take them of one that is loaded."""
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import AutoConfig
 
     check_folder(folder, "model")
     with readable(f"{folder}: its configuration cannot be loaded"):
         trusted = code_allowed(read_source(folder))
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
-        if (folder / "generation_config.json").is_file():
-            generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
-        else:
-            generation = GenerationConfig.from_model_config(config)
+    own = folder / "generation_config.json"
+    told_there = read_json(own) if own.is_file() else config.get_text_config().to_dict()
+    generation = SimpleNamespace(eos_token_id=told_there.get("eos_token_id"))
     return SimpleNamespace(config=config, generation_config=generation)

@@ -17,7 +17,7 @@ def require_vllm(setting: str = "engine") -> None:
     what = "is not installed here" if found is None else f"{found} is installed here, and 0.32 is what fits"
     raise PipelineError(
         f"{setting}: vllm: vLLM {what}; in an environment of its own, `pip install -c constraints-vllm.txt "
-        f"'ppo-pipeline[vllm]'` (docs/vllm.md). Or set {setting} to own."
+        f"'ppo-pipeline[vllm]'` (docs/vllm.md). Or set {setting.removeprefix('params.yaml: ')} to own."
     )
 
 
