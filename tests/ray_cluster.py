@@ -1,6 +1,7 @@
 """A Ray cluster of two nodes on this machine, for tests. Imported before anything that imports Ray."""
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,26 @@ def cluster_of_two(**second: Any) -> Iterator[Any]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def kill_one_worker(monkeypatch: pytest.MonkeyPatch, how: Any, which: Any = lambda hand: True) -> list[int]:
+    """Have `how(hand)` called once, at the moment when every worker is given its first task; which: of them."""
+    from ppo_pipeline.engine.ray_engine.pool import RayPool
+
+    give, killed = RayPool._give, []
+
+    def give_and_kill(self: Any, waiting: Any, tasks: Any) -> None:
+        all_there = all(hand.opened for hand in self.hands)  # else one alone may do all tasks before another is there
+        give(self, waiting if killed or all_there else deque(), tasks)
+        if killed:
+            return
+        busy = [hand for hand in self.hands if hand.did == "do" and hand.ref is not None and which(hand)]
+        if busy:
+            killed.append(busy[-1].pid)
+            how(busy[-1])
+
+    monkeypatch.setattr(RayPool, "_give", give_and_kill)
+    return killed
 
 
 # Fixtures, which a module gets by pytest.fixture(...)(function).

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from ray_cluster import cluster_of_two, find_the_tests, ray, running_cluster
+from ray_cluster import cluster_of_two, find_the_tests, kill_one_worker, ray, running_cluster
 from reward_models import save_reward_model
 from stage_runs import Stages
 
@@ -101,26 +100,6 @@ def test_the_number_of_workers_changes_no_bit(
     record = json.loads((project.folder / "logs/r001/rollout.json").read_text())
     assert len(record["workers"]) == workers and sum(worker["tasks"] for worker in record["workers"]) == 4
     assert record["device"] == "cpu" and record["workers_machine"]["threads"] == "1"
-
-
-def kill_one_worker(monkeypatch: pytest.MonkeyPatch, how: Any, which: Any = lambda hand: True) -> list[int]:
-    """Have `how(hand)` called once, at the moment when every worker is given its first task; which: of them."""
-    from ppo_pipeline.engine.ray_engine.pool import RayPool
-
-    give, killed = RayPool._give, []
-
-    def give_and_kill(self: Any, waiting: Any, tasks: Any) -> None:
-        all_there = all(hand.opened for hand in self.hands)  # else one alone may do all tasks before another is there
-        give(self, waiting if killed or all_there else deque(), tasks)
-        if killed:
-            return
-        busy = [hand for hand in self.hands if hand.did == "do" and hand.ref is not None and which(hand)]
-        if busy:
-            killed.append(busy[-1].pid)
-            how(busy[-1])
-
-    monkeypatch.setattr(RayPool, "_give", give_and_kill)
-    return killed
 
 
 @pytest.mark.parametrize("stage", ["rollout", "reference"])

@@ -23,8 +23,9 @@ from ...errors import PipelineError
 # DVC_STAGE: whether DVC runs the stage, which resume/scratch.py asks.
 FORWARDED = (
     "PPO_PIPELINE_", "HF_HOME", "HF_HUB_", "TRANSFORMERS_", "TORCH_", "CUBLAS_", "NCCL_", "GLOO_", "MKL_",
-    "XDG_CACHE_HOME", "CC", "DVC_STAGE",
+    "XDG_CACHE_HOME", "CC", "DVC_STAGE", "VLLM_",
 )  # fmt: skip
+KEPT_BACK = ("VLLM_API_KEY",)
 STORE_BYTES = 200 << 20  # what workers send is small: tokens and numbers
 LONGEST_TEMP = 16  # characters: Ray's sockets lie deep below it, and a socket's path has 107 at most
 
@@ -120,7 +121,7 @@ def _temporary_folder() -> Path:
 
 def worker_environment(threads: int) -> dict[str, str]:
     """Return what a worker's environment has besides its node's: the driver's settings, and where its code lies."""
-    found = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED)}
+    found = {n: value for n, value in os.environ.items() if n.startswith(FORWARDED) and n not in KEPT_BACK}
     paths = [str(Path.cwd()), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     waiting = os.environ.get(
         "OMP_WAIT_POLICY", "PASSIVE"

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 
 from ....errors import PipelineError
-from ....models.adapter import read_adapter_config
+from ....models.adapter import attach_policy, read_adapter_config
 from ....models.loading import read_source, readable, stop_ids_of
 from ....models.reach import borders
 from ....models.trust import check_folder, code_allowed
@@ -32,10 +33,10 @@ class VllmEngine:
                 "has not; set that to false, or the engine to own."
             )
         whole = model.policy is not None and (model.policy / "config.json").is_file()
-        rank = 0 if whole or model.policy is None else _rank(model.policy)
         folder = model.policy if whole and model.policy is not None else model.base
         described = _described(folder)
-        self.sampling = sampling
+        rank = 0 if whole or model.policy is None else _rank(model.policy, model.base, described.config)
+        self.folder, self.sampling = folder, sampling
         self.stop_ids = frozenset(stop_ids_of(described, model.tokenizer, sampling.stop_tokens))
         self.borders = borders(described)
         self.served = served(folder, model, sampling, rank, min((n for n, _ in self.borders), default=None))
@@ -62,29 +63,34 @@ class VllmEngine:
         counter = counter or Counter(len(requests))
         from .draw import begin, found
 
-        llm, longest = self.served.llm, self.sampling.max_new_tokens
+        longest = self.sampling.max_new_tokens
         uniforms = None
         if requests[0].uniforms is not None:
             uniforms = np.stack([request.uniforms[:longest] for request in requests])  # type: ignore[index]
-        llm.reset_prefix_cache()  # what earlier requests left there chooses no bit
-        llm.collective_rpc(begin, args=(len(requests), longest, uniforms))
-        for number, request in enumerate(requests):
-            prompt = {"prompt_token_ids": list(request.prompt_ids)}
-            llm.llm_engine.add_request(str(number), prompt, self._params(number), lora_request=self.lora)
         ids: dict[int, list[int]] = {}
-        while llm.llm_engine.has_unfinished_requests():
-            for output in llm.llm_engine.step():
-                number = int(output.request_id)
-                ids[number] = list(output.outputs[0].token_ids)
-                counter.advance(1, len(ids[number]))
-        columns = llm.collective_rpc(found)[0]
+        told_so = told(f"{self.folder}: vLLM cannot answer with this model; set the engine to own")
+        with self.served.answering() as llm, told_so:
+            llm.reset_prefix_cache()  # what earlier requests left there chooses no bit
+            llm.collective_rpc(begin, args=(len(requests), longest, uniforms))
+            for number, request in enumerate(requests):
+                prompt = {"prompt_token_ids": list(request.prompt_ids)}
+                llm.llm_engine.add_request(str(number), prompt, self._params(number), lora_request=self.lora)
+            while llm.llm_engine.has_unfinished_requests():
+                for output in llm.llm_engine.step():
+                    number = int(output.request_id)
+                    ids[number] = list(output.outputs[0].token_ids)
+                    counter.advance(1, len(ids[number]))
+            columns = llm.collective_rpc(found)[0]
         return [self._response(ids[n], *(column[n, : len(ids[n])] for column in columns)) for n in range(len(requests))]
 
     def _response(self, ids: list[int], drawn: Any, logprobs: Any, kept_mass: Any) -> Response:
-        """Return a response; raise where vLLM's tokens are not those that were drawn for it."""
-        if not ids or drawn.tolist() != ids:
+        """Return a response; raise where vLLM's tokens are not those that were drawn for it, or fewer."""
+        if not np.isfinite(logprobs).all():
+            raise PipelineError(f"{self.folder}: the policy gives logits that are no numbers; its weights are damaged.")
+        reason = "stop" if ids and ids[-1] in self.stop_ids else "length"
+        whole = reason == "stop" or len(ids) == self.sampling.max_new_tokens
+        if not whole or drawn.tolist() != ids:
             raise RuntimeError("vLLM gave other tokens than were drawn: its sampler is not as this engine knows it.")
-        reason = "stop" if ids[-1] in self.stop_ids else "length"
         return Response(ids, logprobs.tolist(), kept_mass.tolist(), reason)
 
     def _params(self, number: int) -> Any:
@@ -111,13 +117,22 @@ class VllmEngine:
                 )
 
 
-def _rank(policy: Path) -> int:
-    """Return the rank of an adapter; raise PipelineError for one that is too large for vLLM."""
+def _rank(policy: Path, base: Path, config: Any) -> int:
+    """Return the rank of an adapter of the model in `base`, whose configuration is given.
+
+    Raises PipelineError for one that is too large for vLLM, and for one that is damaged or of another model: what vLLM
+    finds no place for it leaves out in silence.
+    """
+    from transformers import AutoModelForCausalLM
+
     rank = int(read_adapter_config(policy)["r"])
     if rank > RANKS[-1]:
         raise PipelineError(
             f"{policy}: LoRA of rank {rank}; vLLM takes up to {RANKS[-1]}: lower policy.rank, or set the engine to own."
         )
+    with readable(f"{base}: cannot be loaded as a causal language model"), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=code_allowed(read_source(base)))
+    attach_policy(model, policy)
     return rank
 
 
