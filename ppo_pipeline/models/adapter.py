@@ -20,6 +20,8 @@ from .tensors import read_tensors, write_tensors
 
 PREFIX = "base_model.model."
 USED: dict[str, Any] = {"r": int, "lora_alpha": int | float, "lora_dropout": int | float, "target_modules": list | str}
+# What PEFT's LoRA has besides, and the layers here have not.
+UNKNOWN = ("rank_pattern", "alpha_pattern", "use_dora", "bias", "lora_bias", "layers_to_transform", "modules_to_save")
 
 
 def adapter_config(
@@ -74,6 +76,9 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         raise PipelineError(
             f"{path}: target_parameters: {parameters!r}; LoRA here is on linear layers alone, by their '.weight'."
         )
+    for name in UNKNOWN:
+        if config.get(name) not in (None, False, "none", {}, []):
+            raise PipelineError(f"{path}: {name}: {config[name]!r}; LoRA here is without: it would act in PEFT alone.")
     return config
 
 

@@ -1,9 +1,14 @@
 """A sampled response; many as arrays, for a file."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from ..errors import PipelineError
 
 LISTS = {"ids": np.int32, "logprobs": np.float32, "kept_mass": np.float32}
 
@@ -21,6 +26,12 @@ class Response:
         """Return the response without the token that ended it, be it the model's own or a text such as "#"."""
         ids = self.ids[:-1] if self.finish_reason == "stop" else self.ids
         return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def check_numbers(logprobs: Iterable[ArrayLike], folder: Path) -> None:
+    """Raise PipelineError where a response's logprob is no number: its tokens mean nothing. folder: of the policy."""
+    if not all(np.isfinite(each).all() for each in logprobs):
+        raise PipelineError(f"{folder}: the policy gives logits that are no numbers; its weights are damaged.")
 
 
 def length_metrics(responses: list[Response]) -> dict[str, float]:

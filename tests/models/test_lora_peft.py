@@ -1,5 +1,6 @@
 """LoRA and the adapter folder against PEFT."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,15 @@ def test_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="no linear layer"):
         attach_policy(tiny_model("gpt2"), folder)
     assert read_adapter_config(folder)["r"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("alpha_pattern", {"q_proj": 64}), ("rank_pattern", {"q_proj": 2}), ("use_dora", True), ("bias", "all")],
+)
+def test_what_peft_s_lora_has_besides_is_refused(tmp_path: Path, name: str, value: object) -> None:
+    folder = saved(*trained_policy("llama"), tmp_path / "policy")
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(PipelineError, match=f"adapter_config.json: {name}: .* would act in PEFT alone"):
+        read_adapter_config(folder)

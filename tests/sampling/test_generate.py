@@ -8,6 +8,7 @@ import torch
 from conftest import save_tiny, tiny_model, tiny_tokenizer
 from stage_runs import Stages
 
+from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.loading import load_model
 from ppo_pipeline.observe.counter import Counter
 from ppo_pipeline.sampling import generate
@@ -67,3 +68,12 @@ def test_another_engine_is_a_class_behind_the_same_door(tmp_path: Path, monkeypa
     (sampled, how), (evaluated, greedy) = Echo.made
     assert sampled.policy == evaluated.policy == Path("data/rounds/r000/policy")
     assert (how.max_new_tokens, greedy.temperature) == (6, 1.0)
+
+
+def test_a_policy_without_numbers_is_told(tmp_path: Path) -> None:
+    base = save_tiny(tmp_path / "base")
+    model = tiny_model("llama")
+    model.model.norm.weight.data.fill_(torch.nan)
+    model.save_pretrained(base)
+    with pytest.raises(PipelineError, match="base: the policy gives logits that are no numbers"):
+        open_engine(Model(base, tiny_tokenizer(), None, CPU, torch.float32), Sampling(4, 2)).generate(REQUESTS)

@@ -10,8 +10,8 @@ import torch
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make vllm-test")
 
 from peft import PeftModel
+from served_models import assert_same_draws, opened, save_adapter, save_served
 from transformers import AutoModelForCausalLM
-from vllm_models import CPU, LENGTH, engine, save_adapter, save_wide
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.loading import load_tokenizer
@@ -19,10 +19,10 @@ from ppo_pipeline.observe.counter import Counter
 from ppo_pipeline.sampling.engines.vllm_engine import served
 from ppo_pipeline.sampling.generate import Model, Sampling, open_engine
 from ppo_pipeline.sampling.request import Request
-from ppo_pipeline.sampling.response import Response
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
 
+CPU, LENGTH = torch.device("cpu"), 12
 PROMPTS = [[65 + i, 70, 75 + 3 * i, *range(97, 97 + 2 * i)] for i in range(10)]
 SAMPLED = [Request(PROMPTS[i // 2], uniforms(0, f"sample-{i}", LENGTH)) for i in range(20)]
 GREEDY = [Request(ids, None) for ids in PROMPTS]
@@ -30,14 +30,18 @@ CUT = Truncation(40, 0.9, 0.01)
 PACKAGED = Path(__file__).parents[2] / "data/base"
 
 
+def engine(name: str, base: Path, policy: Path | None = None, **sampling: Any) -> Any:
+    return opened(name, base, policy, **{"max_new_tokens": LENGTH, "max_prompt_tokens": 40, **sampling})
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_wide(tmp_path_factory.mktemp("models") / "base")
+    return save_served(tmp_path_factory.mktemp("models") / "base")
 
 
 @pytest.fixture(scope="module")
 def adapter(base: Path) -> Path:
-    return save_adapter(base.parent / "adapter")
+    return save_adapter(base, base.parent / "adapter")
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +49,13 @@ def plain(base: Path) -> Any:
     return engine("vllm", base)
 
 
-def assert_alike(found: list[Response], expected: list[Response]) -> None:
-    assert [r.ids for r in found] == [r.ids for r in expected]
-    assert [r.finish_reason for r in found] == [r.finish_reason for r in expected]
-    for what in ("logprobs", "kept_mass"):
-        both = [np.concatenate([getattr(r, what) for r in side]) for side in (found, expected)]
-        np.testing.assert_allclose(*both, atol=1e-4, err_msg=what)
-
-
 @pytest.mark.parametrize("how", [{}, {"temperature": 0.7}, {"temperature": 1.3, "truncation": CUT, "batch_size": 3}])
 @pytest.mark.parametrize("policy", [False, True])
 def test_it_draws_what_our_decoder_draws(base: Path, adapter: Path, how: dict, policy: bool) -> None:
     ours, theirs = (engine(name, base, adapter if policy else None, **how) for name in ("own", "vllm"))
     assert ours.stop_ids == theirs.stop_ids
-    assert_alike(theirs.generate(SAMPLED), ours.generate(SAMPLED))
-    assert_alike(theirs.generate(GREEDY), ours.generate(GREEDY))
+    assert_same_draws(theirs.generate(SAMPLED), ours.generate(SAMPLED))
+    assert_same_draws(theirs.generate(GREEDY), ours.generate(GREEDY))
 
 
 def test_greedy_texts_of_the_packaged_model_are_our_decoder_s() -> None:
@@ -113,8 +109,8 @@ def test_tokens_come_as_often_as_they_are_likely(base: Path) -> None:
 
 def test_neither_order_nor_batch_chooses_a_token(plain: Any) -> None:
     expected = plain.generate(SAMPLED)
-    assert_alike(plain.generate(SAMPLED[::-1])[::-1], expected)
-    assert_alike([r for start in range(0, 20, 3) for r in plain.generate(SAMPLED[start : start + 3])], expected)
+    assert_same_draws(plain.generate(SAMPLED[::-1])[::-1], expected)
+    assert_same_draws([r for start in range(0, 20, 3) for r in plain.generate(SAMPLED[start : start + 3])], expected)
     assert len({tuple(r.ids) for r in expected}) == 20, "samples of one prompt differ"
 
 
@@ -139,14 +135,14 @@ def test_with_and_without_the_adapter_as_peft_says(base: Path, adapter: Path) ->
 
 
 def test_base_and_adapter_share_one_vllm_and_no_adapter_is_taken_for_another(base: Path, adapter: Path) -> None:
-    other = save_adapter(base.parent / "other", seed=2)
+    other = save_adapter(base, base.parent / "other", seed=2)
     first = engine("vllm", base, adapter)
     before = first.generate(SAMPLED)
     without, second = engine("vllm", base), engine("vllm", base, other)
     assert without.served is first.served is second.served
-    assert_alike(second.generate(SAMPLED), engine("own", base, other).generate(SAMPLED))
-    assert_alike(without.generate(SAMPLED), engine("own", base).generate(SAMPLED))
-    assert_alike(first.generate(SAMPLED), before)
+    assert_same_draws(second.generate(SAMPLED), engine("own", base, other).generate(SAMPLED))
+    assert_same_draws(without.generate(SAMPLED), engine("own", base).generate(SAMPLED))
+    assert_same_draws(first.generate(SAMPLED), before)
     del first, without, second
     assert not any(kept.room for kept in served._in_use.values()), "its memory is given back"
 
@@ -159,11 +155,11 @@ def test_a_whole_model_is_served_in_place_of_an_adapter(base: Path, adapter: Pat
 
 
 def test_stop_tokens_limits_and_counts(base: Path) -> None:
-    how: dict[str, Any] = {"stop_tokens": ("a", "e", "t"), "temperature": 1.5, "max_new_tokens": LENGTH}
+    how: dict[str, Any] = {"stop_tokens": ("a", "e", "t"), "temperature": 4.0, "max_new_tokens": LENGTH}
     ours, theirs = (engine(name, base, **how) for name in ("own", "vllm"))
     counter = Counter(len(SAMPLED))
     found = theirs.generate(SAMPLED, counter)
-    assert_alike(found, ours.generate(SAMPLED))
+    assert_same_draws(found, ours.generate(SAMPLED))
     assert {r.finish_reason for r in found} == {"stop", "length"}
     assert (counter.done, counter.tokens) == (20, sum(len(r.ids) for r in found))
     with pytest.raises(PipelineError, match="300 positions, the model has 256"):

@@ -5,7 +5,7 @@ from ...observe.counter import Counter
 from ...resume.snapshots import Snapshots
 from ..batch_invariant import load_sampler
 from ..request import Request
-from ..response import Response
+from ..response import Response, check_numbers
 from .engine import Model, Sampling
 
 
@@ -14,6 +14,7 @@ class DecoderEngine:
 
     def __init__(self, model: Model, sampling: Sampling) -> None:
         s, policy = sampling, model.policy or model.base
+        self.folder = policy
         loaded, kind = load_sampler(model.base, policy, model.device, model.dtype, s.batch_invariant)
         stop_ids = stop_ids_of(loaded, model.tokenizer, s.stop_tokens)
         self.decoder = kind(loaded, stop_ids, s.max_new_tokens, s.temperature, s.batch_size, s.truncation)
@@ -24,6 +25,8 @@ class DecoderEngine:
     ) -> list[Response]:
         """Return the response to each request, in their order."""
         counter = counter or Counter(len(requests))
-        return self.decoder.decode(
+        found = self.decoder.decode(
             requests, lambda tokens, done: counter.advance(done, tokens) if tokens else counter.skip(done), snapshots
         )
+        check_numbers((response.logprobs for response in found), self.folder)
+        return found

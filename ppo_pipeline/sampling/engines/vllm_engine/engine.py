@@ -16,7 +16,7 @@ from ....observe.counter import Counter
 from ....resume.snapshots import Snapshots
 from ....storage.files import read_json
 from ...request import Request
-from ...response import Response
+from ...response import Response, check_numbers
 from ..engine import Model, Sampling
 from .installed import require_vllm
 from .served import RANKS, served, told
@@ -81,12 +81,12 @@ class VllmEngine:
                     ids[number] = list(output.outputs[0].token_ids)
                     counter.advance(1, len(ids[number]))
             columns = llm.collective_rpc(found)[0]
-        return [self._response(ids[n], *(column[n, : len(ids[n])] for column in columns)) for n in range(len(requests))]
+        parts = [[column[number, : len(ids[number])] for column in columns] for number in range(len(requests))]
+        check_numbers((logprobs for _, logprobs, _ in parts), self.folder)
+        return [self._response(ids[number], *part) for number, part in enumerate(parts)]
 
     def _response(self, ids: list[int], drawn: Any, logprobs: Any, kept_mass: Any) -> Response:
         """Return a response; raise where vLLM's tokens are not those that were drawn for it, or fewer."""
-        if not np.isfinite(logprobs).all():
-            raise PipelineError(f"{self.folder}: the policy gives logits that are no numbers; its weights are damaged.")
         reason = "stop" if ids and ids[-1] in self.stop_ids else "length"
         whole = reason == "stop" or len(ids) == self.sampling.max_new_tokens
         if not whole or drawn.tolist() != ids:

@@ -122,7 +122,6 @@ def _load(folder: Path, model: Model, s: Sampling, room: int, positions: int | N
         with told(f"{folder}: vLLM cannot serve this model here"):
             return LLM(
                 model=str(folder),
-                load_format="safetensors",
                 skip_tokenizer_init=True,
                 trust_remote_code=code_allowed(read_source(folder)),
                 dtype=str(model.dtype).removeprefix("torch."),
