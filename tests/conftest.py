@@ -24,6 +24,14 @@ CHAT_TEMPLATE = (
 )
 
 
+LONGEST = ("test_killed.py", "test_dvc_installed.py", "test_ray_pool.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take minutes first, so that no process is left with one while the others have ended."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 def targets_of(architecture: str) -> list[str]:
     return LORA_TARGETS.get(architecture, LORA_TARGETS["llama"])
 

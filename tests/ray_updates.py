@@ -41,8 +41,9 @@ class SpoiledUpdate(Watched):
     """Rank 1 alone meets advantages that are no numbers."""
 
     def _load(self, machine: Any) -> Any:
-        *rest, targets = super()._load(machine)
+        loaded = super()._load(machine)
+        targets = loaded[4]
         if dist.get_rank() == 1:
             for advantages in targets.advantages:
                 advantages.fill_(float("nan"))
-        return (*rest, targets)
+        return loaded

@@ -9,7 +9,7 @@ import os
 import torch
 
 from ppo_pipeline.models.loading import load_tokenizer
-from ppo_pipeline.sampling.engines.vllm_engine.served import CPU_CACHE, ENVIRONMENT
+from ppo_pipeline.sampling.engines.vllm_engine.served import CPU_CACHE, ENVIRONMENT, NEEDED
 
 from ..prompts import prompt_ids
 from .answering import Sampler, Work, answer
@@ -17,7 +17,7 @@ from .answering import Sampler, Work, answer
 
 def load(work: Work, how: str) -> Sampler:
     """Return `LLM.generate` with the model loaded."""
-    os.environ |= {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
+    os.environ |= {name: value for name, value in ENVIRONMENT.items() if name not in os.environ} | NEEDED
     from vllm import LLM, SamplingParams
 
     ids = prompt_ids(load_tokenizer(work.base), work.count)

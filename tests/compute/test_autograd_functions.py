@@ -71,6 +71,8 @@ OF_KERNELS = {lora._WithLowRank, attention._Attend, operations._RmsNorm, operati
 def functions() -> list[type]:
     """Return every autograd function that the package defines."""
     for module in pkgutil.walk_packages(ppo_pipeline.__path__, "ppo_pipeline."):
+        if module.name.endswith(".vllm_engine.draw"):  # for vLLM's own processes; it defines none
+            continue
         if module.name.split(".")[1] in ("maths", "models", "compute", "sampling", "training"):
             importlib.import_module(module.name)
     found = torch.autograd.Function.__subclasses__()

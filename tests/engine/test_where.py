@@ -1,5 +1,6 @@
 """Where stages run: params.yaml, the environment in its place, and that no output's settings have it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -80,4 +81,6 @@ def test_no_stage_s_settings_have_the_engine() -> None:
     with_ray = texts(load_params())
     write(engine="local", workers=1)
     assert texts(load_params()) == with_ray
-    assert not any("engine" in text or "workers" in text for _, _, text in with_ray)
+    machines = [json.loads(text).get("compute", {}) for _, _, text in with_ray]
+    assert any(machines) and not any({"engine", "workers"} & set(machine) for machine in machines)
+    assert not any("workers" in text or '"ray"' in text for _, _, text in with_ray)

@@ -34,6 +34,7 @@ def prepare() -> str | None:
     """Set the environment that Ray reads when it is imported, and so before that; return the cluster to join, if any.
 
     RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER is Ray's switch for the loopback address; 0 is its default off Linux.
+    RAY_worker_niceness: 15 unless it is set; a stage's work would have what all other processes leave.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = running_cluster()
@@ -41,6 +42,7 @@ def prepare() -> str | None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ.setdefault("RAY_worker_niceness", "0")
         if sys.platform.startswith("linux"):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return address
@@ -123,7 +125,5 @@ def worker_environment(threads: int) -> dict[str, str]:
     """Return what a worker's environment has besides its node's: the driver's settings, and where its code lies."""
     found = {n: value for n, value in os.environ.items() if n.startswith(FORWARDED) and n not in KEPT_BACK}
     paths = [str(Path.cwd()), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    waiting = os.environ.get(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # threads of workers beside each other, not in each other's way
+    waiting = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")  # workers beside each other are not in each other's way
     return found | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": waiting}
