@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,14 @@ def save_tiny(
     tiny_model(architecture, tied=tied).save_pretrained(folder)
     tiny_tokenizer(chat_template).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_project_s_reward_functions() -> Iterator[None]:
+    """Forget a project's reward functions after the test: the next one's have the same name."""
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] == "reward_functions"]:
+        del sys.modules[name]
 
 
 @pytest.fixture(params=ARCHITECTURES)
