@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ LONGEST = ("test_killed.py", "test_dvc_installed.py", "test_ray_pool.py")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take minutes first, so that no process is left with one while the others have ended."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+def there_now(folder: Path, pattern: str) -> list[Path]:
+    """Return what matches while another process writes; pathlib's own raises where a folder goes meanwhile."""
+    return [Path(path) for path in glob(f"{folder}/{pattern}")]  # noqa: PTH207
 
 
 def targets_of(architecture: str) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from conftest import there_now
 from ray_cluster import cluster_of_two, find_the_tests, kill_one_worker, ray, running_cluster
 from reward_models import save_reward_model
 from stage_runs import Stages
@@ -166,11 +167,11 @@ def test_the_driver_is_killed_and_run_again(
     for _ in range(5):  # on a busy machine this process may look too late
         start_anew(project)
         killed = subprocess.Popen(command, cwd=project.folder, env=environment, stdout=subprocess.PIPE, text=True)
-        while killed.poll() is None and not list(project.folder.glob("data/scratch/r001/rollout/*/responses/done-*")):
+        while killed.poll() is None and not there_now(project.folder, "data/scratch/r001/rollout/*/responses/done-*"):
             time.sleep(0.01)
         killed.kill()
         killed.wait()
-        kept = len(list(project.folder.glob("data/scratch/r001/rollout/*/responses/done-*.safetensors")))
+        kept = len(there_now(project.folder, "data/scratch/r001/rollout/*/responses/done-*.safetensors"))
         if 0 < kept < 4:
             break
     assert 0 < kept < 4, "killed too late: nothing is proven"

@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from glob import glob
 from pathlib import Path
 
 import pytest
+from conftest import there_now
 from dvc_project import Project
 
 from ppo_pipeline.resume.scratch import DONE, FOLDER
@@ -55,8 +55,8 @@ def kill_at_random(process: "subprocess.Popen[str]", project: Project, rng: rand
     of what a machine of any speed does, some of each.
     """
 
-    def snapshots() -> set[str]:
-        return set(glob(f"{project.folder / FOLDER}/*/*/*/*/[0-9]*"))  # pathlib's raises where a folder goes meanwhile
+    def snapshots() -> set[Path]:
+        return set(there_now(project.folder / FOLDER, "*/*/*/*/[0-9]*"))
 
     kind, before = rng.choice(("any", "stage", "snapshot", "snapshot")), snapshots()
     while process.poll() is None and (
@@ -101,7 +101,7 @@ def test_killed_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     slow_down(project)
     project.change("rounds", rounds(count))
     while True:
-        resumed += any(not Path(path, DONE).exists() for path in glob(f"{project.folder / FOLDER}/*/*/*"))
+        resumed += any(not (path / DONE).exists() for path in there_now(project.folder / FOLDER, "*/*/*"))
         monkeypatch.setenv("PPO_PIPELINE_WARM", "0" if rng.random() < 1 / 3 else "1")
         process = project.start("dvc", "repro")
         killed = kills < KILLS and kill_at_random(process, project, rng)
