@@ -89,3 +89,16 @@ def assert_same_draws(found: list[Any], expected: list[Any]) -> None:
     for what in ("logprobs", "kept_mass"):
         both = [np.concatenate([getattr(r, what) for r in side]) for side in (found, expected)]
         np.testing.assert_allclose(*both, atol=1e-4, err_msg=what)
+
+
+# Fixtures, which a module gets by pytest.fixture(scope="module")(function).
+
+
+def served_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a model, to which nothing is done."""
+    return save_served(tmp_path_factory.mktemp("models") / "base")
+
+
+def served_adapter(base: Path) -> Path:
+    """Return the folder of an adapter of it."""
+    return save_adapter(base, base.parent / "adapter")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..errors import PipelineError
 from .loading import text_config
 
 WINDOWS = (
@@ -42,6 +43,16 @@ def borders(model: Any) -> list[tuple[int, str]]:
         if kind in CHANGING_ROPES and border is not None:
             found.append((border, f" up to where its rotary embedding ({kind}) changes"))
     return found
+
+
+def check_reach(borders: list[tuple[int, str]], longest: int, max_new_tokens: int) -> None:
+    """Raise PipelineError where a prompt and its response, of `longest` tokens together, exceed one of `borders`."""
+    for limit, what in borders:
+        if longest > limit:
+            raise PipelineError(
+                f"a prompt and {max_new_tokens} new tokens make {longest} positions, the model has {limit}"
+                f"{what}; lower max_new_tokens or shorten the prompts."
+            )
 
 
 def _ropes(config: Any) -> list[dict[str, Any]]:

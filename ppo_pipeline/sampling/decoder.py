@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import PipelineError
 from ..models.loading import backbone_of, logit_divisor
 from ..models.prefix import LEAST_PREFIX, causal_mask, common_prefix
-from ..models.reach import borders
+from ..models.reach import borders, check_reach
 from ..resume.snapshots import Snapshots
 from .cache import SlotCache, cache_name
 from .decoder_state import load_state, save_state
@@ -81,7 +81,7 @@ class Decoder:
         if not requests:
             return responses
         capacity = max(len(r.prompt_ids) for r in requests) + self.max_new_tokens
-        self._check_length(capacity)
+        check_reach(borders(self.model), capacity, self.max_new_tokens)
         slots = min(self.batch_size, len(requests))
         cache = SlotCache(slots, capacity, counts=self.masks.by_key)
         # Long prompts first: the cache is then widest at the start, and steps get cheaper.
@@ -117,14 +117,6 @@ class Decoder:
                 save_state(snapshots, responses, cache, len(waiting), [a.index for a in active], used)
             logits = self._step(cache, active) if active else torch.empty(0)
         return responses
-
-    def _check_length(self, capacity: int) -> None:
-        for limit, what in borders(self.model):
-            if capacity > limit:
-                raise PipelineError(
-                    f"a prompt and {self.max_new_tokens} new tokens make {capacity} positions, the model has {limit}"
-                    f"{what}; lower max_new_tokens or shorten the prompts."
-                )
 
     def _prefill_prefix(self, cache: SlotCache, prompts: list[list[int]]) -> None:
         """Run what all prompts start with, a system prompt for instance, once for all of them."""

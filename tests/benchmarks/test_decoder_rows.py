@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from served_models import save_served
 
 from benchmarks import decoder
 from benchmarks.measuring import ROOT, module
@@ -29,24 +30,9 @@ def peer(tmp_path: Path, name: str, prompts: int = 4) -> list[str]:
     return [sys.executable, "-c", PEER, *map(str, ("base", 1, 1, "float32", name, tmp_path / "order", prompts))]
 
 
-def wide_enough(folder: Path) -> Path:
-    """Write a tiny model whose heads are as wide as vLLM's attention on CPUs takes them."""
-    from conftest import VOCABULARY, tiny_tokenizer
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.for_model(
-        "llama", vocab_size=VOCABULARY, hidden_size=64, intermediate_size=64, num_hidden_layers=2, head_dim=32,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=256, bos_token_id=256, eos_token_id=257,
-        pad_token_id=257,
-    )  # fmt: skip
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
-
-
 def rows_of(folder: Path, vllm: Path) -> list[tuple[str, str, Any]]:
     """Return who is held against whom, and the ratio."""
-    rows = decoder.run(wide_enough(folder), vllm, cases=((3, 5, 2),))
+    rows = decoder.run(save_served(folder), vllm, cases=((3, 5, 2),))
     for row in rows:
         for figures in row.get("figures", {}).values():
             assert len(figures["turns"]) == 2

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make vllm-test")
 
 from peft import PeftModel
-from served_models import assert_same_draws, opened, save_adapter, save_served
+from served_models import assert_same_draws, opened, save_adapter, served_adapter, served_base
 from transformers import AutoModelForCausalLM
 
 from ppo_pipeline.errors import PipelineError
@@ -34,14 +34,8 @@ def engine(name: str, base: Path, policy: Path | None = None, **sampling: Any) -
     return opened(name, base, policy, **{"max_new_tokens": LENGTH, "max_prompt_tokens": 40, **sampling})
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_served(tmp_path_factory.mktemp("models") / "base")
-
-
-@pytest.fixture(scope="module")
-def adapter(base: Path) -> Path:
-    return save_adapter(base, base.parent / "adapter")
+base = pytest.fixture(scope="module")(served_base)
+adapter = pytest.fixture(scope="module")(served_adapter)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from served_models import assert_same_draws, needs_vllm, opened, random_requests, save_adapter, save_served
+from served_models import (
+    assert_same_draws,
+    needs_vllm,
+    opened,
+    random_requests,
+    save_adapter,
+    save_served,
+    served_adapter,
+    served_base,
+)
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.observe.counter import Counter
@@ -24,14 +33,8 @@ REQUESTS = random_requests()
 PREFIX = "base_model.model.model.layers.1.self_attn.q_proj"
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_served(tmp_path_factory.mktemp("models") / "base")
-
-
-@pytest.fixture(scope="module")
-def adapter(base: Path) -> Path:
-    return save_adapter(base, base.parent / "adapter")
+base = pytest.fixture(scope="module")(served_base)
+adapter = pytest.fixture(scope="module")(served_adapter)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from ....errors import PipelineError
 from ....models.adapter import attach_policy, read_adapter_config
 from ....models.loading import read_source, readable, stop_ids_of
-from ....models.reach import borders
+from ....models.reach import borders, check_reach
 from ....models.trust import check_folder, code_allowed
 from ....observe.counter import Counter
 from ....resume.snapshots import Snapshots
@@ -59,11 +59,11 @@ class VllmEngine:
         """Return the response to each request, in their order. It makes no snapshots: what is killed begins anew."""
         if not requests:
             return []
-        self._check_lengths(requests)
+        longest = self.sampling.max_new_tokens
+        check_reach(self.borders, max(len(request.prompt_ids) for request in requests) + longest, longest)
         counter = counter or Counter(len(requests))
         from .draw import begin, found
 
-        longest = self.sampling.max_new_tokens
         uniforms = None
         if requests[0].uniforms is not None:
             uniforms = np.stack([request.uniforms[:longest] for request in requests])  # type: ignore[index]
@@ -106,15 +106,6 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
             extra_args={"sample": number},
         )
-
-    def _check_lengths(self, requests: list[Request]) -> None:
-        longest = max(len(request.prompt_ids) for request in requests) + self.sampling.max_new_tokens
-        for limit, what in self.borders:
-            if longest > limit:
-                raise PipelineError(
-                    f"a prompt and {self.sampling.max_new_tokens} new tokens make {longest} positions, the model has "
-                    f"{limit}{what}; lower max_new_tokens or shorten the prompts."
-                )
 
 
 def _rank(policy: Path, base: Path, config: Any) -> int:
