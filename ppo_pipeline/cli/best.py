@@ -1,0 +1,65 @@
+"""`ppo-pipeline best`: the round of the best held-out score, and whether the held-out prompts can tell."""
+
+from dataclasses import asdict
+
+import click
+
+from ..project.best_round import Standing, standings
+from ..settings.params import ROOT, load_params
+from .printed import json_text, note, print_table
+
+
+@click.command()
+@click.option(
+    "--by", default="scores", show_default=True, metavar="METRIC", help="correct, pass@4, ...: any eval/METRIC."
+)
+@click.option("--limit", default=10, show_default=True, type=click.IntRange(min=1), help="Rounds shown.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, with every round.")
+def best(by: str, limit: int, as_json: bool) -> None:
+    """Name the round with the highest held-out score, and those that the held-out prompts cannot tell from it.
+
+    A difference has the standard error of the prompts' differences, since all rounds answered the same prompts.
+    """
+    by = by.removeprefix("eval/")
+    found = standings(load_params(), by)
+    said = remarks(found, by)
+    if as_json:
+        rounds = [asdict(each) | {"close": each.close, "prompts_needed": each.prompts_needed} for each in found]
+        click.echo(json_text({"by": f"eval/{by}", "best": found[0].round, "rounds": rounds, "remarks": said}, indent=2))
+        return
+    columns = ["round", f"eval/{by}", "+-", "behind", "+- ", "prompts", "told from the best"]
+    print_table(columns, [cells(each, found[0]) for each in found[:limit]], right=columns[1:-1])
+    for text in said:
+        note(text)
+
+
+def cells(each: Standing, first: Standing) -> list[str]:
+    """Return a round's line of the table."""
+    numbers = [_number(each.value, "+.3f"), _number(each.error, ".3f")]
+    if each is first:
+        return [each.round, *numbers, "", "", str(each.prompts), ""]
+    behind = [_number(each.behind, ".3f"), _number(each.behind_error, ".3f")]
+    return [each.round, *numbers, *behind, str(each.prompts), "no" if each.close else "yes"]
+
+
+def remarks(found: list[Standing], by: str) -> list[str]:
+    """Return what is to be said of the best round: its lead, what it cannot be told from, how it was chosen."""
+    first, *others = found
+    error = "" if first.error is None else f" (+- {first.error:.3f}, {first.prompts} prompts)"
+    said = [f"{first.round}: eval/{by} {first.value:+.3f}{error}"]
+    root = next((each for each in others if each.round == ROOT), None)
+    if root is not None and root.behind_error is not None:
+        said.append(f"{root.behind:+.3f} (+- {root.behind_error:.3f}) over the untrained policy {ROOT}")
+    close = [each for each in others if each.close]
+    if close:
+        names = ", ".join(each.round for each in close[:5]) + (f" and {len(close) - 5} more" if len(close) > 5 else "")
+        needed = close[0].prompts_needed
+        more = f"; about {needed:,} would tell {close[0].round}, at two standard errors" if needed else ""
+        said.append(f"not told from {names}, within one standard error: too few held-out prompts{more}")
+    if others:
+        said.append(f"the best of {len(found)} on the very prompts that chose it: expect less on others")
+    return said
+
+
+def _number(value: float | None, shape: str) -> str:
+    return "" if value is None else f"{value:{shape}}"
