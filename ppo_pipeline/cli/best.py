@@ -27,7 +27,7 @@ def best(by: str, limit: int, as_json: bool) -> None:
         rounds = [asdict(each) | {"close": each.close, "prompts_needed": each.prompts_needed} for each in found]
         click.echo(json_text({"by": f"eval/{by}", "best": found[0].round, "rounds": rounds, "remarks": said}, indent=2))
         return
-    columns = ["round", f"eval/{by}", "+-", "behind", "+- ", "prompts", "told from the best"]
+    columns = ["round", f"eval/{by}", "+-", "behind", "behind +-", "prompts", "told from the best"]
     print_table(columns, [cells(each, found[0]) for each in found[:limit]], right=columns[1:-1])
     for text in said:
         note(text)
@@ -39,7 +39,8 @@ def cells(each: Standing, first: Standing) -> list[str]:
     if each is first:
         return [each.round, *numbers, "", "", str(each.prompts), ""]
     behind = [_number(each.behind, ".3f"), _number(each.behind_error, ".3f")]
-    return [each.round, *numbers, *behind, str(each.prompts), "no" if each.close else "yes"]
+    told = "no" if each.close else "yes" if each.told else "hardly"
+    return [each.round, *numbers, *behind, str(each.prompts), told]
 
 
 def remarks(found: list[Standing], by: str) -> list[str]:

@@ -44,6 +44,11 @@ class Standing:
         return self.behind_error is None or self.behind <= self.behind_error
 
     @property
+    def told(self) -> bool:
+        """Whether it is behind by more than TOLD standard errors."""
+        return self.behind_error is not None and self.behind > TOLD * self.behind_error
+
+    @property
     def prompts_needed(self) -> int | None:
         """About how many held-out prompts would tell it from the best; None where nothing says so."""
         if not self.prompts or self.behind_error is None or self.behind <= 0:
