@@ -43,6 +43,13 @@ def score_samples(
     return {"score": scores, **columns}
 
 
+def correct_of(settings: Reward, scores: dict[str, list[float]]) -> list[bool] | None:
+    """Return whether each sample is a right answer as `reward.correct` says; None where that is null."""
+    if settings.correct is None:
+        return None
+    return [reward >= settings.correct.at_least for reward in scores[settings.correct.component]]
+
+
 def votes_of(settings: Reward, responses: list[str]) -> list[str]:
     """Return what of each response counts as its answer, as the component that reward.correct names has it."""
     by_name = {component.name: component for component in settings.components}
