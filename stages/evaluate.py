@@ -92,13 +92,12 @@ def asked_samples(settings: EvaluateSettings, prompt_ids: list[str], rendered: l
 def sampling_of(settings: EvaluateSettings) -> Sampling:
     """Return how answers are drawn; one engine gives both kinds, and greedy ones take no heed of the temperature."""
     s, how = settings.evaluate, settings.sampling
-    drawn = {} if how is None else {
-        "temperature": how.temperature, "truncation": Truncation(how.top_k, how.top_p, how.min_p)
-    }  # fmt: skip
+    temperature, truncation = (
+        (how.temperature, Truncation(how.top_k, how.top_p, how.min_p)) if how else (1.0, Truncation())
+    )
     return Sampling(
-        s.max_new_tokens, s.batch_size, stop_tokens=tuple(settings.stop_tokens),
-        batch_invariant=settings.compute.batch_invariant, max_prompt_tokens=settings.max_prompt_tokens,
-        vllm=settings.vllm, **drawn,
+        s.max_new_tokens, s.batch_size, temperature, truncation, tuple(settings.stop_tokens),
+        settings.compute.batch_invariant, settings.max_prompt_tokens, settings.vllm,
     )  # fmt: skip
 
 

@@ -75,8 +75,8 @@ def standings(params: Params, by: str = "scores") -> list[Standing]:
             differences = np.array([answers[best][key] - answers[name][key] for key in shared])
             behind, error = float(differences.mean()), standard_error(differences)
         else:
-            behind, both = values[best] - values[name], (errors[best], errors[name])
-            error = None if None in both else math.hypot(*both)
+            behind, first, other = values[best] - values[name], errors[best], errors[name]
+            error = None if first is None or other is None else math.hypot(first, other)
         found.append(Standing(name, values[name], errors[name], len(shared), behind, error))
     return found
 

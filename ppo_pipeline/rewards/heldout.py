@@ -9,7 +9,7 @@ from ..errors import PipelineError
 from ..maths.heldout import majority, pass_at_k, powers_up_to, standard_error
 from ..tables.evaluation import EVALUATION
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 WITH_ERROR = ("scores", "correct", "sampled_scores", "sampled_correct")
 
 

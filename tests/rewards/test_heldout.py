@@ -27,7 +27,8 @@ def samples(votes: str = "abbaccdd", prompts: str = "ppppqqqq", correct: bool = 
     count = len(votes)
     rows = {
         "sample_id": [f"s{n}" for n in range(count)], "prompt_id": [*prompts],
-        "sample_index": [n % 4 for n in range(count)], "prompt_text": ["?"] * count, "response_text": [*votes], "response_ids": [[1]] * count,
+        "sample_index": [n % 4 for n in range(count)], "prompt_text": ["?"] * count,
+        "response_text": [*votes], "response_ids": [[1]] * count,
         "finish_reason": ["stop"] * count, "vote": [*votes], "score": [2.0 * r for r in right],
         "correct": pa.array(right if correct else [None] * count, pa.bool_()), "brief": [0.0] * count,
     }  # fmt: skip
