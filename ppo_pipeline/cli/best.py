@@ -51,15 +51,21 @@ def remarks(found: list[Standing], by: str) -> list[str]:
     root = next((each for each in others if each.round == ROOT), None)
     if root is not None and root.behind_error is not None:
         said.append(f"{root.behind:+.3f} (+- {root.behind_error:.3f}) over the untrained policy {ROOT}")
-    close = [each for each in others if each.close]
-    if close:
-        names = ", ".join(each.round for each in close[:5]) + (f" and {len(close) - 5} more" if len(close) > 5 else "")
-        needed = close[0].prompts_needed
-        more = f"; about {needed:,} would tell {close[0].round}, at two standard errors" if needed else ""
-        said.append(f"not told from {names}, within one standard error: too few held-out prompts{more}")
+    said += _untold([each for each in others if each.close], "not told from {}, within one standard error")
+    said += _untold([each for each in others if not each.close and not each.told], "hardly told from {}, within two")
     if others:
         said.append(f"the best of {len(found)} on the very prompts that chose it: expect less on others")
     return said
+
+
+def _untold(rounds: list[Standing], text: str) -> list[str]:
+    """Return that the prompts are too few to tell these rounds from the best, and how many would tell the nearest."""
+    if not rounds:
+        return []
+    names = ", ".join(each.round for each in rounds[:5]) + (f" and {len(rounds) - 5} more" if len(rounds) > 5 else "")
+    needed = rounds[0].prompts_needed
+    more = f"; about {needed:,} would tell {rounds[0].round}" if needed else ""
+    return [f"{text.format(names)}: too few held-out prompts{more}"]
 
 
 def _number(value: float | None, shape: str) -> str:

@@ -2,7 +2,6 @@
 
 import click
 
-from ..project.best_round import standings
 from ..settings.params import Params
 
 BEST = "best"
@@ -16,6 +15,8 @@ def round_named(params: Params, name: str) -> str:
     word, _, by = name.partition(":")
     if word != BEST or name in params.all_rounds:
         return name
+    from ..project.best_round import standings  # with pyarrow: other names need none
+
     best = standings(params, by or "scores")[0]
     click.echo(f"best: {best.round}, eval/{by or 'scores'} {best.value:+.3f}", err=True)
     return best.round

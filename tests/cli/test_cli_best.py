@@ -83,6 +83,7 @@ def test_each_round_stands_behind_the_best_with_the_error_of_the_prompts_differe
     for text in (
         "r002: eval/scores +1.875 (+- 0.315, 4 prompts)", "+1.875 (+- 0.315) over the untrained policy r000",
         "not told from b, within one standard error: too few held-out prompts; about 443 would tell b",
+        "hardly told from r001, within two: too few held-out prompts; about 7 would tell r001",
         "the best of 4 on the very prompts that chose it",
     ):  # fmt: skip
         assert text in said
@@ -143,6 +144,8 @@ def test_a_command_takes_best_for_a_round() -> None:
     found = json.loads(diff.stdout)
     assert (found["b"], found["heldout"]["prompts"], found["heldout"]["change"]) == ("r002", 4, 1.875)
     assert found["heldout"]["change_se"] == pytest.approx(spread(SCORES["r002"]))
+    branch = CliRunner().invoke(main, ["rounds", "branch", "best", "--name", "c"])
+    assert "added c, starting from r002" in branch.output
     for command in (["export", "--round", "best", "out"], ["chat", "--round", "best", "--prompt", "x"]):
         result = CliRunner().invoke(main, command)
         assert "data/rounds/r002/policy: not here" in result.output, result.output
