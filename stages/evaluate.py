@@ -8,7 +8,6 @@ import pyarrow.compute as pc
 from ppo_pipeline.models.loading import load_tokenizer, vocabulary_of
 from ppo_pipeline.project.stage_run import stage_run
 from ppo_pipeline.prompts.rendering import render_all
-from ppo_pipeline.rewards.heldout import by_prompt, heldout_metrics
 from ppo_pipeline.rewards.samples import Samples
 from ppo_pipeline.rewards.scoring import check_prompts, correct_of, join_prompts, score_samples, votes_of
 from ppo_pipeline.sampling.generate import Sampling
@@ -19,6 +18,7 @@ from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
 from ppo_pipeline.settings.stage_settings import EvaluateSettings
 from ppo_pipeline.tables.evaluation import EVALUATION, EVALUATION_SAMPLES
+from ppo_pipeline.tables.heldout import by_prompt, heldout_metrics
 from ppo_pipeline.tables.prompts import PROMPTS
 
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from ..errors import PipelineError, nearest
 from ..maths.heldout import standard_error
-from ..rewards.heldout import by_prompt
 from ..settings.params import ROOT, Params
 from ..tables.evaluation import EVALUATION, EVALUATION_SAMPLES
+from ..tables.heldout import by_prompt
 from ..tables.schema import TableError
 from .paths import Paths
 from .plan.as_run import metrics_of

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
@@ -91,6 +92,10 @@ def diff(*arguments: str, code: int = 0) -> str:
     return result.stdout if code == 0 else result.output
 
 
+def diff_notes(*arguments: str) -> str:
+    return CliRunner().invoke(main, ["diff", *arguments]).stderr
+
+
 def document(*arguments: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(diff(*arguments, "--json"))
     return found
@@ -136,7 +141,11 @@ def test_where_sort_limit_and_part() -> None:
     assert ids("--where", "change > 0 or score_a = 1") == ["r", "p"]
     assert ids("--sort", "-score_a") == ["p", "q", "r"]
     assert ids("--sort", "score_b", "--limit", "1") == ["q"]
-    assert set(document("r002", "b", "--part", "answers")) == {"a", "b", "relation", "answers"}
+    assert set(document("r002", "b", "--part", "answers")) == {"a", "b", "relation", "answers", "heldout"}
+    changes = [0.0, -2.0, 0.25]  # of all answers to the same prompts, whichever are shown
+    found = document("r002", "b", "--part", "answers", "--where", "change > 0")["heldout"]
+    assert found == pytest.approx({"prompts": 3, "change": np.mean(changes), "change_se": np.std(changes) / np.sqrt(2)})
+    assert "mean change over 3 prompts: -0.583 (+- 0.712)" in diff_notes("r002", "b")
     assert "Did you mean 'score_a'" in diff("r002", "b", "--where", "scorea > 1", code=1)
     assert "no column 'scor_b'" in diff("r002", "b", "--sort", "scor_b", code=1)
 

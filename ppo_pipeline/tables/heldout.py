@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ..errors import PipelineError
 from ..maths.heldout import majority, pass_at_k, powers_up_to, standard_error
-from ..tables.evaluation import EVALUATION
+from .evaluation import EVALUATION
 
 Floats = NDArray[np.floating]
 WITH_ERROR = ("scores", "correct", "sampled_scores", "sampled_correct")

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 
 from ppo_pipeline.errors import PipelineError
-from ppo_pipeline.rewards.heldout import by_prompt, heldout_metrics
 from ppo_pipeline.rewards.types.rule import RuleComponent
 from ppo_pipeline.tables.evaluation import EVALUATION, EVALUATION_SAMPLES
+from ppo_pipeline.tables.heldout import by_prompt, heldout_metrics
 
 
 def answers(correct: list[bool] | None = None) -> pa.Table:
