@@ -75,8 +75,8 @@ class Params(Section):
             raise ValueError(f"{asks[0]}.engine: vllm is not there for compute.device mps; set it to own")
         if self.evaluate.samples_per_prompt and self.rollout.greedy:
             raise ValueError(
-                "evaluate.samples_per_prompt: sampled as the rollout is, and rollout.greedy makes all answers to a "
-                "prompt the same; set it to 0, or greedy to false"
+                "evaluate.samples_per_prompt: answers are drawn as in the rollout, and rollout.greedy draws none; set "
+                "it to 0, or greedy to false"
             )
         if self.update.minibatches > count:
             raise ValueError(

@@ -87,8 +87,8 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"rollout.greedy": True, "evaluate.samples_per_prompt": 1},
-        "evaluate.samples_per_prompt: sampled as the rollout is, and rollout.greedy makes all answers to a prompt the "
-        "same; set it to 0, or greedy to false.",
+        "evaluate.samples_per_prompt: answers are drawn as in the rollout, and rollout.greedy draws none; set it to 0, "
+        "or greedy to false.",
     ),
     *(
         ({"update.lr_schedule": schedule}, f"update: lr_schedule {schedule} needs schedule_rounds.")
