@@ -88,6 +88,11 @@ class Update(Section):
     gradient_checkpointing: bool = Field(
         description="Compute activations again in the backward pass instead of keeping them: less memory, more time"
     )
+    policy_loss: Literal["ppo", "gspo", "cispo"] = Field(
+        description="ppo: each token's ratio is clipped; gspo: the response's, its geometric mean; cispo: the ratio is "
+        "a clipped weight of the logprob, through which no gradient goes. In use with gspo: clip_range 0.0003, "
+        "clip_range_high 0.0004; with cispo: clip_range 1.0 (no lower bound), clip_range_high 4.0"
+    )
     clip_range: Positive = Field(description="PPO's epsilon: the ratio is clipped to 1 - eps, 1 + eps")
     clip_range_high: Positive | None = Field(
         description="Another epsilon for the upper side, as in DAPO's clip-higher; null: the same"
@@ -129,6 +134,12 @@ class Update(Section):
             raise ValueError(f"lr_schedule {self.lr_schedule} needs schedule_rounds")
         if self.schedule_rounds is not None and self.schedule_rounds <= self.warmup_rounds:
             raise ValueError("schedule_rounds must be more than warmup_rounds")
+        return self
+
+    @model_validator(mode="after")
+    def _dual_clip_is_ppo_s(self) -> "Update":
+        if self.dual_clip is not None and self.policy_loss != "ppo":
+            raise ValueError(f"dual_clip is part of policy_loss ppo, not of {self.policy_loss}; set it to null")
         return self
 
     @field_validator("rollout_correction", mode="before")

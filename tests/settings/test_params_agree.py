@@ -123,6 +123,13 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         )
         for form in FORMS
     ),
+    *(
+        (
+            {"update.policy_loss": loss, "update.dual_clip": 3.0},
+            f"update: dual_clip is part of policy_loss ppo, not of {loss}; set it to null.",
+        )
+        for loss in ("gspo", "cispo")
+    ),
 ]
 AGREEING: list[dict[str, Any]] = [
     {"policy.critic": "none", "advantage.estimator": "rloo", "rollout.samples_per_prompt": 2},
@@ -133,6 +140,8 @@ AGREEING: list[dict[str, Any]] = [
     {"rollout.greedy": True},
     {"update.lr_schedule": "cosine", "update.warmup_rounds": 3, "update.schedule_rounds": 4},
     {"update.warmup_rounds": 3},
+    {"update.policy_loss": "ppo", "update.dual_clip": 3.0},
+    {"update.policy_loss": "cispo", "update.clip_range": 1.0, "update.clip_range_high": 4.0},
     {"advantage.missing_eos_score": -1.0},
     {"advantage.kl_target": 6.0, "advantage.kl_horizon": 13},
     {"advantage.kl_coef": 0.0, "advantage.kl_horizon": 1},

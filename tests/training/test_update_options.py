@@ -43,6 +43,12 @@ CASES = {
         "rollout_correction": "token_mask", "rollout_correction_max": 2.0, "loss_normalization": "sequence_mean",
         "gradient_groups": 4,
     },
+    "gspo": {"policy_loss": "gspo", "clip_range": 0.02, "loss_normalization": "sequence_mean"},
+    "gspo in groups": {"policy_loss": "gspo", "clip_range": 0.05, "clip_range_high": 0.02, "gradient_groups": 4},
+    "cispo": {"policy_loss": "cispo", "clip_range_high": 0.5},
+    "cispo, masked": {
+        "policy_loss": "cispo", "rollout_correction": "token_mask", "rollout_correction_max": 2.0, "gradient_groups": 2,
+    },
     "all": {
         "clip_range_high": 0.5, "dual_clip": 1.3, "loss_normalization": "sequence_mean", "kl_loss_coef": 0.7,
         "rollout_correction": "token_truncate", "rollout_correction_max": 2.0, "value_clip_range": None,
@@ -71,15 +77,22 @@ def slow_loss(policy: Policy, data: Sampled, targets: LossInputs, s: Update) -> 
     for i, (prompt, response) in enumerate(zip(data.prompts, data.responses, strict=True)):
         out = policy.model(torch.cat([prompt, response])[None].long(), output_hidden_states=True)
         terms = []
+        rows = [torch.log_softmax(out.logits[0, len(prompt) + t - 1] / TEMPERATURE, -1) for t in range(len(response))]
+        own = [row[x] - old for row, x, old in zip(rows, response.tolist(), targets.old_logprobs[i], strict=True)]
+        of_response = (sum(own) / len(own)).exp().item()
         for t, token in enumerate(response.tolist()):
-            place = len(prompt) + t - 1
-            every = torch.log_softmax(out.logits[0, place] / TEMPERATURE, -1)
+            place, every = len(prompt) + t - 1, rows[t]
             lp, a = every[token], targets.advantages[i][t]
             rho = (lp - targets.old_logprobs[i][t]).exp()
+            if s.policy_loss == "gspo":
+                rho = of_response * lp.exp() / lp.exp().item()
             clipped = min(max(rho, torch.tensor(1 - s.clip_range)), torch.tensor(1 + high))
             gain = min(a * rho, a * clipped)
-            counts["high"] += bool(a > 0 and rho > 1 + high)
-            counts["low"] += bool(a < 0 and rho < 1 - s.clip_range)
+            either = s.policy_loss == "cispo"
+            if either:
+                gain = clipped.item() * a * lp
+            counts["high"] += bool((a > 0 or either) and rho > 1 + high)
+            counts["low"] += bool((a < 0 or either) and rho < 1 - s.clip_range)
             if s.dual_clip is not None and a < 0:
                 counts["dual"] += bool(gain < s.dual_clip * a)
                 gain = max(gain, s.dual_clip * a)
@@ -111,18 +124,24 @@ def gradients(policy: Policy) -> dict[str, torch.Tensor]:
 
 def one_step(settings: Update, policy: Policy, data: Sampled, targets: LossInputs) -> dict[str, torch.Tensor]:
     """Return the gradients of an update of one step."""
-    optimizer = make_optimizer(policy, settings, TrainerState())
-    PPO(policy, optimizer, settings, TEMPERATURE, 0, MAX_NEW_TOKENS).run(data, targets, ("k",))
-    return gradients(policy)
+    return gradients(stepped(settings, policy, data, targets).policy)
+
+
+def stepped(settings: Update, policy: Policy, data: Sampled, targets: LossInputs) -> PPO:
+    """Return an update of one step that is done."""
+    ppo = PPO(policy, make_optimizer(policy, settings, TrainerState()), settings, TEMPERATURE, 0, MAX_NEW_TOKENS)
+    ppo.run(data, targets, ("k",))
+    return ppo
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_equal_those_of_a_slow_loop(case: str) -> None:
     settings, data = update_settings(**ONE_STEP, **CASES[case]), make_data()
     targets = far_targets(make_policy(), data, settings)
-    found = one_step(settings, make_policy(), data, targets)
-    slow = make_policy()
+    ppo, slow = stepped(settings, make_policy(), data, targets), make_policy()
+    found = gradients(ppo.policy)
     loss, counts = slow_loss(slow, data, targets, settings)
+    assert ppo.metrics()["policy/clipfrac"] == pytest.approx((counts["low"] + counts["high"]) / ppo.tokens)
     assert counts["low"] > 2 and counts["high"] > 2 and (counts["dual"] > 2) == (settings.dual_clip is not None)
     loss.backward()
     assert set(found) == set(gradients(slow))
@@ -131,7 +150,7 @@ def test_gradients_equal_those_of_a_slow_loop(case: str) -> None:
         torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("case", ["sequence mean", "fixed length", "all"])
+@pytest.mark.parametrize("case", ["sequence mean", "fixed length", "all", "gspo"])
 @pytest.mark.parametrize("tokens", [1, 40])
 def test_microbatches_do_not_change_the_gradient(case: str, tokens: int) -> None:
     data, found = make_data(), []
