@@ -135,6 +135,8 @@ def slow(s: Advantage, numbers: dict[str, Rows], kl_coef: float, seen: list[floa
         elif s.estimator == "grpo":
             deviation = math.sqrt(sum((m - mean) ** 2 for m in mates) / (len(mates) - 1))
             advantages.append([(sum(rewards[i]) - mean) / (deviation + 1e-4)] * n)
+        elif s.estimator in ("dr_grpo", "reinforce++_baseline"):
+            advantages.append([sum(rewards[i]) - mean] * n)
         elif s.estimator == "reinforce++":
             advantages.append([sum(s.gamma ** (u - t) * rewards[i][u] for u in range(t, n)) for t in range(n)])
         else:
@@ -162,8 +164,9 @@ def agrees(found: dict[str, Any], expected: dict[str, Rows | None]) -> None:
         assert np.concatenate(found[name]) == pytest.approx(np.concatenate(table), rel=2e-6, abs=2e-6), name
 
 
-ESTIMATORS = ["gae", "rloo", "grpo", "reinforce++"]
+ESTIMATORS = ["gae", "rloo", "grpo", "dr_grpo", "reinforce++", "reinforce++_baseline"]
 WHITENED = {"whiten_advantages": "round"}
+DEFINED_WITH = {"reinforce++": "round", "reinforce++_baseline": "round", "dr_grpo": "none"}
 CASES: list[dict[str, Any]] = [
     *[{"kl_penalty": p, "kl_estimator": k} for p in ("token", "sequence_sum", "sequence_mean") for k in ("k1", "k3")],
     {"kl_estimator": "k2", "kl_coef": 0.7},
@@ -184,7 +187,7 @@ CASES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("changes", CASES, ids=lambda c: "-".join(f"{k}={v}" for k, v in c.items()))
 def test_the_stage_is_a_slow_loop(estimator: str, changes: dict[str, Any]) -> None:
-    changes = {**changes, **(WHITENED if estimator == "reinforce++" else {})}
+    changes = {**changes, **({"whiten_advantages": DEFINED_WITH[estimator]} if estimator in DEFINED_WITH else {})}
     s = settings_of(estimator=estimator, **changes)
     numbers = write_tables(critic=estimator == "gae")
     found, metrics, _ = run(s)

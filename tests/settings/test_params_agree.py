@@ -31,6 +31,23 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         for estimator in ("rloo", "grpo")
         for critic in ("none", "shared")
     ),
+    *(
+        (
+            {"advantage.estimator": estimator, "advantage.whiten_advantages": whiten},
+            f"advantage.estimator {estimator} compares the responses to a prompt; set rollout.samples_per_prompt to 2 "
+            "or more.",
+        )
+        for estimator, whiten in (("dr_grpo", "none"), ("reinforce++_baseline", "round"))
+    ),
+    (
+        {
+            "advantage.estimator": "dr_grpo",
+            "rollout.samples_per_prompt": 2,
+            "advantage.whiten_advantages": "round",
+        },
+        "advantage: dr_grpo is without a critic, the response's reward less the prompt's mean, divided by nothing; set "
+        "whiten_advantages to none.",
+    ),
     (
         {"advantage.estimator": "reinforce++", "advantage.whiten_advantages": "none"},
         "advantage: reinforce++ is the reward to go, whitened over the round; set whiten_advantages to round.",
@@ -134,6 +151,15 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
 AGREEING: list[dict[str, Any]] = [
     {"policy.critic": "none", "advantage.estimator": "rloo", "rollout.samples_per_prompt": 2},
     {"policy.critic": "none", "advantage.estimator": "reinforce++"},
+    *(
+        {
+            "policy.critic": "none",
+            "advantage.estimator": estimator,
+            "advantage.whiten_advantages": whiten,
+            "rollout.samples_per_prompt": 2,
+        }
+        for estimator, whiten in (("dr_grpo", "none"), ("reinforce++_baseline", "round"))
+    ),
     {"policy.tuning": "full", "compute.dtype": "auto"},
     {"update.minibatches": 64},
     {"update.minibatches": 65, "rollout.samples_per_prompt": 2},
