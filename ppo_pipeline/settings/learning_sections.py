@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .estimators import EstimatorName, whitening_fault
+from .estimators import EstimatorName, lambda_fault, whitening_fault
 from .sections import Above1, Below1, BetweenZeroAndOne, Count, NonNegative, Positive, Section, UnitInterval
 
 
@@ -37,6 +37,13 @@ class Advantage(Section):
     )
     gamma: UnitInterval = Field(description="Discount factor, of an estimator that discounts")
     lam: UnitInterval = Field(alias="lambda", description="GAE's lambda")
+    lambda_returns: UnitInterval | None = Field(
+        description="Another lambda for the returns, which the value learns: 1.0 in VC-PPO and VAPO; null: `lambda`"
+    )
+    lambda_alpha: Positive | None = Field(
+        description="The advantages' lambda by the response's length l, in place of `lambda`: 1 - 1/(alpha l), or 0 "
+        "where that is negative; VAPO has 0.05. Returns keep lambda_returns, or `lambda`. null: `lambda` for all"
+    )
     bootstrap: Literal["none", "truncated", "always"] = Field(
         description="GAE's value after the last token. none: 0; truncated: the critic's where the response was cut by "
         "length, 0 after its own end; always: the critic's"
@@ -53,6 +60,9 @@ class Advantage(Section):
         if self.kl_target is not None and self.kl_coef == 0:
             raise ValueError("kl_target multiplies kl_coef, and 0 stays 0; set kl_coef above 0")
         if (text := whitening_fault(self.estimator, self.whiten_advantages)) is not None:
+            raise ValueError(text)
+        lambdas = {"lam_returns": self.lambda_returns, "lam_alpha": self.lambda_alpha}
+        if (text := lambda_fault(self.estimator, lambdas)) is not None:
             raise ValueError(text)
         return self
 

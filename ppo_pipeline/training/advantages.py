@@ -65,7 +65,7 @@ def advantages_of(r: Responses, s: Advantage, state: Controllers) -> Advantages:
         rewards = whiten(rewards, shift_mean=s.whiten_rewards == "mean_and_variance")
     found = estimators()[s.estimator](
         rewards=rewards, lengths=r.lengths, groups=r.groups, values=r.values, last_values=last_values(r, s.bootstrap),
-        gamma=s.gamma, lam=s.lam,
+        gamma=s.gamma, lam=s.lam, lam_returns=s.lambda_returns, lam_alpha=s.lambda_alpha,
     )  # fmt: skip
     used = whitened(found.advantages, r.lengths, s.whiten_advantages)
     penalties = sums_by_sequence(kl_penalties(kl, r.lengths, kl_coef, s.kl_penalty), r.lengths)

@@ -144,9 +144,14 @@ def slow(s: Advantage, numbers: dict[str, Rows], kl_coef: float, seen: list[floa
             last = numbers["bootstrap"][i][0] if goes_on else 0.0
             v = [*numbers["values"][i], last]
             delta = [rewards[i][t] + s.gamma * v[t + 1] - v[t] for t in range(n)]
-            row = [sum((s.gamma * s.lam) ** (u - t) * delta[u] for u in range(t, n)) for t in range(n)]
+            own = s.lam if s.lambda_alpha is None else max(0.0, 1 - 1 / (s.lambda_alpha * n))
+            of_returns = s.lam if s.lambda_returns is None else s.lambda_returns
+            row, other = (
+                [sum((s.gamma * lam) ** (u - t) * delta[u] for u in range(t, n)) for t in range(n)]
+                for lam in (own, of_returns)
+            )
             advantages.append(row)
-            returns.append([a + b for a, b in zip(row, v[:-1], strict=True)])
+            returns.append([a + b for a, b in zip(other, v[:-1], strict=True)])
     used = advantages
     if s.whiten_advantages == "round":
         used = whitened(advantages, keep_mean=False)
@@ -198,6 +203,24 @@ def test_the_stage_is_a_slow_loop(estimator: str, changes: dict[str, Any]) -> No
     assert metrics["val/advantage_mean"] == pytest.approx(tokens.mean(), abs=1e-9)
     assert metrics["val/advantage_std"] == pytest.approx(tokens.std())
     assert ("val/explained_variance" in metrics) is (estimator == "gae")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lambda": 0.8, "lambda_returns": 1.0},
+        {"lambda": 0.6, "lambda_alpha": 0.4},  # responses of 1 and 2 tokens get 0, the longest one 0.5
+        {"lambda": 0.6, "lambda_alpha": 0.9, "lambda_returns": 0.3, **WHITENED},
+    ],
+    ids=str,
+)
+def test_lambdas_of_returns_and_by_length_are_a_slow_loop_s(changes: dict[str, Any]) -> None:
+    s = settings_of(gamma=0.9, bootstrap="truncated", **changes)
+    numbers = write_tables()
+    found, metrics, _ = run(s)
+    agrees(found, slow(s, numbers, s.kl_coef, []))
+    values, returns = np.concatenate(numbers["values"]), np.concatenate(found["returns"])
+    assert metrics["val/explained_variance"] == pytest.approx(1 - (returns - values).var() / returns.var(), abs=1e-5)
 
 
 def test_each_response_may_be_whitened_by_itself() -> None:

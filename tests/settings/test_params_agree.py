@@ -127,6 +127,13 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ),
     *(
         (
+            {"advantage.estimator": "reinforce++", f"advantage.{name}": 0.5},
+            f"advantage: {name} is gae's, and reinforce++ does not use it; set it to null.",
+        )
+        for name in ("lambda_returns", "lambda_alpha")
+    ),
+    *(
+        (
             {f"update.rollout_correction_{bound}": value},
             "update: rollout_correction_max and rollout_correction_min need a rollout_correction; set them to null, or "
             "it to one of its forms.",
@@ -169,6 +176,7 @@ AGREEING: list[dict[str, Any]] = [
     {"update.policy_loss": "ppo", "update.dual_clip": 3.0},
     {"update.policy_loss": "cispo", "update.clip_range": 1.0, "update.clip_range_high": 4.0},
     {"advantage.missing_eos_score": -1.0},
+    {"advantage.lambda_returns": 1.0, "advantage.lambda_alpha": 0.05},
     {"advantage.kl_target": 6.0, "advantage.kl_horizon": 13},
     {"advantage.kl_coef": 0.0, "advantage.kl_horizon": 1},
     *(

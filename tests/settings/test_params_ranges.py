@@ -44,7 +44,7 @@ RANGES: dict[str, tuple[list[float], list[float]]] = {
 EXPECTED = {
     "any": "advantage.missing_eos_score rule.weight rule.hit rule.miss python.weight python.none_as model.weight "
     "http.weight model.label",
-    "above 0": "policy.alpha policy.value_head_std advantage.kl_target advantage.score_clip "
+    "above 0": "policy.alpha policy.value_head_std advantage.kl_target advantage.score_clip advantage.lambda_alpha "
     "update.lr update.value_lr "
     "update.adam_eps update.clip_range update.clip_range_high update.target_kl update.value_clip_range "
     "update.max_grad_norm http.timeout_seconds",
@@ -61,7 +61,7 @@ EXPECTED = {
     "evaluate.batch_size model.max_tokens model.batch_tokens http.batch_size http.max_answer_bytes",
     "above 1": "update.dual_clip update.rollout_correction_max",
     "above 0 to below 1": "update.rollout_correction_min",
-    "0 to 1": "prompts.heldout_fraction advantage.gamma advantage.lambda",
+    "0 to 1": "prompts.heldout_fraction advantage.gamma advantage.lambda advantage.lambda_returns",
     "0 to below 1": "policy.dropout update.adam_beta1 update.adam_beta2",
     "above 0 to 1": "rollout.top_p rollout.min_p vllm.gpu_memory",
 }
