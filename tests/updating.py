@@ -25,7 +25,7 @@ def update_settings(**changes: object) -> Update:
         "lr_schedule": "constant", "warmup_rounds": 0,
         "schedule_rounds": None, "gradient_checkpointing": False, "clip_range_high": None, "dual_clip": None,
         "policy_loss": "ppo",
-        "loss_normalization": "token_mean", "target_kl": None, "kl_loss_coef": 0.0,
+        "loss_normalization": "token_mean", "mask_truncated": False, "target_kl": None, "kl_loss_coef": 0.0,
         "rollout_correction": None, "rollout_correction_max": None, "rollout_correction_min": None,
         "kl_loss_estimator": "k3",
     }  # fmt: skip

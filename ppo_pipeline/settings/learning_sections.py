@@ -27,6 +27,13 @@ class Advantage(Section):
     missing_eos_score: float | None = Field(
         description="Score that replaces that of a response cut by length; null: none does"
     )
+    overlong_buffer: Count | None = Field(
+        description="Tokens before rollout.max_new_tokens over which a growing penalty is subtracted from the score "
+        "(DAPO's soft overlong punishment); null: none"
+    )
+    overlong_penalty: Positive | None = Field(
+        description="Penalty at rollout.max_new_tokens, 1.0 in DAPO; null where overlong_buffer is null"
+    )
     score_scaling: Literal["none", "scale", "norm"] = Field(
         description="scale: scores are divided by their running standard deviation over the rounds; norm: their "
         "running mean is subtracted too"
@@ -57,6 +64,10 @@ class Advantage(Section):
     def _settings_agree(self) -> "Advantage":
         if self.missing_eos_penalty is not None and self.missing_eos_score is not None:
             raise ValueError("missing_eos_penalty subtracts, missing_eos_score replaces; set one of them to null")
+        if (self.overlong_buffer is None) != (self.overlong_penalty is None):
+            raise ValueError(
+                "overlong_buffer and overlong_penalty go together: set both, such as 20 and 1.0, or both to null"
+            )
         if self.kl_target is not None and self.kl_coef == 0:
             raise ValueError("kl_target multiplies kl_coef, and 0 stays 0; set kl_coef above 0")
         if (text := whitening_fault(self.estimator, self.whiten_advantages)) is not None:
@@ -113,6 +124,10 @@ class Update(Section):
     loss_normalization: Literal["token_mean", "sequence_mean", "fixed_length"] = Field(
         description="The minibatch's loss: mean over its tokens; mean over responses of each one's mean; or sum over "
         "tokens divided by responses times rollout.max_new_tokens"
+    )
+    mask_truncated: bool = Field(
+        description="Responses that were cut by length teach the policy nothing: their tokens enter neither its loss "
+        "nor the KL and entropy terms (DAPO's overlong filtering); the value still learns from them"
     )
     target_kl: Positive | None = Field(
         description="The update ends before a step whose minibatch has an approxkl beyond this; null: never"

@@ -102,6 +102,7 @@ class AdvantageSettings(StageSettings):
     stage = "advantage"
     round: str
     parent: str
+    overlong_limit: int | None
     advantage: Advantage
 
 

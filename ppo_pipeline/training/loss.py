@@ -24,14 +24,19 @@ def summed_loss(scores: Scores, batch: Batch, response_lengths: Tensor, s: Updat
     per_token, statistics = policy_term(scores.logprobs, batch, response_lengths, s)
     if batch.weights is not None:
         per_token = per_token * batch.weights
-    terms = {"loss/policy": (1.0, per_token)}
+
+    def taught(term: Tensor) -> Tensor:
+        return term if batch.taught is None else term * batch.taught
+
+    terms = {"loss/policy": (1.0, taught(per_token))}
     if batch.returns is not None and scores.values is not None and batch.old_values is not None:
         value = value_loss(scores.values, batch.old_values, batch.returns, s.value_clip_range)
         terms["loss/value"] = (s.value_coef, value)
     if batch.reference_logprobs is not None:
-        terms["loss/kl"] = (s.kl_loss_coef, kl_loss(scores.logprobs, batch.reference_logprobs, s.kl_loss_estimator))
+        kl = kl_loss(scores.logprobs, batch.reference_logprobs, s.kl_loss_estimator)
+        terms["loss/kl"] = (s.kl_loss_coef, taught(kl))
     if s.entropy_coef:
-        terms["policy/entropy"] = (-s.entropy_coef, scores.entropy)
+        terms["policy/entropy"] = (-s.entropy_coef, taught(scores.entropy))
     shares = None
     if s.loss_normalization == "sequence_mean":
         shares = torch.repeat_interleave(1 / response_lengths, response_lengths).to(device)
@@ -40,8 +45,8 @@ def summed_loss(scores: Scores, batch: Batch, response_lengths: Tensor, s: Updat
         start=torch.zeros((), device=device),
     )
     with torch.no_grad():
-        statistics |= {"policy/entropy": scores.entropy.sum()}
         statistics |= {name: term.sum() for name, (_, term) in terms.items()}
+        statistics |= {"policy/entropy": scores.entropy.sum()}
     return loss, statistics
 
 

@@ -25,6 +25,7 @@ class Batch(NamedTuple):
     returns: Tensor | None
     reference_logprobs: Tensor | None
     weights: Tensor | None
+    taught: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class LossInputs:
 
     old_logprobs and old_values: of the training forward at the round's start. returns: what the value is to be;
     None where no value is learned. reference_logprobs: of the base, for the KL as a loss term. weights: factor of
-    the policy loss, for samples whose sampler differed from the training forward.
+    the policy loss, for samples whose sampler differed from the training forward. taught: 1 where a token teaches the
+    policy, 0 in a response that does not; None where all do.
     """
 
     old_logprobs: list[Tensor]
@@ -42,6 +44,7 @@ class LossInputs:
     returns: list[Tensor] | None
     reference_logprobs: list[Tensor] | None = None
     weights: list[Tensor] | None = None
+    taught: list[Tensor] | None = None
 
     def take(self, indices: NDArray, device: torch.device) -> Batch:
         """Return the chosen samples' entries."""
@@ -59,6 +62,42 @@ class LossInputs:
         for i, part in zip(indices, flat.split([len(part) for part in parts]), strict=True):
             advantages[i] = part
         return replace(self, advantages=advantages)
+
+    def scaled(self, indices: NDArray, normalization: str) -> "LossInputs":
+        """Return targets for the minibatch `indices`, whose loss is divided by all of its tokens or responses.
+
+        taught is scaled so that with token_mean the policy's terms are means over the taught tokens alone. With
+        sequence_mean and fixed_length all responses count in the divisor. So do TRL's losses dapo and bnpo, grpo, and
+        dr_grpo, with mask_truncated_completions.
+        """
+        if self.taught is None or normalization != "token_mean":
+            return self
+        return replace(self, taught=_scaled(self.taught, indices))
+
+
+def _scaled(column: list[Tensor], indices: NDArray) -> list[Tensor]:
+    """Return a column of 0 and 1 times tokens / ones, both over the samples `indices`; the others' as they are."""
+    ones = sum(column[i].sum().item() for i in indices)
+    factor = sum(len(column[i]) for i in indices) / ones if ones else 0.0
+    found = list(column)
+    for i in indices:
+        found[i] = column[i] * factor
+    return found
+
+
+def ended(rollouts: pa.Table, tokens: list[Tensor]) -> tuple[list[Tensor], dict[str, float]]:
+    """Return 1 for each token of a response that ended by itself, 0 where it was cut, and the share of the latter.
+
+    tokens: any column by token. Raises PipelineError where all were cut.
+    """
+    reasons = rollouts.column("finish_reason").to_pylist()
+    if all(reason == "length" for reason in reasons):
+        raise PipelineError(
+            f"params.yaml: update.mask_truncated: each of the round's {len(reasons)} responses was cut by length, and "
+            "the policy would learn nothing. Raise rollout.max_new_tokens, or set mask_truncated to false."
+        )
+    found = [torch.full((len(t),), float(r != "length")) for t, r in zip(tokens, reasons, strict=True)]
+    return found, {"policy/truncated_masked": 1 - torch.cat(found).double().mean().item()}
 
 
 def sampling_weights(
@@ -91,7 +130,7 @@ def sampling_weights(
 def loss_inputs_of(
     rollouts: pa.Table, reference: pa.Table, advantages: pa.Table, s: Update
 ) -> tuple[LossInputs, dict[str, float]]:
-    """Return what the update learns from of a round's tables, and metrics of the rollout correction.
+    """Return what the update learns from of a round's tables, and metrics of what is weighted or left out.
 
     Columns that these settings do not use are None.
     """
@@ -101,6 +140,10 @@ def loss_inputs_of(
     if s.rollout_correction is not None:
         sampler, kept = split(rollouts, "rollout_logprobs"), split(rollouts, "kept_mass")
         weights, metrics = sampling_weights(policy, sampler, kept, s)
+    taught = None
+    if s.mask_truncated:
+        taught, of_cut = ended(rollouts, policy)
+        metrics |= of_cut
     inputs = LossInputs(
         policy,
         split(reference, "values") if learns_values else None,
@@ -108,5 +151,6 @@ def loss_inputs_of(
         split(advantages, "returns") if learns_values else None,
         split(reference, "reference_logprobs") if s.kl_loss_coef else None,
         weights,
+        taught,
     )
     return inputs, metrics

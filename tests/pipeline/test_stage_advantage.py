@@ -67,7 +67,8 @@ def write_tables(critic: bool = True, seed: int = 0) -> dict[str, Rows]:
 
 def run(s: Advantage, state: Controllers | None = None) -> tuple[dict[str, Rows], dict, Controllers]:
     """Run the stage; return the columns of advantages.parquet, the metrics and the state that it hands on."""
-    settings = AdvantageSettings(round="r001", parent="r000", advantage=s)
+    limit = None if s.overlong_buffer is None else max(LENGTHS)
+    settings = AdvantageSettings(round="r001", parent="r000", overlong_limit=limit, advantage=s)
     PATHS.settings("advantage").parent.mkdir(parents=True, exist_ok=True)
     PATHS.settings("advantage").write_text(settings.model_dump_json(by_alias=True))
     (state or Controllers()).write(PATHS.parent_state)
@@ -90,11 +91,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def slow_scores(s: Advantage, seen: list[float]) -> list[float]:
     """Return the scores of the round as they enter the reward; `seen` are all scores of the rounds before."""
     judged = []
-    for score, cut in zip(SCORES, CUT, strict=True):
+    for score, cut, n in zip(SCORES, CUT, LENGTHS, strict=True):
         if cut and s.missing_eos_score is not None:
             score = s.missing_eos_score
         elif cut and s.missing_eos_penalty is not None:
             score -= s.missing_eos_penalty
+        if s.overlong_buffer is not None and n > max(LENGTHS) - s.overlong_buffer:
+            score -= s.overlong_penalty * (n - (max(LENGTHS) - s.overlong_buffer)) / s.overlong_buffer
         judged.append(score)
     if s.score_scaling != "none":
         everything = [*seen, *judged]
@@ -181,6 +184,7 @@ CASES: list[dict[str, Any]] = [
     {"missing_eos_score": 0.0, "score_scaling": "scale"},
     {"score_scaling": "norm", "score_clip": 0.5, "missing_eos_penalty": 1.0},
     {"score_clip": 1.0},
+    {"overlong_buffer": 3, "overlong_penalty": 1.5, "missing_eos_penalty": 1.0, "score_scaling": "scale"},
     {"whiten_rewards": "variance"},
     {"whiten_rewards": "mean_and_variance", **WHITENED},
     {"gamma": 0.9, "lambda": 0.8, "bootstrap": "truncated"},
@@ -239,6 +243,14 @@ def test_by_minibatch_the_stage_leaves_advantages_as_they_are() -> None:
     found, _, _ = run(settings_of(whiten_advantages="minibatch"))
     assert found == raw
     assert "of one token" not in SAID[-1]
+
+
+def test_the_mean_penalty_for_length_is_told() -> None:
+    """At most 5 tokens, of which the last 3 are punished: lengths 3, 4 and 5 lose 1, 2 and 3 thirds."""
+    write_tables()
+    assert "objective/overlong_penalty" not in run(settings_of())[1]
+    _, metrics, _ = run(settings_of(overlong_buffer=3, overlong_penalty=2.0))
+    assert metrics["objective/overlong_penalty"] == pytest.approx(-2.0 * (1 + 2 + 3) / 3 / 7)
 
 
 def test_metrics() -> None:

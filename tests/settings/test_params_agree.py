@@ -134,6 +134,19 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ),
     *(
         (
+            {f"advantage.{name}": 8},
+            "advantage: overlong_buffer and overlong_penalty go together: set both, such as 20 and 1.0, or both to "
+            "null.",
+        )
+        for name in ("overlong_buffer", "overlong_penalty")
+    ),
+    (
+        {"advantage.overlong_buffer": 49, "advantage.overlong_penalty": 1.0},
+        "advantage.overlong_buffer: 49 tokens before the end of responses of at most rollout.max_new_tokens = 48; "
+        "lower it, or let them be longer.",
+    ),
+    *(
+        (
             {f"update.rollout_correction_{bound}": value},
             "update: rollout_correction_max and rollout_correction_min need a rollout_correction; set them to null, or "
             "it to one of its forms.",
@@ -176,6 +189,7 @@ AGREEING: list[dict[str, Any]] = [
     {"update.policy_loss": "ppo", "update.dual_clip": 3.0},
     {"update.policy_loss": "cispo", "update.clip_range": 1.0, "update.clip_range_high": 4.0},
     {"advantage.missing_eos_score": -1.0},
+    {"advantage.overlong_buffer": 48, "advantage.overlong_penalty": 1.0},
     {"advantage.lambda_returns": 1.0, "advantage.lambda_alpha": 0.05},
     {"advantage.kl_target": 6.0, "advantage.kl_horizon": 13},
     {"advantage.kl_coef": 0.0, "advantage.kl_horizon": 1},

@@ -44,7 +44,8 @@ RANGES: dict[str, tuple[list[float], list[float]]] = {
 EXPECTED = {
     "any": "advantage.missing_eos_score rule.weight rule.hit rule.miss python.weight python.none_as model.weight "
     "http.weight model.label",
-    "above 0": "policy.alpha policy.value_head_std advantage.kl_target advantage.score_clip advantage.lambda_alpha "
+    "above 0": "policy.alpha policy.value_head_std advantage.kl_target advantage.score_clip "
+    "advantage.lambda_alpha advantage.overlong_penalty "
     "update.lr update.value_lr "
     "update.adam_eps update.clip_range update.clip_range_high update.target_kl update.value_clip_range "
     "update.max_grad_norm http.timeout_seconds",
@@ -57,6 +58,7 @@ EXPECTED = {
     "1 or more": "compute.workers vllm.tensor_parallel policy.rank "
     "rollout.prompts_per_round rollout.samples_per_prompt rollout.max_prompt_tokens "
     "rollout.max_new_tokens rollout.top_k rollout.batch_size reference.batch_tokens advantage.kl_horizon "
+    "advantage.overlong_buffer "
     "update.schedule_rounds update.epochs update.minibatches update.microbatch_tokens evaluate.max_new_tokens "
     "evaluate.batch_size model.max_tokens model.batch_tokens http.batch_size http.max_answer_bytes",
     "above 1": "update.dual_clip update.rollout_correction_max",
