@@ -18,7 +18,7 @@ def run(name: str) -> None:
     """Turn scores and logprobs into advantages and returns; write advantages.parquet and controllers.json."""
     with stage_run(AdvantageSettings, name) as stage:
         paths = stage.paths
-        rewards = REWARDS.read(paths.rewards, ["score"])
+        rewards = REWARDS.read(paths.rewards, ["score", "correct"])
         reference = REFERENCE.read(paths.reference)
         rollouts = ROLLOUTS.read(paths.rollouts, ["prompt_id", "finish_reason"])
         same_order(rewards, reference, f"{paths.rewards} and {paths.reference}")
@@ -31,6 +31,7 @@ def run(name: str) -> None:
         table = {
             n: pa.nulls(len(count), pa.list_(kind)) if c is None else ragged(c, count, kind) for n, c in columns.items()
         }
+        table["correct"] = rewards.column("correct") if settings.tells_correct else pa.nulls(len(count), pa.bool_())
         ADVANTAGES.write(pa.table({"sample_id": reference.column("sample_id"), **table}), paths.advantages)
         found.state.write(paths.controllers)
         text = f"{len(count)} samples, KL {found.numbers['objective/kl']:.4f} nats a sample"

@@ -148,6 +148,10 @@ class Update(Section):
     kl_loss_estimator: Literal["k2", "k3"] = Field(
         description="KL estimator of the loss term; the gradient of k1 is 0 in expectation"
     )
+    likelihood_coef: NonNegative = Field(
+        description="Factor of the negative log likelihood of right answers (reward.correct) as a term of the loss, "
+        "0.1 in VAPO; 0: none"
+    )
     value_clip_range: Positive | None = Field(description="Clip of the value around its old estimate; null for none")
     value_coef: NonNegative = Field(description="Factor of the value loss")
     entropy_coef: NonNegative = Field(description="Factor of the entropy bonus")

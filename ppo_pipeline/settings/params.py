@@ -84,6 +84,11 @@ class Params(Section):
                 f"advantage.overlong_buffer: {buffer} tokens before the end of responses of at most "
                 f"rollout.max_new_tokens = {limit}; lower it, or let them be longer"
             )
+        if self.tells_correct and self.reward.correct is None:
+            raise ValueError(
+                "update.likelihood_coef is for right answers, and reward.correct is null; set that to what makes an "
+                "answer right, such as {component: answer, at_least: 1.0}, or likelihood_coef to 0"
+            )
         horizon = self.advantage.kl_horizon
         if self.advantage.kl_target is not None and count >= 5 * horizon:  # it moves by a fifth of count / horizon
             raise ValueError(
@@ -141,6 +146,11 @@ class Params(Section):
     def overlong_limit(self) -> int | None:
         """Length at which a sampled response is cut, where the advantages depend on it."""
         return None if self.advantage.overlong_buffer is None else self.max_new_tokens
+
+    @property
+    def tells_correct(self) -> bool:
+        """Whether the update is told which responses are right answers."""
+        return self.update.likelihood_coef > 0
 
     @property
     def max_prompt_tokens(self) -> int:

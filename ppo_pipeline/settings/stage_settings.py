@@ -103,6 +103,7 @@ class AdvantageSettings(StageSettings):
     round: str
     parent: str
     overlong_limit: int | None
+    tells_correct: bool
     advantage: Advantage
 
 

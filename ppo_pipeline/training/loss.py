@@ -37,6 +37,8 @@ def summed_loss(scores: Scores, batch: Batch, response_lengths: Tensor, s: Updat
         terms["loss/kl"] = (s.kl_loss_coef, taught(kl))
     if s.entropy_coef:
         terms["policy/entropy"] = (-s.entropy_coef, taught(scores.entropy))
+    if batch.right is not None:
+        terms["loss/likelihood"] = (s.likelihood_coef, -scores.logprobs * batch.right)
     shares = None
     if s.loss_normalization == "sequence_mean":
         shares = torch.repeat_interleave(1 / response_lengths, response_lengths).to(device)

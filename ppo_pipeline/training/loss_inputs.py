@@ -13,6 +13,7 @@ from ..errors import PipelineError
 from ..maths.masked import whiten
 from ..maths.rollout_correction import correction_weights
 from ..settings.learning_sections import Update
+from .chosen import chosen, not_cut, right_answers, scaled_to_mean, share_of
 from .data import split
 
 
@@ -26,6 +27,7 @@ class Batch(NamedTuple):
     reference_logprobs: Tensor | None
     weights: Tensor | None
     taught: Tensor | None
+    right: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class LossInputs:
     old_logprobs and old_values: of the training forward at the round's start. returns: what the value is to be;
     None where no value is learned. reference_logprobs: of the base, for the KL as a loss term. weights: factor of
     the policy loss, for samples whose sampler differed from the training forward. taught: 1 where a token teaches the
-    policy, 0 in a response that does not; None where all do.
+    policy, 0 in a response that does not; None where all do. right: 1 in right answers, for the likelihood as a term.
     """
 
     old_logprobs: list[Tensor]
@@ -45,6 +47,7 @@ class LossInputs:
     reference_logprobs: list[Tensor] | None = None
     weights: list[Tensor] | None = None
     taught: list[Tensor] | None = None
+    right: list[Tensor] | None = None
 
     def take(self, indices: NDArray, device: torch.device) -> Batch:
         """Return the chosen samples' entries."""
@@ -66,38 +69,14 @@ class LossInputs:
     def scaled(self, indices: NDArray, normalization: str) -> "LossInputs":
         """Return targets for the minibatch `indices`, whose loss is divided by all of its tokens or responses.
 
-        taught is scaled so that with token_mean the policy's terms are means over the taught tokens alone. With
-        sequence_mean and fixed_length all responses count in the divisor. So do TRL's losses dapo and bnpo, grpo, and
-        dr_grpo, with mask_truncated_completions.
+        So that the terms of some responses are means over these, taught and right are scaled. right: always (VAPO's
+        eq. in sec. 4.3 with token_mean). taught: with token_mean; else all responses count in the divisor. So do TRL's
+        losses dapo and bnpo, grpo, and dr_grpo, with mask_truncated_completions.
         """
-        if self.taught is None or normalization != "token_mean":
-            return self
-        return replace(self, taught=_scaled(self.taught, indices))
-
-
-def _scaled(column: list[Tensor], indices: NDArray) -> list[Tensor]:
-    """Return a column of 0 and 1 times tokens / ones, both over the samples `indices`; the others' as they are."""
-    ones = sum(column[i].sum().item() for i in indices)
-    factor = sum(len(column[i]) for i in indices) / ones if ones else 0.0
-    found = list(column)
-    for i in indices:
-        found[i] = column[i] * factor
-    return found
-
-
-def ended(rollouts: pa.Table, tokens: list[Tensor]) -> tuple[list[Tensor], dict[str, float]]:
-    """Return 1 for each token of a response that ended by itself, 0 where it was cut, and the share of the latter.
-
-    tokens: any column by token. Raises PipelineError where all were cut.
-    """
-    reasons = rollouts.column("finish_reason").to_pylist()
-    if all(reason == "length" for reason in reasons):
-        raise PipelineError(
-            f"params.yaml: update.mask_truncated: each of the round's {len(reasons)} responses was cut by length, and "
-            "the policy would learn nothing. Raise rollout.max_new_tokens, or set mask_truncated to false."
-        )
-    found = [torch.full((len(t),), float(r != "length")) for t, r in zip(tokens, reasons, strict=True)]
-    return found, {"policy/truncated_masked": 1 - torch.cat(found).double().mean().item()}
+        by_token, found = normalization == "token_mean", self
+        if self.taught is not None and by_token:
+            found = replace(found, taught=scaled_to_mean(self.taught, indices, by_token))
+        return found if self.right is None else replace(found, right=scaled_to_mean(self.right, indices, by_token))
 
 
 def sampling_weights(
@@ -140,10 +119,15 @@ def loss_inputs_of(
     if s.rollout_correction is not None:
         sampler, kept = split(rollouts, "rollout_logprobs"), split(rollouts, "kept_mass")
         weights, metrics = sampling_weights(policy, sampler, kept, s)
-    taught = None
+    taught = right = None
     if s.mask_truncated:
-        taught, of_cut = ended(rollouts, policy)
-        metrics |= of_cut
+        taught = chosen(not_cut(rollouts), policy)
+        metrics["policy/truncated_masked"] = 1 - share_of(taught)
+    if s.likelihood_coef:
+        right = chosen(right_answers(advantages), policy)
+        if taught is not None:
+            right = [r * t for r, t in zip(right, taught, strict=True)]
+        metrics["policy/right_tokens"] = share_of(right)
     inputs = LossInputs(
         policy,
         split(reference, "values") if learns_values else None,
@@ -152,5 +136,6 @@ def loss_inputs_of(
         split(reference, "reference_logprobs") if s.kl_loss_coef else None,
         weights,
         taught,
+        right,
     )
     return inputs, metrics

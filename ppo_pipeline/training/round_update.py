@@ -97,7 +97,7 @@ class RoundUpdate:
         columns = ["prompt_ids", "response_ids", "rollout_logprobs", "kept_mass", "finish_reason"]
         rollouts = ROLLOUTS.read(paths.rollouts, columns)
         reference = REFERENCE.read(paths.reference, ["policy_logprobs", "reference_logprobs", "values"])
-        advantages = ADVANTAGES.read(paths.advantages, ["advantages", "returns"])
+        advantages = ADVANTAGES.read(paths.advantages, ["advantages", "returns", "correct"])
         controllers = Controllers.read(paths.controllers)
         same_order(rollouts, reference, f"{paths.rollouts} and {paths.reference}")
         same_order(rollouts, advantages, f"{paths.rollouts} and {paths.advantages}")

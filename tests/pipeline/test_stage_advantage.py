@@ -67,10 +67,12 @@ def write_tables(critic: bool = True, seed: int = 0) -> dict[str, Rows]:
     return numbers
 
 
-def run(s: Advantage, state: Controllers | None = None) -> tuple[dict[str, Rows], dict, Controllers]:
+def run(
+    s: Advantage, state: Controllers | None = None, correct: bool = False
+) -> tuple[dict[str, Rows], dict, Controllers]:
     """Run the stage; return the columns of advantages.parquet, the metrics and the state that it hands on."""
     limit = None if s.overlong_buffer is None else max(LENGTHS)
-    settings = AdvantageSettings(round="r001", parent="r000", overlong_limit=limit, advantage=s)
+    settings = AdvantageSettings(round="r001", parent="r000", overlong_limit=limit, tells_correct=correct, advantage=s)
     PATHS.settings("advantage").parent.mkdir(parents=True, exist_ok=True)
     PATHS.settings("advantage").write_text(settings.model_dump_json(by_alias=True))
     (state or Controllers()).write(PATHS.parent_state)
@@ -253,6 +255,14 @@ def test_the_mean_penalty_for_length_is_told() -> None:
     assert "objective/overlong_penalty" not in run(settings_of())[1]
     _, metrics, _ = run(settings_of(overlong_buffer=3, overlong_penalty=2.0))
     assert metrics["objective/overlong_penalty"] == pytest.approx(-2.0 * (1 + 2 + 3) / 3 / 7)
+
+
+def test_the_update_is_told_which_answers_are_right_where_it_asks() -> None:
+    write_tables()
+    table = pa.table({"sample_id": [f"s{i}" for i in range(len(LENGTHS))], "score": SCORES, "correct": CUT})
+    REWARDS.write(table, PATHS.rewards)
+    assert run(settings_of(), correct=True)[0]["correct"] == CUT
+    assert run(settings_of())[0]["correct"] == [None] * len(CUT)
 
 
 def test_metrics() -> None:

@@ -145,6 +145,11 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         "advantage.overlong_buffer: 49 tokens before the end of responses of at most rollout.max_new_tokens = 48; "
         "lower it, or let them be longer.",
     ),
+    (
+        {"update.likelihood_coef": 0.1, "reward.correct": None},
+        "update.likelihood_coef is for right answers, and reward.correct is null; set that to what makes an answer "
+        "right, such as {component: answer, at_least: 1.0}, or likelihood_coef to 0.",
+    ),
     *(
         (
             {f"update.rollout_correction_{bound}": value},
@@ -190,6 +195,8 @@ AGREEING: list[dict[str, Any]] = [
     {"update.policy_loss": "cispo", "update.clip_range": 1.0, "update.clip_range_high": 4.0},
     {"advantage.missing_eos_score": -1.0},
     {"advantage.overlong_buffer": 48, "advantage.overlong_penalty": 1.0},
+    {"update.likelihood_coef": 0.1},
+    {"update.likelihood_coef": 0.0, "reward.correct": None},
     {"advantage.lambda_returns": 1.0, "advantage.lambda_alpha": 0.05},
     {"advantage.kl_target": 6.0, "advantage.kl_horizon": 13},
     {"advantage.kl_coef": 0.0, "advantage.kl_horizon": 1},

@@ -51,8 +51,8 @@ EXPECTED = {
     "update.max_grad_norm http.timeout_seconds",
     "0.0001 or more": "rollout.temperature",
     "0 or more": "seed compute.threads advantage.kl_coef advantage.missing_eos_penalty update.warmup_rounds "
-    "update.weight_decay update.kl_loss_coef update.value_coef update.entropy_coef evaluate.max_prompts "
-    "rollout.shard_samples evaluate.shard_samples "
+    "update.weight_decay update.kl_loss_coef update.likelihood_coef update.value_coef update.entropy_coef "
+    "evaluate.max_prompts rollout.shard_samples evaluate.shard_samples "
     "rule.tolerance rule.length_penalty rule.max_length_penalty http.retries",
     "a power of two": "update.gradient_groups",
     "1 or more": "compute.workers vllm.tensor_parallel policy.rank "

@@ -1,6 +1,7 @@
 """The options of the PPO update against a slow loop over tokens, properties and numbers worked by hand."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from ppo_pipeline.models.checkpoint import TrainerState
 from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.settings.learning_sections import Update
 from ppo_pipeline.training.batches import generator, shuffled_minibatches
+from ppo_pipeline.training.chosen import chosen
 from ppo_pipeline.training.data import Sampled
 from ppo_pipeline.training.loss_inputs import LossInputs
 from ppo_pipeline.training.optimizer import make_optimizer, trained_parameters
@@ -30,6 +32,7 @@ from ppo_pipeline.training.ppo import PPO
 
 ONE_STEP = {"epochs": 1, "minibatches": 1, "max_grad_norm": None}
 MAX_NEW_TOKENS = 16
+CUT, RIGHT = (1, 4), (0, 2, 6)  # of the 7 responses
 CASES = {
     "plain": {},
     "clip-higher": {"clip_range_high": 0.5},
@@ -49,6 +52,16 @@ CASES = {
     "cispo, masked": {
         "policy_loss": "cispo", "rollout_correction": "token_mask", "rollout_correction_max": 2.0, "gradient_groups": 2,
     },
+    **{
+        f"cut ones masked, right ones likely, {how}": {
+            "mask_truncated": True, "likelihood_coef": 0.3, "loss_normalization": how, "kl_loss_coef": 0.7,
+        }
+        for how in ("token_mean", "sequence_mean", "fixed_length")
+    },
+    "gspo, masked, right ones likely, in groups": {
+        "policy_loss": "gspo", "clip_range": 0.05, "clip_range_high": 0.02, "mask_truncated": True,
+        "likelihood_coef": 0.3, "gradient_groups": 4,
+    },
     "all": {
         "clip_range_high": 0.5, "dual_clip": 1.3, "loss_normalization": "sequence_mean", "kl_loss_coef": 0.7,
         "rollout_correction": "token_truncate", "rollout_correction_max": 2.0, "value_clip_range": None,
@@ -66,6 +79,12 @@ def far_targets(policy: Policy, data: Sampled, settings: Update) -> LossInputs:
         targets,
         reference_logprobs=reference if settings.kl_loss_coef else None,
         weights=weights_of(data) if settings.rollout_correction else None,
+        taught=chosen([i not in CUT for i in range(len(data.responses))], data.responses)
+        if settings.mask_truncated
+        else None,
+        right=chosen([i in RIGHT for i in range(len(data.responses))], data.responses)
+        if settings.likelihood_coef
+        else None,
     )
 
 
@@ -76,7 +95,7 @@ def slow_loss(policy: Policy, data: Sampled, targets: LossInputs, s: Update) -> 
     responses = []
     for i, (prompt, response) in enumerate(zip(data.prompts, data.responses, strict=True)):
         out = policy.model(torch.cat([prompt, response])[None].long(), output_hidden_states=True)
-        terms = []
+        terms, rests, likely = [], [], []
         rows = [torch.log_softmax(out.logits[0, len(prompt) + t - 1] / TEMPERATURE, -1) for t in range(len(response))]
         own = [row[x] - old for row, x, old in zip(rows, response.tolist(), targets.old_logprobs[i], strict=True)]
         of_response = (sum(own) / len(own)).exp().item()
@@ -104,18 +123,35 @@ def slow_loss(policy: Policy, data: Sampled, targets: LossInputs, s: Update) -> 
             if s.value_clip_range is not None:
                 errors.append((old + (v - old).clamp(-s.value_clip_range, s.value_clip_range) - ret) ** 2)
             entropy = -(every.exp() * every).sum()
-            loss = -gain + s.value_coef * 0.5 * max(errors) - s.entropy_coef * entropy
+            rests.append(s.value_coef * 0.5 * max(errors))
+            likely.append(-s.likelihood_coef * lp)
+            loss = -gain - s.entropy_coef * entropy
             if targets.reference_logprobs is not None:
                 r = targets.reference_logprobs[i][t] - lp
                 loss = loss + s.kl_loss_coef * (r**2 / 2 if s.kl_loss_estimator == "k2" else r.exp() - 1 - r)
             terms.append(loss)
-        responses.append(terms)
-    total = sum(sum(terms) for terms in responses)
+        responses.append((terms, rests, likely))
+    everyone = range(len(responses))
+    policy_s = [i for i in everyone if not s.mask_truncated or i not in CUT]
+    # Responses left out count in the divisor of the policy's terms, but by token.
+    loss = mean_of(
+        [r[0] for r in responses], policy_s, policy_s if s.loss_normalization == "token_mean" else everyone, s
+    )
+    loss = loss + mean_of([r[1] for r in responses], everyone, everyone, s)
+    if s.likelihood_coef:
+        loss = loss + mean_of([r[2] for r in responses], RIGHT, RIGHT, s)
+    return loss, counts
+
+
+def mean_of(terms: list[list[torch.Tensor]], of: Iterable[int], over: Iterable[int], s: Update) -> torch.Tensor:
+    """Return the terms of the responses `of`, by the normalization over the responses `over`."""
+    over = [*over]
     if s.loss_normalization == "sequence_mean":
-        return sum(sum(terms) / len(terms) for terms in responses) / len(responses), counts
+        return sum(sum(terms[i]) / len(terms[i]) for i in of) / len(over)
+    total = sum(sum(terms[i]) for i in of)
     if s.loss_normalization == "fixed_length":
-        return total / (len(responses) * MAX_NEW_TOKENS), counts
-    return total / sum(len(terms) for terms in responses), counts
+        return total / (len(over) * MAX_NEW_TOKENS)
+    return total / sum(len(terms[i]) for i in over)
 
 
 def gradients(policy: Policy) -> dict[str, torch.Tensor]:
@@ -150,7 +186,9 @@ def test_gradients_equal_those_of_a_slow_loop(case: str) -> None:
         torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("case", ["sequence mean", "fixed length", "all", "gspo"])
+@pytest.mark.parametrize(
+    "case", ["sequence mean", "fixed length", "all", "gspo", "cut ones masked, right ones likely, token_mean"]
+)
 @pytest.mark.parametrize("tokens", [1, 40])
 def test_microbatches_do_not_change_the_gradient(case: str, tokens: int) -> None:
     data, found = make_data(), []
