@@ -1,5 +1,7 @@
 """Policies, samples and targets for tests of the update."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from conftest import targets_of, tiny_model
@@ -9,6 +11,7 @@ from ppo_pipeline.models.lora import add_lora, copy_with_same_weights, init_lora
 from ppo_pipeline.models.policy import Policy, SeparateCritic
 from ppo_pipeline.models.value_head import ValueHead
 from ppo_pipeline.settings.learning_sections import Update
+from ppo_pipeline.training.chosen import chosen
 from ppo_pipeline.training.data import Sampled
 from ppo_pipeline.training.loss_inputs import LossInputs
 from ppo_pipeline.training.optimizer import make_optimizer, trained_parameters
@@ -81,6 +84,16 @@ def weights_of(data: Sampled) -> list[torch.Tensor]:
     """Return weights as of a rollout correction that masks: 0, or 0.8 to 1.5."""
     waves = [1 + 0.5 * torch.cos(2.0 * torch.arange(len(r)) + i) for i, r in enumerate(data.responses)]
     return [torch.where(wave < 0.8, 0.0, wave) for wave in waves]
+
+
+CUT, RIGHT = (1, 4), (0, 2, 6)  # of the responses
+
+
+def with_chosen(targets: LossInputs, data: Sampled) -> LossInputs:
+    """Return targets of which CUT do not teach the policy, and RIGHT are right answers."""
+    every = range(len(data.responses))
+    taught, right = [i not in CUT for i in every], [i in RIGHT for i in every]
+    return replace(targets, taught=chosen(taught, data.responses), right=chosen(right, data.responses))
 
 
 def run(policy: Policy, settings: Update, data: Sampled, targets: LossInputs, state: TrainerState | None = None):

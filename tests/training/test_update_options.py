@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from updating import (
+    CUT,
+    RIGHT,
     TEMPERATURE,
     make_data,
     make_policy,
@@ -17,6 +19,7 @@ from updating import (
     run,
     update_settings,
     weights_of,
+    with_chosen,
 )
 
 from ppo_pipeline.maths.schedule import learning_rate_factor
@@ -24,7 +27,6 @@ from ppo_pipeline.models.checkpoint import TrainerState
 from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.settings.learning_sections import Update
 from ppo_pipeline.training.batches import generator, shuffled_minibatches
-from ppo_pipeline.training.chosen import chosen
 from ppo_pipeline.training.data import Sampled
 from ppo_pipeline.training.loss_inputs import LossInputs
 from ppo_pipeline.training.optimizer import make_optimizer, trained_parameters
@@ -32,7 +34,6 @@ from ppo_pipeline.training.ppo import PPO
 
 ONE_STEP = {"epochs": 1, "minibatches": 1, "max_grad_norm": None}
 MAX_NEW_TOKENS = 16
-CUT, RIGHT = (1, 4), (0, 2, 6)  # of the 7 responses
 CASES = {
     "plain": {},
     "clip-higher": {"clip_range_high": 0.5},
@@ -75,17 +76,12 @@ def far_targets(policy: Policy, data: Sampled, settings: Update) -> LossInputs:
     for i, logprobs in enumerate(targets.old_logprobs):
         logprobs += 0.7 * torch.sin(2.0 * torch.arange(len(logprobs)) + i)
     reference = [lp + 0.5 * torch.cos(torch.arange(len(lp)) + i) for i, lp in enumerate(targets.old_logprobs)]
-    return replace(
+    targets = replace(
         targets,
         reference_logprobs=reference if settings.kl_loss_coef else None,
         weights=weights_of(data) if settings.rollout_correction else None,
-        taught=chosen([i not in CUT for i in range(len(data.responses))], data.responses)
-        if settings.mask_truncated
-        else None,
-        right=chosen([i in RIGHT for i in range(len(data.responses))], data.responses)
-        if settings.likelihood_coef
-        else None,
     )
+    return with_chosen(targets, data) if settings.mask_truncated else targets
 
 
 def slow_loss(policy: Policy, data: Sampled, targets: LossInputs, s: Update) -> tuple[torch.Tensor, dict[str, float]]:
