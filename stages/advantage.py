@@ -18,18 +18,20 @@ def run(name: str) -> None:
     """Turn scores and logprobs into advantages and returns; write advantages.parquet and controllers.json."""
     with stage_run(AdvantageSettings, name) as stage:
         paths = stage.paths
-        rewards = REWARDS.read(paths.rewards, ["score"])
+        rewards = REWARDS.read(paths.rewards, ["score", "correct"])
         reference = REFERENCE.read(paths.reference)
         rollouts = ROLLOUTS.read(paths.rollouts, ["prompt_id", "finish_reason"])
         same_order(rewards, reference, f"{paths.rewards} and {paths.reference}")
         same_order(rollouts, reference, f"{paths.rollouts} and {paths.reference}")
         responses = responses_of(rollouts, rewards, reference)
-        found = advantages_of(responses, stage.settings.advantage, Controllers.read(paths.parent_state))
+        settings, state = stage.settings, Controllers.read(paths.parent_state)
+        found = advantages_of(responses, settings.advantage, state, settings.overlong_limit)
         kind, count = pa.float32(), responses.lengths
         columns = {"token_rewards": found.rewards, "advantages": found.advantages, "returns": found.returns}
         table = {
             n: pa.nulls(len(count), pa.list_(kind)) if c is None else ragged(c, count, kind) for n, c in columns.items()
         }
+        table["correct"] = rewards.column("correct") if settings.tells_correct else pa.nulls(len(count), pa.bool_())
         ADVANTAGES.write(pa.table({"sample_id": reference.column("sample_id"), **table}), paths.advantages)
         found.state.write(paths.controllers)
         text = f"{len(count)} samples, KL {found.numbers['objective/kl']:.4f} nats a sample"

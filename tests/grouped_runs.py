@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from updating import TEMPERATURE, make_data, make_policy, make_targets, parameters_of, update_settings, weights_of
+from updating import (
+    TEMPERATURE,
+    make_data,
+    make_policy,
+    make_targets,
+    parameters_of,
+    update_settings,
+    weights_of,
+    with_chosen,
+)
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.checkpoint import TrainerState
@@ -27,6 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
     "empty groups": {"count": 3},
     "sequence mean, whitened": {"settings": {"loss_normalization": "sequence_mean"}, "whiten": True},
     "weighted": {"weights": True},
+    "gspo, some chosen": {"chosen": True, "settings": {"policy_loss": "gspo", "likelihood_coef": 0.3}},
     "fp16": {"dtype": torch.float16, "scale": 2.0**40, "settings": {"epochs": 12}},
 }
 
@@ -44,6 +54,8 @@ def build(case: str, ranks: Ranks | None = None, tuning: str = "lora", **setting
         targets = targets.__class__(targets.old_logprobs, None, targets.advantages, None)
     if options.get("weights"):
         targets = replace(targets, weights=weights_of(data))
+    if options.get("chosen"):
+        targets = with_chosen(targets, data)
     dtype = options.get("dtype", torch.float32)
     policy.model.to(dtype)
     for layer in policy.all_layers():

@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from updating import TEMPERATURE, make_data, make_policy, make_targets, parameters_of, update_settings, weights_of
+from updating import (
+    TEMPERATURE,
+    make_data,
+    make_policy,
+    make_targets,
+    parameters_of,
+    update_settings,
+    weights_of,
+    with_chosen,
+)
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.acceleration import accelerate_policy
@@ -40,6 +49,7 @@ CASES: dict[str, dict[str, Any]] = {
     "clipping": {"settings": {"max_grad_norm": 0.01}},
     "sequence mean, whitened": {"settings": {"loss_normalization": "sequence_mean"}, "whiten": True},
     "weighted": {"weights": True},
+    "gspo, some chosen": {"chosen": True, "settings": {"policy_loss": "gspo", "likelihood_coef": 0.3}},
     "target kl": {"settings": {"target_kl": 0.002, "epochs": 4, "lr": 1e-3}},
     "bf16": {"dtype": torch.bfloat16},
 }
@@ -66,6 +76,8 @@ def build(case: str, ranks: Ranks, state: TrainerState | None = None, **settings
     targets = make_targets(make_policy(**made, tuning="full"), data)
     if options.get("weights"):
         targets = replace(targets, weights=weights_of(data))
+    if options.get("chosen"):
+        targets = with_chosen(targets, data)
     policy = make_policy(**made, tuning="full")
     for model in (policy.model, *([policy.separate.model] if policy.separate else ())):
         model.to(options.get("dtype", torch.float32))

@@ -53,6 +53,17 @@ def whitening_fault(name: str, whiten: str) -> str | None:
     return None
 
 
+def lambda_fault(name: str, given: dict[str, float | None]) -> str | None:
+    """Return what is wrong with a lambda of its own for returns or by length, None where the estimator uses it.
+
+    given: lambda_returns and lambda_alpha by the name of the estimator's argument.
+    """
+    for argument, value in given.items():
+        if value is not None and not declared()[name].reads(argument):
+            return f"{argument.replace('lam', 'lambda')} is gae's, and {name} does not use it; set it to null"
+    return None
+
+
 def misfit(name: str, critic: str, samples: int, smallest: int | None) -> str | None:
     """Return what in other sections does not fit the estimator, None where all does.
 

@@ -78,6 +78,17 @@ class Params(Section):
                 f"update.minibatches: {self.update.minibatches} for {count} samples a round; a minibatch without a "
                 "sample would make no step. Lower it, or sample more"
             )
+        buffer, limit = self.advantage.overlong_buffer, self.rollout.max_new_tokens
+        if buffer is not None and buffer > limit:
+            raise ValueError(
+                f"advantage.overlong_buffer: {buffer} tokens before the end of responses of at most "
+                f"rollout.max_new_tokens = {limit}; lower it, or let them be longer"
+            )
+        if self.tells_correct and self.reward.correct is None:
+            raise ValueError(
+                "update.likelihood_coef is for right answers, and reward.correct is null; set that to what makes an "
+                "answer right, such as {component: answer, at_least: 1.0}, or likelihood_coef to 0"
+            )
         horizon = self.advantage.kl_horizon
         if self.advantage.kl_target is not None and count >= 5 * horizon:  # it moves by a fifth of count / horizon
             raise ValueError(
@@ -130,6 +141,16 @@ class Params(Section):
     def whiten_minibatches(self) -> bool:
         """Whether advantages are whitened within each minibatch, which only the update knows."""
         return self.advantage.whiten_advantages == "minibatch"
+
+    @property
+    def overlong_limit(self) -> int | None:
+        """Length at which a sampled response is cut, where the advantages depend on it."""
+        return None if self.advantage.overlong_buffer is None else self.max_new_tokens
+
+    @property
+    def tells_correct(self) -> bool:
+        """Whether the update is told which responses are right answers."""
+        return self.update.likelihood_coef > 0
 
     @property
     def max_prompt_tokens(self) -> int:

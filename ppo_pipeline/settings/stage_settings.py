@@ -102,6 +102,8 @@ class AdvantageSettings(StageSettings):
     stage = "advantage"
     round: str
     parent: str
+    overlong_limit: int | None
+    tells_correct: bool
     advantage: Advantage
 
 

@@ -61,6 +61,8 @@ def with_neighbours(schema: TableSchema, table: pa.Table, path: Path) -> pa.Tabl
         for name in OF_SAMPLES
     }
     table = renamed_components(table, len(REWARDS.arrow.names)) if schema is REWARDS else table
+    if schema is ADVANTAGES and table.column("correct").null_count:  # rewards.parquet may know
+        table = table.drop_columns(["correct"])
     added: dict[str, Any] = {}
     if (rollouts := found["rollouts"]) is not None:
         added |= {name: rollouts.column(name) for name in OF_ROLLOUTS} | texts(rollouts, path)

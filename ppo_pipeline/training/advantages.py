@@ -12,7 +12,7 @@ from ..maths.kl import kl_estimate
 from ..maths.masked import whiten, whiten_each
 from ..maths.rewards import kl_penalties, token_rewards
 from ..maths.schedule import adapted_kl_coef
-from ..maths.scores import judge_missing_eos, merged_moments, scaled
+from ..maths.scores import judge_missing_eos, merged_moments, overlong_penalties, scaled
 from ..settings.learning_sections import Advantage
 from ..tables.controllers import Controllers
 
@@ -54,9 +54,13 @@ class Advantages:
     flat: int
 
 
-def advantages_of(r: Responses, s: Advantage, state: Controllers) -> Advantages:
-    """Return a round's advantages; `state` is what the parent's controllers left."""
-    shaped, state = shaped_scores(r.scores, r.cut, s, state)
+def advantages_of(r: Responses, s: Advantage, state: Controllers, limit: int | None = None) -> Advantages:
+    """Return a round's advantages; `state` is what the parent's controllers left.
+
+    limit: tokens at which a response was cut; needed for overlong_buffer alone.
+    """
+    overlong = overlong_of(r.lengths, s, limit)
+    shaped, state = shaped_scores(r.scores, r.cut, overlong, s, state)
     sums = sums_by_sequence(r.policy - r.reference, r.lengths)
     kl_coef, state = kl_coefficient(float(sums.mean()), len(r.lengths), s, state)
     kl = kl_estimate(r.policy, r.reference, s.kl_estimator)
@@ -65,7 +69,7 @@ def advantages_of(r: Responses, s: Advantage, state: Controllers) -> Advantages:
         rewards = whiten(rewards, shift_mean=s.whiten_rewards == "mean_and_variance")
     found = estimators()[s.estimator](
         rewards=rewards, lengths=r.lengths, groups=r.groups, values=r.values, last_values=last_values(r, s.bootstrap),
-        gamma=s.gamma, lam=s.lam,
+        gamma=s.gamma, lam=s.lam, lam_returns=s.lambda_returns, lam_alpha=s.lambda_alpha,
     )  # fmt: skip
     used = whitened(found.advantages, r.lengths, s.whiten_advantages)
     penalties = sums_by_sequence(kl_penalties(kl, r.lengths, kl_coef, s.kl_penalty), r.lengths)
@@ -77,6 +81,8 @@ def advantages_of(r: Responses, s: Advantage, state: Controllers) -> Advantages:
         "val/advantage_mean": float(found.advantages.mean()),
         "val/advantage_std": float(found.advantages.std()),
     }
+    if overlong is not None:
+        numbers["objective/overlong_penalty"] = float(overlong.mean())
     if found.returns is not None and r.values is not None:
         numbers |= {
             "val/returns": float(found.returns.mean()),
@@ -87,11 +93,21 @@ def advantages_of(r: Responses, s: Advantage, state: Controllers) -> Advantages:
     return Advantages(rewards, used, found.returns, state, numbers, flat)
 
 
+def overlong_of(lengths: NDArray[np.integer], s: Advantage, limit: int | None) -> Floats | None:
+    """Return the soft overlong punishment of each response (N,), None where there is none."""
+    if s.overlong_buffer is None:
+        return None
+    assert limit is not None and s.overlong_penalty is not None, "the settings see to it"
+    return overlong_penalties(lengths, limit, s.overlong_buffer, s.overlong_penalty)
+
+
 def shaped_scores(
-    scores: Floats, cut: NDArray[np.bool_], s: Advantage, state: Controllers
+    scores: Floats, cut: NDArray[np.bool_], overlong: Floats | None, s: Advantage, state: Controllers
 ) -> tuple[Floats, Controllers]:
-    """Return the scores as they enter the reward: missing EOS judged, then scaled, then clipped."""
+    """Return the scores as they enter the reward: missing EOS judged, length punished, then scaled, then clipped."""
     shaped = judge_missing_eos(scores, cut, s.missing_eos_penalty, s.missing_eos_score)
+    if overlong is not None:
+        shaped = shaped + overlong
     if s.score_scaling != "none":
         moments = merged_moments(state.score_count, state.score_mean, state.score_variance, shaped)
         state = replace(state, score_count=moments[0], score_mean=moments[1], score_variance=moments[2])

@@ -112,6 +112,7 @@ class PPO:
         """
         if self.whiten_minibatches:
             targets = targets.whitened(indices)
+        targets = targets.scaled(indices, self.settings.loss_normalization)
         tokens = sum(len(targets.advantages[i]) for i in indices)
         try:
             sums, ratios = self.gradient(data, targets, indices, self._divisor(len(indices), tokens))

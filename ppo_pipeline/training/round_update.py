@@ -68,7 +68,7 @@ class RoundUpdate:
         factor = learning_rate_factor(s.depth, update.lr_schedule, update.warmup_rounds, update.schedule_rounds)
         loaded: list[Loaded] = []
         ranks.gather(lambda: loaded.append(self._load(machine)))
-        policy, before, controllers, data, targets, of_correction = loaded.pop()
+        policy, before, controllers, data, targets, of_inputs = loaded.pop()
         scratch = ranks.share(lambda: self._scratch(machine))
         ppo = ppo_of(policy, before, s, factor, machine.dtype, ranks)
         lr = update.lr * factor
@@ -88,23 +88,24 @@ class RoundUpdate:
             save_checkpoint(whole, after, paths.parent_policy, paths.policy, paths.trainer)
 
         ranks.share(save)
-        numbers = {**ppo.metrics(), **of_correction, "lr": lr}
+        numbers = {**ppo.metrics(), **of_inputs, "lr": lr}
         return Updated(numbers, ppo.steps, ppo.stopped, ppo.padding.share, scratch, idle)
 
     def _load(self, machine: Machine) -> "Loaded":
         """Return what the update goes on from and learns from."""
         paths = self.paths
-        rollouts = ROLLOUTS.read(paths.rollouts, ["prompt_ids", "response_ids", "rollout_logprobs", "kept_mass"])
+        columns = ["prompt_ids", "response_ids", "rollout_logprobs", "kept_mass", "finish_reason"]
+        rollouts = ROLLOUTS.read(paths.rollouts, columns)
         reference = REFERENCE.read(paths.reference, ["policy_logprobs", "reference_logprobs", "values"])
-        advantages = ADVANTAGES.read(paths.advantages, ["advantages", "returns"])
+        advantages = ADVANTAGES.read(paths.advantages, ["advantages", "returns", "correct"])
         controllers = Controllers.read(paths.controllers)
         same_order(rollouts, reference, f"{paths.rollouts} and {paths.reference}")
         same_order(rollouts, advantages, f"{paths.rollouts} and {paths.advantages}")
-        targets, of_correction = loss_inputs_of(rollouts, reference, advantages, self.settings.update)
+        targets, of_inputs = loss_inputs_of(rollouts, reference, advantages, self.settings.update)
         policy, state = load_checkpoint(*self._parent(), *machine)
         accelerate_policy(policy)
         data = sampled(rollouts, can_pack(policy.model), self.settings.share_prefix)
-        return policy, state, controllers, data, targets, of_correction
+        return policy, state, controllers, data, targets, of_inputs
 
     def _parent(self) -> tuple[Path, Path, Path]:
         return self.paths.base, self.paths.parent_policy, self.paths.parent_trainer

@@ -31,6 +31,23 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         for estimator in ("rloo", "grpo")
         for critic in ("none", "shared")
     ),
+    *(
+        (
+            {"advantage.estimator": estimator, "advantage.whiten_advantages": whiten},
+            f"advantage.estimator {estimator} compares the responses to a prompt; set rollout.samples_per_prompt to 2 "
+            "or more.",
+        )
+        for estimator, whiten in (("dr_grpo", "none"), ("reinforce++_baseline", "round"))
+    ),
+    (
+        {
+            "advantage.estimator": "dr_grpo",
+            "rollout.samples_per_prompt": 2,
+            "advantage.whiten_advantages": "round",
+        },
+        "advantage: dr_grpo is without a critic, the response's reward less the prompt's mean, divided by nothing; set "
+        "whiten_advantages to none.",
+    ),
     (
         {"advantage.estimator": "reinforce++", "advantage.whiten_advantages": "none"},
         "advantage: reinforce++ is the reward to go, whitened over the round; set whiten_advantages to round.",
@@ -110,6 +127,31 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ),
     *(
         (
+            {"advantage.estimator": "reinforce++", f"advantage.{name}": 0.5},
+            f"advantage: {name} is gae's, and reinforce++ does not use it; set it to null.",
+        )
+        for name in ("lambda_returns", "lambda_alpha")
+    ),
+    *(
+        (
+            {f"advantage.{name}": 8},
+            "advantage: overlong_buffer and overlong_penalty go together: set both, such as 20 and 1.0, or both to "
+            "null.",
+        )
+        for name in ("overlong_buffer", "overlong_penalty")
+    ),
+    (
+        {"advantage.overlong_buffer": 49, "advantage.overlong_penalty": 1.0},
+        "advantage.overlong_buffer: 49 tokens before the end of responses of at most rollout.max_new_tokens = 48; "
+        "lower it, or let them be longer.",
+    ),
+    (
+        {"update.likelihood_coef": 0.1, "reward.correct": None},
+        "update.likelihood_coef is for right answers, and reward.correct is null; set that to what makes an answer "
+        "right, such as {component: answer, at_least: 1.0}, or likelihood_coef to 0.",
+    ),
+    *(
+        (
             {f"update.rollout_correction_{bound}": value},
             "update: rollout_correction_max and rollout_correction_min need a rollout_correction; set them to null, or "
             "it to one of its forms.",
@@ -123,17 +165,39 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         )
         for form in FORMS
     ),
+    *(
+        (
+            {"update.policy_loss": loss, "update.dual_clip": 3.0},
+            f"update: dual_clip is part of policy_loss ppo, not of {loss}; set it to null.",
+        )
+        for loss in ("gspo", "cispo")
+    ),
 ]
 AGREEING: list[dict[str, Any]] = [
     {"policy.critic": "none", "advantage.estimator": "rloo", "rollout.samples_per_prompt": 2},
     {"policy.critic": "none", "advantage.estimator": "reinforce++"},
+    *(
+        {
+            "policy.critic": "none",
+            "advantage.estimator": estimator,
+            "advantage.whiten_advantages": whiten,
+            "rollout.samples_per_prompt": 2,
+        }
+        for estimator, whiten in (("dr_grpo", "none"), ("reinforce++_baseline", "round"))
+    ),
     {"policy.tuning": "full", "compute.dtype": "auto"},
     {"update.minibatches": 64},
     {"update.minibatches": 65, "rollout.samples_per_prompt": 2},
     {"rollout.greedy": True},
     {"update.lr_schedule": "cosine", "update.warmup_rounds": 3, "update.schedule_rounds": 4},
     {"update.warmup_rounds": 3},
+    {"update.policy_loss": "ppo", "update.dual_clip": 3.0},
+    {"update.policy_loss": "cispo", "update.clip_range": 1.0, "update.clip_range_high": 4.0},
     {"advantage.missing_eos_score": -1.0},
+    {"advantage.overlong_buffer": 48, "advantage.overlong_penalty": 1.0},
+    {"update.likelihood_coef": 0.1},
+    {"update.likelihood_coef": 0.0, "reward.correct": None},
+    {"advantage.lambda_returns": 1.0, "advantage.lambda_alpha": 0.05},
     {"advantage.kl_target": 6.0, "advantage.kl_horizon": 13},
     {"advantage.kl_coef": 0.0, "advantage.kl_horizon": 1},
     *(
