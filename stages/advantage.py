@@ -24,7 +24,8 @@ def run(name: str) -> None:
         same_order(rewards, reference, f"{paths.rewards} and {paths.reference}")
         same_order(rollouts, reference, f"{paths.rollouts} and {paths.reference}")
         responses = responses_of(rollouts, rewards, reference)
-        found = advantages_of(responses, stage.settings.advantage, Controllers.read(paths.parent_state))
+        settings, state = stage.settings, Controllers.read(paths.parent_state)
+        found = advantages_of(responses, settings.advantage, state, settings.critic_alone)
         kind, count = pa.float32(), responses.lengths
         columns = {"token_rewards": found.rewards, "advantages": found.advantages, "returns": found.returns}
         table = {

@@ -53,6 +53,11 @@ def whitening_fault(name: str, whiten: str) -> str | None:
     return None
 
 
+def learns_values(name: str) -> bool:
+    """Tell whether a critic learns by this estimator."""
+    return bool(declared()[name].needs_values)
+
+
 def misfit(name: str, critic: str, samples: int, smallest: int | None) -> str | None:
     """Return what in other sections does not fit the estimator, None where all does.
 

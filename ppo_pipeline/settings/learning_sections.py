@@ -78,6 +78,12 @@ class Update(Section):
     adam_beta2: Below1 = Field(description="AdamW's beta 2")
     adam_eps: Positive = Field(description="AdamW's epsilon")
     weight_decay: NonNegative = Field(description="AdamW's decoupled weight decay")
+    critic_warmup_rounds: int = Field(
+        description="In the first rounds, so many, the critic alone learns, and the policy stays as it is "
+        "(VC-PPO, arXiv:2503.01491)",
+        ge=0,
+    )
+    critic_warmup_epochs: Count = Field(description="Passes over the round's samples in such a round")
     epochs: Count = Field(description="Passes over the round's samples")
     minibatches: Count = Field(description="Optimizer steps in an epoch")
     microbatch_tokens: Count = Field(description="Tokens of one forward; changes memory and speed only")

@@ -54,11 +54,15 @@ class Advantages:
     flat: int
 
 
-def advantages_of(r: Responses, s: Advantage, state: Controllers) -> Advantages:
-    """Return a round's advantages; `state` is what the parent's controllers left."""
+def advantages_of(r: Responses, s: Advantage, state: Controllers, critic_alone: bool = False) -> Advantages:
+    """Return a round's advantages; `state` is what the parent's controllers left.
+
+    critic_alone: the policy learns nothing of this round, and an adaptive KL coefficient rests until it does.
+    """
     shaped, state = shaped_scores(r.scores, r.cut, s, state)
     sums = sums_by_sequence(r.policy - r.reference, r.lengths)
-    kl_coef, state = kl_coefficient(float(sums.mean()), len(r.lengths), s, state)
+    kl_coef, adapted = kl_coefficient(float(sums.mean()), len(r.lengths), s, state)
+    state = state if critic_alone else adapted
     kl = kl_estimate(r.policy, r.reference, s.kl_estimator)
     rewards = token_rewards(kl, shaped, r.lengths, kl_coef, s.kl_penalty)
     if s.whiten_rewards != "none":

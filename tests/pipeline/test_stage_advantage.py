@@ -67,7 +67,7 @@ def write_tables(critic: bool = True, seed: int = 0) -> dict[str, Rows]:
 
 def run(s: Advantage, state: Controllers | None = None) -> tuple[dict[str, Rows], dict, Controllers]:
     """Run the stage; return the columns of advantages.parquet, the metrics and the state that it hands on."""
-    settings = AdvantageSettings(round="r001", parent="r000", advantage=s)
+    settings = AdvantageSettings(round="r001", parent="r000", critic_alone=False, advantage=s)
     PATHS.settings("advantage").parent.mkdir(parents=True, exist_ok=True)
     PATHS.settings("advantage").write_text(settings.model_dump_json(by_alias=True))
     (state or Controllers()).write(PATHS.parent_state)

@@ -108,6 +108,18 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         {"advantage.kl_target": 6.0, "advantage.kl_horizon": 12},
         "advantage.kl_horizon: 12 for 64 samples a round lets kl_coef fall to 0 or below; set it above 12.",
     ),
+    (
+        {"update.critic_warmup_rounds": 2, "policy.critic": "none", "advantage.estimator": "reinforce++"},
+        "update.critic_warmup_rounds: 2 needs a critic; set policy.critic to shared or separate, or set it to 0.",
+    ),
+    (
+        {"update.critic_warmup_rounds": 2, "advantage.estimator": "reinforce++"},
+        "update.critic_warmup_rounds: 2 needs returns; set advantage.estimator to gae, or set it to 0.",
+    ),
+    (
+        {"update.critic_warmup_rounds": 2, "update.value_coef": 0.0},
+        "update.critic_warmup_rounds: 2 needs a value loss; set update.value_coef above 0, or set it to 0.",
+    ),
     *(
         (
             {f"update.rollout_correction_{bound}": value},
@@ -133,6 +145,8 @@ AGREEING: list[dict[str, Any]] = [
     {"rollout.greedy": True},
     {"update.lr_schedule": "cosine", "update.warmup_rounds": 3, "update.schedule_rounds": 4},
     {"update.warmup_rounds": 3},
+    {"update.critic_warmup_rounds": 2},
+    {"update.critic_warmup_rounds": 2, "policy.critic": "separate", "policy.tuning": "full"},
     {"advantage.missing_eos_score": -1.0},
     {"advantage.kl_target": 6.0, "advantage.kl_horizon": 13},
     {"advantage.kl_coef": 0.0, "advantage.kl_horizon": 1},

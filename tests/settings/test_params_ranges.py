@@ -50,6 +50,7 @@ EXPECTED = {
     "update.max_grad_norm http.timeout_seconds",
     "0.0001 or more": "rollout.temperature",
     "0 or more": "seed compute.threads advantage.kl_coef advantage.missing_eos_penalty update.warmup_rounds "
+    "update.critic_warmup_rounds "
     "update.weight_decay update.kl_loss_coef update.value_coef update.entropy_coef evaluate.max_prompts "
     "rollout.shard_samples evaluate.shard_samples "
     "rule.tolerance rule.length_penalty rule.max_length_penalty http.retries",
@@ -58,6 +59,7 @@ EXPECTED = {
     "rollout.prompts_per_round rollout.samples_per_prompt rollout.max_prompt_tokens "
     "rollout.max_new_tokens rollout.top_k rollout.batch_size reference.batch_tokens advantage.kl_horizon "
     "update.schedule_rounds update.epochs update.minibatches update.microbatch_tokens evaluate.max_new_tokens "
+    "update.critic_warmup_epochs "
     "evaluate.batch_size model.max_tokens model.batch_tokens http.batch_size http.max_answer_bytes",
     "above 1": "update.dual_clip update.rollout_correction_max",
     "above 0 to below 1": "update.rollout_correction_min",
