@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .estimators import EstimatorName, whitening_fault
+from .estimators import EstimatorName, memory_fault, whitening_fault
 from .sections import Above1, Below1, BetweenZeroAndOne, Count, NonNegative, Positive, Section, UnitInterval
 
 
@@ -35,6 +35,10 @@ class Advantage(Section):
     whiten_rewards: Literal["none", "variance", "mean_and_variance"] = Field(
         description="Token rewards over the round: variance 1, the mean kept; or mean 0 and variance 1"
     )
+    memory_discount: UnitInterval | None = Field(
+        description="prompt_scores.parquet keeps running means of each prompt's rewards and right answers, where what "
+        "was before counts by this factor whenever the prompt is sampled again (SPO: 0.875 to 0.96); null: no memory"
+    )
     gamma: UnitInterval = Field(description="Discount factor, of an estimator that discounts")
     lam: UnitInterval = Field(alias="lambda", description="GAE's lambda")
     bootstrap: Literal["none", "truncated", "always"] = Field(
@@ -53,6 +57,8 @@ class Advantage(Section):
         if self.kl_target is not None and self.kl_coef == 0:
             raise ValueError("kl_target multiplies kl_coef, and 0 stays 0; set kl_coef above 0")
         if (text := whitening_fault(self.estimator, self.whiten_advantages)) is not None:
+            raise ValueError(text)
+        if (text := memory_fault(self.estimator, self.memory_discount, self.whiten_rewards)) is not None:
             raise ValueError(text)
         return self
 

@@ -78,6 +78,12 @@ class Params(Section):
                 f"update.minibatches: {self.update.minibatches} for {count} samples a round; a minibatch without a "
                 "sample would make no step. Lower it, or sample more"
             )
+        if self.rollout.prompt_choice == "informative":
+            needs = "rollout.prompt_choice: informative goes by the share of right answers"
+            if self.reward.correct is None:
+                raise ValueError(f"{needs}; say in reward.correct which are right, or set it to shuffle")
+            if self.advantage.memory_discount is None:
+                raise ValueError(f"{needs}; set advantage.memory_discount, such as 0.9, or it to shuffle")
         if (text := self._warmup_fault()) is not None:
             raise ValueError(text)
         horizon = self.advantage.kl_horizon

@@ -105,6 +105,7 @@ class AdvantageSettings(StageSettings):
     stage = "advantage"
     round: str
     parent: str
+    depth: int
     critic_alone: bool
     advantage: Advantage
 

@@ -215,7 +215,7 @@ DECLARED = {
     },
     "reward": {"round", "threads", "reward"},
     "reference": {"round", "parent", "temperature", "reference", "compute"},
-    "advantage": {"round", "parent", "critic_alone", "advantage"},
+    "advantage": {"round", "parent", "depth", "critic_alone", "advantage"},
     "update": {
         "round",
         "parent",

@@ -63,7 +63,7 @@ EXPECTED = {
     "evaluate.batch_size model.max_tokens model.batch_tokens http.batch_size http.max_answer_bytes",
     "above 1": "update.dual_clip update.rollout_correction_max",
     "above 0 to below 1": "update.rollout_correction_min",
-    "0 to 1": "prompts.heldout_fraction advantage.gamma advantage.lambda",
+    "0 to 1": "prompts.heldout_fraction advantage.gamma advantage.lambda advantage.memory_discount",
     "0 to below 1": "policy.dropout update.adam_beta1 update.adam_beta2",
     "above 0 to 1": "rollout.top_p rollout.min_p vllm.gpu_memory",
 }
