@@ -120,6 +120,24 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         {"update.critic_warmup_rounds": 2, "update.value_coef": 0.0},
         "update.critic_warmup_rounds: 2 needs a value loss; set update.value_coef above 0, or set it to 0.",
     ),
+    (
+        {"advantage.estimator": "spo"},
+        "advantage: spo compares a response with its prompt's earlier ones; set memory_discount, such as 0.9.",
+    ),
+    (
+        {"advantage.estimator": "spo", "advantage.memory_discount": 0.9, "advantage.whiten_rewards": "variance"},
+        "advantage: spo compares rewards of different rounds, which whiten_rewards rescales in each; set it to none.",
+    ),
+    (
+        {"rollout.prompt_choice": "informative"},
+        "rollout.prompt_choice: informative goes by the share of right answers; set advantage.memory_discount, such as "
+        "0.9, or it to shuffle.",
+    ),
+    (
+        {"rollout.prompt_choice": "informative", "advantage.memory_discount": 0.9, "reward.correct": None},
+        "rollout.prompt_choice: informative goes by the share of right answers; say in reward.correct which are right, "
+        "or set it to shuffle.",
+    ),
     *(
         (
             {f"update.rollout_correction_{bound}": value},
@@ -146,6 +164,8 @@ AGREEING: list[dict[str, Any]] = [
     {"update.lr_schedule": "cosine", "update.warmup_rounds": 3, "update.schedule_rounds": 4},
     {"update.warmup_rounds": 3},
     {"update.critic_warmup_rounds": 2},
+    {"advantage.estimator": "spo", "advantage.memory_discount": 1.0, "policy.critic": "none"},
+    {"rollout.prompt_choice": "informative", "advantage.memory_discount": 0.0},
     {"update.critic_warmup_rounds": 2, "policy.critic": "separate", "policy.tuning": "full"},
     {"advantage.missing_eos_score": -1.0},
     {"advantage.kl_target": 6.0, "advantage.kl_horizon": 13},
