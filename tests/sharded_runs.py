@@ -30,6 +30,7 @@ from ppo_pipeline.models.tensors import checksum
 from ppo_pipeline.resume.snapshots import Snapshots
 from ppo_pipeline.tables.controllers import Controllers
 from ppo_pipeline.training.batches import shuffled_minibatches
+from ppo_pipeline.training.critic_warmup import freeze_policy
 from ppo_pipeline.training.optimizer import make_optimizer, moments_of, trained_parameters
 from ppo_pipeline.training.ppo import PPO
 from ppo_pipeline.training.ranks import Ranks
@@ -54,6 +55,8 @@ CASES: dict[str, dict[str, Any]] = {
     "bf16": {"dtype": torch.bfloat16},
 }
 
+FROZEN = {"critic alone": {}, "separate critic alone": {"critic": "separate"}}  # the policy gets no gradient
+
 
 class Killed(BaseException):
     """In place of SIGKILL."""
@@ -70,7 +73,7 @@ def spread(policy: Policy, ranks: Ranks) -> Policy:
 
 def build(case: str, ranks: Ranks, state: TrainerState | None = None, **settings: Any) -> tuple[PPO, Any, Any]:
     """Return an update that has not begun, its samples and its targets."""
-    options = CASES[case]
+    options = {**CASES, **FROZEN}[case]
     made = {"architecture": options.get("architecture", "llama"), "critic": options.get("critic", "shared")}
     data = make_data(9)
     targets = make_targets(make_policy(**made, tuning="full"), data)
@@ -84,6 +87,8 @@ def build(case: str, ranks: Ranks, state: TrainerState | None = None, **settings
     if policy.separate:  # as a checkpoint is loaded
         backbone_of(policy.separate.model.requires_grad_(False)).requires_grad_(True)
     accelerate_policy(policy)
+    if case in FROZEN:
+        freeze_policy(policy)
     policy = spread(policy, ranks)
     s = update_settings(**{"microbatch_tokens": 20, "lr": 1e-4, **options.get("settings", {}), **settings})
     optimizer = make_optimizer(policy, s, state or TrainerState())

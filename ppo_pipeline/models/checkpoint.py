@@ -141,9 +141,17 @@ def save_trainer(policy: Policy, state: TrainerState, folder: Path) -> None:
         write_json(partial / "state.json", {"critic": policy.critic, **numbers})
 
 
-def save_checkpoint(policy: Policy, state: TrainerState, parent: Path, folder: Path, trainer: Path) -> None:
-    """Write a round's policy/ and trainer/; what training does not change comes from the `parent`'s policy folder."""
-    if policy.layers:
+def save_checkpoint(
+    policy: Policy, state: TrainerState, parent: Path, folder: Path, trainer: Path, same_policy: bool = False
+) -> None:
+    """Write a round's policy/ and trainer/; what training does not change comes from the `parent`'s policy folder.
+
+    same_policy: that is all of it, byte by byte.
+    """
+    if same_policy:
+        with atomic_folder(folder) as partial:
+            copy_model_files(parent, partial, weights=True)
+    elif policy.layers:
         save_policy(policy, read_adapter_config(parent), folder)
     else:
         with atomic_folder(folder) as partial:

@@ -64,6 +64,22 @@ def lambda_fault(name: str, given: dict[str, float | None]) -> str | None:
     return None
 
 
+def memory_fault(name: str, discount: float | None, whiten_rewards: str) -> str | None:
+    """Return what is wrong for an estimator that goes by earlier rounds' rewards, None where nothing is."""
+    if not declared()[name].needs_memory:
+        return None
+    if discount is None:
+        return f"{name} compares a response with its prompt's earlier ones; set memory_discount, such as 0.9"
+    if whiten_rewards != "none":
+        return f"{name} compares rewards of different rounds, which whiten_rewards rescales in each; set it to none"
+    return None
+
+
+def learns_values(name: str) -> bool:
+    """Tell whether a critic learns by this estimator."""
+    return bool(declared()[name].needs_values)
+
+
 def misfit(name: str, critic: str, samples: int, smallest: int | None) -> str | None:
     """Return what in other sections does not fit the estimator, None where all does.
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .estimators import EstimatorName, lambda_fault, whitening_fault
+from .estimators import EstimatorName, lambda_fault, memory_fault, whitening_fault
 from .sections import Above1, Below1, BetweenZeroAndOne, Count, NonNegative, Positive, Section, UnitInterval
 
 
@@ -42,6 +42,10 @@ class Advantage(Section):
     whiten_rewards: Literal["none", "variance", "mean_and_variance"] = Field(
         description="Token rewards over the round: variance 1, the mean kept; or mean 0 and variance 1"
     )
+    memory_discount: UnitInterval | None = Field(
+        description="prompt_scores.parquet keeps running means of each prompt's rewards and right answers, where what "
+        "was before counts by this factor whenever the prompt is sampled again (SPO: 0.875 to 0.96); null: no memory"
+    )
     gamma: UnitInterval = Field(description="Discount factor, of an estimator that discounts")
     lam: UnitInterval = Field(alias="lambda", description="GAE's lambda")
     lambda_returns: UnitInterval | None = Field(
@@ -75,6 +79,8 @@ class Advantage(Section):
         lambdas = {"lam_returns": self.lambda_returns, "lam_alpha": self.lambda_alpha}
         if (text := lambda_fault(self.estimator, lambdas)) is not None:
             raise ValueError(text)
+        if (text := memory_fault(self.estimator, self.memory_discount, self.whiten_rewards)) is not None:
+            raise ValueError(text)
         return self
 
 
@@ -99,6 +105,12 @@ class Update(Section):
     adam_beta2: Below1 = Field(description="AdamW's beta 2")
     adam_eps: Positive = Field(description="AdamW's epsilon")
     weight_decay: NonNegative = Field(description="AdamW's decoupled weight decay")
+    critic_warmup_rounds: int = Field(
+        description="In the first rounds, so many, the critic alone learns, and the policy stays as it is "
+        "(VC-PPO, arXiv:2503.01491)",
+        ge=0,
+    )
+    critic_warmup_epochs: Count = Field(description="Passes over the round's samples in such a round")
     epochs: Count = Field(description="Passes over the round's samples")
     minibatches: Count = Field(description="Optimizer steps in an epoch")
     microbatch_tokens: Count = Field(description="Tokens of one forward; changes memory and speed only")

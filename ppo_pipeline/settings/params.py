@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
 from ..errors import PipelineError, nearest
-from .estimators import misfit
+from .estimators import learns_values, misfit
 from .explain import explain
 from .learning_sections import Advantage, Update
 from .reward_sections import Reward
@@ -89,6 +89,14 @@ class Params(Section):
                 "update.likelihood_coef is for right answers, and reward.correct is null; set that to what makes an "
                 "answer right, such as {component: answer, at_least: 1.0}, or likelihood_coef to 0"
             )
+        if self.rollout.prompt_choice == "informative":
+            needs = "rollout.prompt_choice: informative goes by the share of right answers"
+            if self.reward.correct is None:
+                raise ValueError(f"{needs}; say in reward.correct which are right, or set it to shuffle")
+            if self.advantage.memory_discount is None:
+                raise ValueError(f"{needs}; set advantage.memory_discount, such as 0.9, or it to shuffle")
+        if (text := self._warmup_fault()) is not None:
+            raise ValueError(text)
         horizon = self.advantage.kl_horizon
         if self.advantage.kl_target is not None and count >= 5 * horizon:  # it moves by a fifth of count / horizon
             raise ValueError(
@@ -96,6 +104,19 @@ class Params(Section):
                 f"above {count // 5}"
             )
         return self
+
+    def _warmup_fault(self) -> str | None:
+        """Return why no critic can be warmed up, None where one can, or none is to be."""
+        rounds, cure = f"update.critic_warmup_rounds: {self.update.critic_warmup_rounds}", "or set it to 0"
+        if not self.update.critic_warmup_rounds:
+            return None
+        if self.policy.critic == "none":
+            return f"{rounds} needs a critic; set policy.critic to shared or separate, {cure}"
+        if not learns_values(self.advantage.estimator):
+            return f"{rounds} needs returns; set advantage.estimator to gae, {cure}"
+        if not self.update.value_coef:
+            return f"{rounds} needs a value loss; set update.value_coef above 0, {cure}"
+        return None
 
     @property
     def threads(self) -> int:

@@ -191,6 +191,10 @@ class Rollout(Section):
         "from the same random numbers, and round differently"
     )
     prompts_per_round: Count = Field(description="Training prompts sampled in a round")
+    prompt_choice: Literal["shuffle", "informative"] = Field(
+        description="shuffle: each pass over the prompts is shuffled and cut into rounds; informative: each round "
+        "draws its prompts anew, by weight sqrt(p(1-p)) + 0.05, p being the share of right answers to it so far"
+    )
     samples_per_prompt: Count = Field(description="Responses to each prompt")
     max_prompt_tokens: Count = Field(description="A longer prompt is an error")
     max_new_tokens: Count = Field(description="A response is cut at this length")

@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 from ..errors import PipelineError
 from .advantages import ADVANTAGES
 from .evaluation import EVALUATION
+from .prompt_scores import PROMPT_SCORES
 from .prompts import PROMPTS
 from .reference import REFERENCE
 from .rewards import REWARDS
 from .rollouts import ROLLOUTS
 from .schema import NAME_KEY, TableSchema, flat, lengths
 
-SCHEMAS = {c.name: c for c in (PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION)}
+SCHEMAS = {c.name: c for c in (PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION, PROMPT_SCORES)}
 OF_SAMPLES = ("rollouts", "reference", "advantages", "rewards")  # one row per sample, in <name>.parquet
 OF_ROLLOUTS = ("prompt_id", "response_text", "finish_reason")
 ADDED = ("prompt", "tokens", "kl", "value", "entropy", "advantage")

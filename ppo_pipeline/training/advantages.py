@@ -24,7 +24,8 @@ class Responses:
     """The responses of a round, N of them with `tokens` in all; per token, sequences are concatenated.
 
     lengths: (N,). groups: (N,) the prompt of each as a number. cut: (N,) whether the length limit ended it. scores:
-    (N,). policy, reference: (tokens,) logprobs. values: (tokens,) and bootstrap: (N,) value behind the last token;
+    (N,). remembered: (N,) mean reward of each prompt in earlier rounds, NaN for a new one. policy, reference: (tokens,)
+    logprobs. values: (tokens,) and bootstrap: (N,) value behind the last token;
     None without a critic.
     """
 
@@ -32,6 +33,7 @@ class Responses:
     groups: NDArray[np.integer]
     cut: NDArray[np.bool_]
     scores: Floats
+    remembered: Floats
     policy: Floats
     reference: Floats
     values: Floats | None
@@ -42,6 +44,7 @@ class Responses:
 class Advantages:
     """What the update learns from, per token: rewards, advantages, and returns where values are learned.
 
+    summed: (N,) each response's rewards, before they are whitened, for the memory of prompts.
     state: of the controllers, for the next round. numbers: the stage's metrics. flat: responses that whitening by
     itself left nothing to learn from.
     """
@@ -49,27 +52,33 @@ class Advantages:
     rewards: Floats
     advantages: Floats
     returns: Floats | None
+    summed: Floats
     state: Controllers
     numbers: dict[str, float]
     flat: int
 
 
-def advantages_of(r: Responses, s: Advantage, state: Controllers, limit: int | None = None) -> Advantages:
+def advantages_of(
+    r: Responses, s: Advantage, state: Controllers, critic_alone: bool = False, limit: int | None = None
+) -> Advantages:
     """Return a round's advantages; `state` is what the parent's controllers left.
 
-    limit: tokens at which a response was cut; needed for overlong_buffer alone.
+    critic_alone: the policy learns nothing of this round, and an adaptive KL coefficient rests until it does. limit:
+    tokens at which a response was cut; needed for overlong_buffer alone.
     """
     overlong = overlong_of(r.lengths, s, limit)
     shaped, state = shaped_scores(r.scores, r.cut, overlong, s, state)
     sums = sums_by_sequence(r.policy - r.reference, r.lengths)
-    kl_coef, state = kl_coefficient(float(sums.mean()), len(r.lengths), s, state)
+    kl_coef, adapted = kl_coefficient(float(sums.mean()), len(r.lengths), s, state)
+    state = state if critic_alone else adapted
     kl = kl_estimate(r.policy, r.reference, s.kl_estimator)
     rewards = token_rewards(kl, shaped, r.lengths, kl_coef, s.kl_penalty)
+    summed = sums_by_sequence(rewards, r.lengths)
     if s.whiten_rewards != "none":
         rewards = whiten(rewards, shift_mean=s.whiten_rewards == "mean_and_variance")
     found = estimators()[s.estimator](
         rewards=rewards, lengths=r.lengths, groups=r.groups, values=r.values, last_values=last_values(r, s.bootstrap),
-        gamma=s.gamma, lam=s.lam, lam_returns=s.lambda_returns, lam_alpha=s.lambda_alpha,
+        gamma=s.gamma, lam=s.lam, lam_returns=s.lambda_returns, lam_alpha=s.lambda_alpha, remembered=r.remembered,
     )  # fmt: skip
     used = whitened(found.advantages, r.lengths, s.whiten_advantages)
     penalties = sums_by_sequence(kl_penalties(kl, r.lengths, kl_coef, s.kl_penalty), r.lengths)
@@ -89,8 +98,10 @@ def advantages_of(r: Responses, s: Advantage, state: Controllers, limit: int | N
             "val/values": float(r.values.mean()),
             "val/explained_variance": explained_variance(r.values, found.returns),
         }
+    if s.memory_discount is not None:
+        numbers["val/remembered"] = float(np.isfinite(r.remembered).mean())
     flat = flat_responses(used, r.lengths) if s.whiten_advantages == "response" else 0
-    return Advantages(rewards, used, found.returns, state, numbers, flat)
+    return Advantages(rewards, used, found.returns, summed, state, numbers, flat)
 
 
 def overlong_of(lengths: NDArray[np.integer], s: Advantage, limit: int | None) -> Floats | None:

@@ -17,6 +17,7 @@ from ppo_pipeline.settings.learning_sections import Advantage
 from ppo_pipeline.settings.stage_settings import AdvantageSettings
 from ppo_pipeline.tables.advantages import ADVANTAGES
 from ppo_pipeline.tables.controllers import Controllers
+from ppo_pipeline.tables.prompt_scores import PROMPT_SCORES
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rewards import REWARDS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
@@ -64,6 +65,7 @@ def write_tables(critic: bool = True, seed: int = 0) -> dict[str, Rows]:
         "kept_mass": ones, "finish_reason": ["length" if c else "stop" for c in CUT],
     }  # fmt: skip
     ROLLOUTS.write(pa.table({n: pa.array(v) for n, v in table.items()}), PATHS.rollouts)
+    PROMPT_SCORES.write(PROMPT_SCORES.arrow.empty_table(), PATHS.parent_prompt_scores)
     return numbers
 
 
@@ -72,7 +74,8 @@ def run(
 ) -> tuple[dict[str, Rows], dict, Controllers]:
     """Run the stage; return the columns of advantages.parquet, the metrics and the state that it hands on."""
     limit = None if s.overlong_buffer is None else max(LENGTHS)
-    settings = AdvantageSettings(round="r001", parent="r000", overlong_limit=limit, tells_correct=correct, advantage=s)
+    facts = {"depth": 1, "critic_alone": False, "overlong_limit": limit, "tells_correct": correct}
+    settings = AdvantageSettings(round="r001", parent="r000", **facts, advantage=s)
     PATHS.settings("advantage").parent.mkdir(parents=True, exist_ok=True)
     PATHS.settings("advantage").write_text(settings.model_dump_json(by_alias=True))
     (state or Controllers()).write(PATHS.parent_state)

@@ -125,6 +125,36 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         {"advantage.kl_target": 6.0, "advantage.kl_horizon": 12},
         "advantage.kl_horizon: 12 for 64 samples a round lets kl_coef fall to 0 or below; set it above 12.",
     ),
+    (
+        {"update.critic_warmup_rounds": 2, "policy.critic": "none", "advantage.estimator": "reinforce++"},
+        "update.critic_warmup_rounds: 2 needs a critic; set policy.critic to shared or separate, or set it to 0.",
+    ),
+    (
+        {"update.critic_warmup_rounds": 2, "advantage.estimator": "reinforce++"},
+        "update.critic_warmup_rounds: 2 needs returns; set advantage.estimator to gae, or set it to 0.",
+    ),
+    (
+        {"update.critic_warmup_rounds": 2, "update.value_coef": 0.0},
+        "update.critic_warmup_rounds: 2 needs a value loss; set update.value_coef above 0, or set it to 0.",
+    ),
+    (
+        {"advantage.estimator": "spo"},
+        "advantage: spo compares a response with its prompt's earlier ones; set memory_discount, such as 0.9.",
+    ),
+    (
+        {"advantage.estimator": "spo", "advantage.memory_discount": 0.9, "advantage.whiten_rewards": "variance"},
+        "advantage: spo compares rewards of different rounds, which whiten_rewards rescales in each; set it to none.",
+    ),
+    (
+        {"rollout.prompt_choice": "informative"},
+        "rollout.prompt_choice: informative goes by the share of right answers; set advantage.memory_discount, such as "
+        "0.9, or it to shuffle.",
+    ),
+    (
+        {"rollout.prompt_choice": "informative", "advantage.memory_discount": 0.9, "reward.correct": None},
+        "rollout.prompt_choice: informative goes by the share of right answers; say in reward.correct which are right, "
+        "or set it to shuffle.",
+    ),
     *(
         (
             {"advantage.estimator": "reinforce++", f"advantage.{name}": 0.5},
@@ -193,6 +223,10 @@ AGREEING: list[dict[str, Any]] = [
     {"update.warmup_rounds": 3},
     {"update.policy_loss": "ppo", "update.dual_clip": 3.0},
     {"update.policy_loss": "cispo", "update.clip_range": 1.0, "update.clip_range_high": 4.0},
+    {"update.critic_warmup_rounds": 2},
+    {"advantage.estimator": "spo", "advantage.memory_discount": 1.0, "policy.critic": "none"},
+    {"rollout.prompt_choice": "informative", "advantage.memory_discount": 0.0},
+    {"update.critic_warmup_rounds": 2, "policy.critic": "separate", "policy.tuning": "full"},
     {"advantage.missing_eos_score": -1.0},
     {"advantage.overlong_buffer": 48, "advantage.overlong_penalty": 1.0},
     {"update.likelihood_coef": 0.1},

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ppo_pipeline.tables.advantages import ADVANTAGES
 from ppo_pipeline.tables.evaluation import EVALUATION
+from ppo_pipeline.tables.prompt_scores import PROMPT_SCORES
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rewards import REWARDS
@@ -39,12 +40,16 @@ ROWS = {
         "sample_id": ["a", "b"], "token_rewards": LISTS, "advantages": LISTS, "returns": LISTS,
         "correct": [False, True],
     },
+    "prompt_scores": {
+        "prompt_id": ["a", "b"], "samples": [4, 1], "weight": [3.5, 1.0], "reward_mean": [0.5, -1.0],
+        "judged": [3.5, 0.0], "right": [1.0, 0.0], "depth": [2, 1],
+    },
     "evaluation": {
         "prompt_id": ["a", "b"], "prompt_text": ["t", "u"], "response_text": ["x", "y"],
         "response_ids": [[1], [2, 3]], "finish_reason": ["stop", "stop"], "score": [1.0, 0.0], "correct": [True, False],
     },
 }  # fmt: skip
-SCHEMAS = [PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION]
+SCHEMAS = [PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION, PROMPT_SCORES]
 
 
 def table(name: str, **changes: object) -> pa.Table:

@@ -20,7 +20,7 @@ from ppo_pipeline.maths.estimators import registry
 from ppo_pipeline.maths.estimators.registry import estimator, estimators
 from ppo_pipeline.settings.params import load_params
 
-COMMITTED = ["dr_grpo", "gae", "grpo", "reinforce++", "reinforce++_baseline", "rloo"]
+COMMITTED = ["dr_grpo", "gae", "grpo", "reinforce++", "reinforce++_baseline", "rloo", "spo"]
 ABOUT = "the response's reward less the round's mean"
 FILE = f'''
 import numpy as np
@@ -130,7 +130,7 @@ def test_the_committed_ones_say_what_they_need() -> None:
     assert list(known) == COMMITTED
     assert [name for name, each in known.items() if each.needs_values] == ["gae"]
     by_group = ["dr_grpo", "grpo", "reinforce++_baseline", "rloo"]
-    assert [name for name, each in known.items() if each.per_response] == by_group
+    assert [name for name, each in known.items() if each.per_response] == [*by_group, "spo"]
     assert [name for name, each in known.items() if each.samples == 2] == by_group
     assert {name: each.whiten for name, each in known.items() if each.whiten} == {
         "dr_grpo": "none",

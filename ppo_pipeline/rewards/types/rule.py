@@ -78,8 +78,8 @@ class RuleComponent(Component):
         """Return, per sample, `hit` or `miss`, less `length_penalty` for each character of the normalised response.
 
         exact, word, contains and characters (of which both sides are `bare`) look for the prompt's `expected` in the
-        normalised response, any answer of a list; similarity takes the `ratio` to the nearest; number compares the response's last number with it; regex searches
-        `pattern` in the response as it was written.
+        normalised response, any answer of a list; similarity takes the `ratio` to the nearest; number compares the
+        response's last number with it; regex searches `pattern` in the response as it was written.
 
         At most `max_length_penalty` is subtracted, so that rambling does not drown the rest of a batch. The LoRA
         notebook's reward is match: characters, hit: 1, miss: -1, length_penalty: 0.002, no limit. Raises
