@@ -86,8 +86,7 @@ class Params(Section):
             )
         if self.tells_correct and self.reward.correct is None:
             raise ValueError(
-                "update.likelihood_coef is for right answers, and reward.correct is null; set that to what makes an "
-                "answer right, such as {component: answer, at_least: 1.0}, or likelihood_coef to 0"
+                "update.likelihood_coef needs reward.correct, which says what answers are right; set that, or it to 0"
             )
         horizon = self.advantage.kl_horizon
         if self.advantage.kl_target is not None and count >= 5 * horizon:  # it moves by a fifth of count / horizon
