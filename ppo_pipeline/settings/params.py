@@ -86,8 +86,7 @@ class Params(Section):
             )
         if self.tells_correct and self.reward.correct is None:
             raise ValueError(
-                "update.likelihood_coef is for right answers, and reward.correct is null; set that to what makes an "
-                "answer right, such as {component: answer, at_least: 1.0}, or likelihood_coef to 0"
+                "update.likelihood_coef needs reward.correct, which says what answers are right; set that, or it to 0"
             )
         if self.rollout.prompt_choice == "informative":
             needs = "rollout.prompt_choice: informative goes by the share of right answers"

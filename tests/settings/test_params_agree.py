@@ -177,8 +177,7 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"update.likelihood_coef": 0.1, "reward.correct": None},
-        "update.likelihood_coef is for right answers, and reward.correct is null; set that to what makes an answer "
-        "right, such as {component: answer, at_least: 1.0}, or likelihood_coef to 0.",
+        "update.likelihood_coef needs reward.correct, which says what answers are right; set that, or it to 0.",
     ),
     *(
         (
