@@ -65,6 +65,8 @@ class Params(Section):
             raise ValueError(text)
         if self.policy.tuning == "full" and self.compute.dtype == "fp16":
             raise ValueError("policy.tuning full trains in bf16 or fp32; set compute.dtype to one of them")
+        if self.policy.tuning == "full" and self.update.average_rounds > 1:
+            raise ValueError("update.average_rounds averages LoRA adapters; with policy.tuning full set it to 1")
         asks = [name for name in ("rollout", "evaluate") if getattr(self, name).engine == "vllm"]
         if asks and self.compute.batch_invariant:
             raise ValueError(

@@ -57,6 +57,7 @@ EXPECTED = {
     "1 or more": "compute.workers vllm.tensor_parallel policy.rank "
     "rollout.prompts_per_round rollout.samples_per_prompt rollout.max_prompt_tokens "
     "rollout.max_new_tokens rollout.top_k rollout.batch_size reference.batch_tokens advantage.kl_horizon "
+    "update.average_rounds "
     "update.schedule_rounds update.epochs update.minibatches update.microbatch_tokens evaluate.max_new_tokens "
     "evaluate.batch_size model.max_tokens model.batch_tokens http.batch_size http.max_answer_bytes",
     "above 1": "update.dual_clip update.rollout_correction_max",
