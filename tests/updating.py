@@ -26,7 +26,7 @@ def update_settings(**changes: object) -> Update:
         "schedule_rounds": None, "gradient_checkpointing": False, "clip_range_high": None, "dual_clip": None,
         "loss_normalization": "token_mean", "target_kl": None, "kl_loss_coef": 0.0,
         "rollout_correction": None, "rollout_correction_max": None, "rollout_correction_min": None,
-        "kl_loss_estimator": "k3",
+        "kl_loss_estimator": "k3", "average_rounds": 1,
     }  # fmt: skip
     return Update(**{**values, **changes})
 

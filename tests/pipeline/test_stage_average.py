@@ -1,5 +1,7 @@
 """The averaged policy through the stages: kept by `update`, answered with by `evaluate`, exported."""
 
+import copy
+import shutil
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import tiny_model
 from peft import PeftModel
 from stage_runs import Stages
 from transformers import AutoModelForCausalLM
@@ -64,22 +65,19 @@ def test_it_is_evaluated_beside_the_policy(projects: tuple[Stages, Stages]) -> N
         assert {key.replace("eval_average/", "eval/") for key in other} == {k for k in plain if k.startswith("eval/")}
         if name == "r001":  # the mean of one policy
             assert other == {key: plain[key.replace("eval_average/", "eval/")] for key in other}
-    assert project.metrics("r003")["eval_average/response_length"] == answered_length(project)
 
 
-def answered_length(project: Stages) -> float:
-    """Return the mean length of greedy answers by transformers' own generate with PEFT's merged average."""
-    tokens = 0
-    model = tiny_model("llama")
-    model.load_state_dict(merged(project, "r003/average"))
-    views = project.column("r003/eval.parquet", "prompt_text")
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(project.folder / "data/base")
-    for text in views:
-        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
-        tokens += model.generate(ids, max_new_tokens=6, do_sample=False).shape[1] - ids.shape[1]
-    return tokens / len(views)
+def test_its_metrics_are_those_of_a_policy_that_it_is(projects: tuple[Stages, Stages], tmp_path: Path) -> None:
+    """Moved to the policy's place, it is answered with as any policy."""
+    metrics = projects[0].metrics("r003")
+    moved = copy.copy(projects[1])
+    moved.folder = tmp_path / "moved"
+    shutil.copytree(projects[1].folder, moved.folder)
+    shutil.rmtree(moved.path("r003/policy"))
+    shutil.copytree(projects[0].path("r003/average"), moved.path("r003/policy"))
+    moved.run("evaluate", "r003")
+    found = {key: value for key, value in moved.metrics("r003").items() if key.startswith("eval/")}
+    assert found == {key.replace("_average", ""): value for key, value in metrics.items() if "eval_average/" in key}
 
 
 def test_it_is_exported_and_asked(projects: tuple[Stages, Stages], tmp_path: Path) -> None:
