@@ -1,8 +1,8 @@
 """What bf16 costs: how far its logprobs of sampled tokens are from those of an fp32 forward, by the head's dtype.
 
 The head's logits are some 20, where bf16 counts in steps of 1/8: MiniMax-M1 (arXiv:2506.13585, section 3.2) found that
-alone to keep RL from learning, and computes the head in fp32. Tokens are sampled as in a round, in bf16 with LoRA merged,
-at temperature 0.7; all forwards are the training forward, with LoRA beside its base.
+alone to keep RL from learning, and computes the head in fp32. Tokens are sampled as in a round, in bf16 with LoRA
+merged, at temperature 0.7; all forwards are the training forward, with LoRA beside its base.
 """
 
 import tempfile
