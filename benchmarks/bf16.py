@@ -6,7 +6,6 @@ merged, at temperature 0.7; all forwards are the training forward, with LoRA bes
 """
 
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from torch import Tensor
 from ppo_pipeline.compute.machine import set_up
 from ppo_pipeline.models.acceleration import accelerate_policy
 from ppo_pipeline.models.adapter import adapter_config, attach_policy, save_policy
-from ppo_pipeline.models.loading import head_of, load_model, load_tokenizer, logit_divisor, stop_ids_of
-from ppo_pipeline.models.logprobs import token_logprobs
+from ppo_pipeline.models.loading import load_model, load_tokenizer, stop_ids_of
 from ppo_pipeline.models.lora import add_lora, init_lora
 from ppo_pipeline.models.packed import can_pack
-from ppo_pipeline.models.policy import Policy, hidden_states, positions
+from ppo_pipeline.models.policy import Policy, model_logprobs
 from ppo_pipeline.sampling.batch_invariant import load_sampler
 from ppo_pipeline.sampling.request import Request
 from ppo_pipeline.sampling.response import Response
@@ -62,27 +60,38 @@ def write_lora(base: Path, folder: Path, std: float) -> None:
 
 def compared(base: Path, policy: Path, name: str) -> list[dict[str, Any]]:
     """Return a row for each way to compute the logprobs of the same tokens, against fp32 all through."""
-    machine = {dtype: partial(set_up, compute(dtype)) for dtype in ("bf16", "fp32")}
-    ids, responses = sampled(base, policy, *machine["bf16"]())
-    exact = logprobs(base, policy, ids, responses, *machine["fp32"](), wide=False)
-    found = {"sampler": torch.tensor([x for response in responses for x in response.logprobs])}
-    for head, wide in (("bf16", False), ("fp32", True)):
-        found[f"training forward, head {head}"] = logprobs(base, policy, ids, responses, *machine["bf16"](), wide=wide)
-    rows = []
-    for what, numbers in found.items():
-        away = (numbers - exact).abs().double()
-        mean, largest, tail = away.mean().item(), away.max().item(), away.quantile(0.99).item()
-        rows.append({
-            "what": f"{name}, {len(exact):,} tokens, bf16: {what}",
-            "ours": f"off by {mean:.4f} on average, 99 % within {tail:.4f}, largest {largest:.3f}",
-            "figures": {"mean": mean, "p99": tail, "max": largest},
-        })  # fmt: skip
-    return rows
+    machine = set_up(compute("bf16", "auto"))
+    ids, responses = sampled(base, policy, *machine)
+    found = {"head bf16": logprobs(base, policy, ids, responses, *machine)}
+    between = {"head bf16": (found["head bf16"], said(responses))}
+    machine = set_up(compute("bf16", "fp32"))
+    found["head fp32"] = logprobs(base, policy, ids, responses, *machine)
+    _, others = sampled(base, policy, *machine)
+    between["head fp32"] = (logprobs(base, policy, ids, others, *machine), said(others))
+    exact = logprobs(base, policy, ids, responses, *set_up(compute("fp32", "auto")))
+    rows = [row(f"{name}: bf16 from fp32, {head}", numbers - exact) for head, numbers in found.items()]
+    return rows + [row(f"{name}: sampler from training forward, {head}", a - b) for head, (a, b) in between.items()]
 
 
-def compute(dtype: Any) -> Compute:
+def said(responses: list[Response]) -> Tensor:
+    """Return the sampler's own logprobs."""
+    return torch.tensor([x for response in responses for x in response.logprobs])
+
+
+def row(what: str, differences: Tensor) -> dict[str, Any]:
+    """Return how large differences of logprobs are."""
+    away = differences.abs().double()
+    mean, tail, largest = away.mean().item(), away.quantile(0.99).item(), away.max().item()
+    return {
+        "what": f"{what}, {len(away):,} tokens",
+        "ours": f"mean {mean:.4f}, 99 % within {tail:.4f}, largest {largest:.3f}",
+        "figures": {"mean": mean, "p99": tail, "max": largest},
+    }
+
+
+def compute(dtype: Any, head: Any) -> Compute:
     """Return the settings of the machine."""
-    return Compute(device="auto", dtype=dtype, threads=0, kernels="auto", batch_invariant=False)
+    return Compute(device="auto", dtype=dtype, threads=0, kernels="auto", batch_invariant=False, head=head)
 
 
 def sampled(
@@ -99,9 +108,9 @@ def sampled(
 @torch.no_grad()
 def logprobs(
     base: Path, policy: Path, ids: list[list[int]], responses: list[Response], device: torch.device,
-    dtype: torch.dtype, wide: bool,
+    dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
-    """Return the responses' logprobs by the training forward, in their order; wide: with the head in fp32."""
+    """Return the responses' logprobs by the training forward, in their order."""
     model = load_model(base, device, dtype)
     layers = attach_policy(model, policy)
     accelerate_policy(Policy(model, layers))
@@ -110,11 +119,7 @@ def logprobs(
     found: dict[int, Tensor] = {}
     for rows in data.batches(np.arange(len(ids)), BATCH_TOKENS):
         batch = data.sequences(rows, 0, device)
-        before, _, targets = positions(batch)
-        head = [hidden_states(model, batch)[before], *head_of(model)]
-        if wide:
-            head = [None if x is None else x.float() for x in head]
-        made, _ = token_logprobs(*head, targets, logit_divisor(model) * TEMPERATURE, with_entropy=False)
+        made = model_logprobs(model, batch, TEMPERATURE)
         lengths = [len(responses[int(row)].ids) for row in rows]
         found |= dict(zip(map(int, rows), made.cpu().split(lengths), strict=True))
     return torch.cat([found[row] for row in range(len(ids))])
