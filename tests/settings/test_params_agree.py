@@ -71,8 +71,7 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"compute.head": "fp32", "evaluate.engine": "vllm"},
-        "evaluate.engine: vllm computes the head in the model's dtype, and compute.head: fp32 is for sampler and "
-        "training alike; set that to auto, or the engine to own.",
+        "evaluate.engine: vllm computes the head in the model's dtype; set compute.head to auto, or the engine to own.",
     ),
     (
         {"policy.tuning": "full", "update.average_rounds": 2},
