@@ -31,7 +31,7 @@ def update_settings(**changes: object) -> Update:
         "policy_loss": "ppo",
         "loss_normalization": "token_mean", "mask_truncated": False, "target_kl": None, "kl_loss_coef": 0.0,
         "rollout_correction": None, "rollout_correction_max": None, "rollout_correction_min": None,
-        "kl_loss_estimator": "k3", "likelihood_coef": 0.0,
+        "kl_loss_estimator": "k3", "likelihood_coef": 0.0, "average_rounds": 1,
     }  # fmt: skip
     return Update(**{**values, **changes})
 

@@ -108,6 +108,11 @@ class Paths:
         return self.folder / "trainer"
 
     @property
+    def average(self) -> Path:
+        """The mean of the last rounds' policies, where there is one: a PEFT adapter folder."""
+        return self.folder / "average"
+
+    @property
     def rollouts(self) -> Path:
         """The sampled responses."""
         return self.folder / "rollouts.parquet"

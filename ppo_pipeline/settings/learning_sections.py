@@ -168,6 +168,10 @@ class Update(Section):
     value_coef: NonNegative = Field(description="Factor of the value loss")
     entropy_coef: NonNegative = Field(description="Factor of the entropy bonus")
     max_grad_norm: Positive | None = Field(description="Gradient norm is clipped to this; null for none")
+    average_rounds: Count = Field(
+        description="The mean of the last n rounds' LoRA adapters is kept beside the policy and evaluated too, as "
+        "eval_average; training goes on from the policy all the same. 1: none"
+    )
 
     @model_validator(mode="after")
     def _schedule_has_an_end(self) -> "Update":

@@ -65,11 +65,18 @@ class Params(Section):
             raise ValueError(text)
         if self.policy.tuning == "full" and self.compute.dtype == "fp16":
             raise ValueError("policy.tuning full trains in bf16 or fp32; set compute.dtype to one of them")
+        if self.policy.tuning == "full" and self.update.average_rounds > 1:
+            raise ValueError("update.average_rounds averages LoRA adapters; with policy.tuning full set it to 1")
         asks = [name for name in ("rollout", "evaluate") if getattr(self, name).engine == "vllm"]
         if asks and self.compute.batch_invariant:
             raise ValueError(
                 f"{asks[0]}.engine: vllm has not the training forward's own products, which compute.batch_invariant "
                 "samples with; set that to false, or the engine to own"
+            )
+        if asks and self.compute.head == "fp32":
+            raise ValueError(
+                f"{asks[0]}.engine: vllm computes the head in the model's dtype; set compute.head to auto, or the engine "
+                "to own"
             )
         if asks and self.compute.device == "mps":
             raise ValueError(f"{asks[0]}.engine: vllm is not there for compute.device mps; set it to own")

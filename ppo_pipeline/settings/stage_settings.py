@@ -84,7 +84,12 @@ class RewardSettings(StageSettings):
         """The machine of the first reward model; each is loaded onto its own device and in its own dtype."""
         first = next(c for c in self.reward.components if c.loaded_model())
         return Compute(
-            device=first.device, dtype=first.dtype, threads=self.threads, kernels="auto", batch_invariant=False
+            device=first.device,
+            dtype=first.dtype,
+            head="auto",
+            threads=self.threads,
+            kernels="auto",
+            batch_invariant=False,
         )
 
 

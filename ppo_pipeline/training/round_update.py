@@ -9,6 +9,7 @@ import torch
 from ..compute.machine import Machine
 from ..maths.schedule import learning_rate_factor
 from ..models.acceleration import accelerate_policy
+from ..models.averaging import newest_adapters, write_average
 from ..models.checkpoint import TrainerState, load_checkpoint, save_checkpoint
 from ..models.packed import can_pack
 from ..models.policy import Policy
@@ -87,7 +88,11 @@ class RoundUpdate:
 
         def save() -> None:
             assert whole is not None
-            save_checkpoint(whole, after, paths.parent_policy, paths.policy, paths.trainer, s.critic_alone)
+            rounds, earlier = update.average_rounds, None
+            if rounds > 1 and s.depth > 1:  # r000's adapter is not among them
+                earlier = newest_adapters(paths.parent_policy, paths.parent_trainer, rounds - 1)
+            save_checkpoint(whole, after, paths.parent_policy, paths.policy, paths.trainer, s.critic_alone, earlier)
+            write_average(paths.average, paths.policy, paths.trainer, rounds)
 
         ranks.share(save)
         numbers = {**ppo.metrics(), **of_inputs, "lr": lr}

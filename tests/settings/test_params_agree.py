@@ -87,6 +87,14 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         "policy.tuning full trains in bf16 or fp32; set compute.dtype to one of them.",
     ),
     (
+        {"compute.head": "fp32", "evaluate.engine": "vllm"},
+        "evaluate.engine: vllm computes the head in the model's dtype; set compute.head to auto, or the engine to own.",
+    ),
+    (
+        {"policy.tuning": "full", "update.average_rounds": 2},
+        "update.average_rounds averages LoRA adapters; with policy.tuning full set it to 1.",
+    ),
+    (
         {"update.minibatches": 65},
         "update.minibatches: 65 for 64 samples a round; a minibatch without a sample would make no step. Lower it, or "
         "sample more.",
