@@ -40,6 +40,7 @@ def make_project(folder: Path, base: Path, count: int, heldout: int = 16) -> Pat
         "base.model": str(base.resolve()),
         "sources.base": str(base.resolve()),
         "reward.components": [LENGTH_ONLY],
+        "reward.correct": None,
         "rollout.prompts_per_round": count,
         "rollout.batch_size": count,
         "rounds": {},

@@ -15,6 +15,7 @@ from .literal import literal
 from .policies import BASE, check_base, params_of_round, policy_folder
 from .printed import json_text, note, print_table
 from .questions import Question, of_split, of_texts
+from .round_named import round_named
 
 if TYPE_CHECKING:
     from ..sampling.generate import Engine
@@ -45,7 +46,7 @@ def finite(ctx: click.Context, parameter: click.Parameter, value: float | None) 
 
 
 @click.command()
-@click.option("--round", "name", required=True, help="Round whose policy answers, such as r004.")
+@click.option("--round", "name", required=True, help="Round whose policy answers, such as r004; or best.")
 @click.option("--prompt", "prompts", multiple=True, help="Prompt to answer; can be repeated.")
 @click.option("--split", type=click.Choice(SPLITS), help="Answer the prompts of data/prompts.parquet with this split.")
 @click.option("--limit", type=click.IntRange(min=1), help=f"Prompts of --split, the first ones; {SHOWN} unless given.")
@@ -80,6 +81,7 @@ def chat(
     manner = Manner(temperature, top_p, top_k, max_new_tokens, seed, engine)
     refuse(prompts, split, limit, as_json, manner)
     params = load_params(Path("params.yaml"))
+    name = round_named(params, name)
     folder = policy_folder(params, name, average)
     params = params_of_round(params, name)
     if average:

@@ -3,15 +3,18 @@
 from typing import Any
 
 import click
+import numpy as np
 import pyarrow as pa
 
 from ..errors import PipelineError, nearest
+from ..maths.heldout import standard_error
 from ..project.paths import Paths
 from ..project.plan.as_run import metrics_of, settings_of
 from ..settings.files import differences, told
 from ..settings.params import ROOT, Params, load_params
 from .paired import paired
 from .printed import heading, json_text, note, print_table
+from .round_named import round_named
 from .rounds import describe
 from .selected import in_order
 from .show import print_rows
@@ -42,6 +45,7 @@ def diff(
 ) -> None:  # fmt: skip
     """Compare the rounds A and B: settings as they ran, metrics, and answers to the same prompts with their scores."""
     params = load_params()
+    a, b = (round_named(params, name) for name in (a, b))
     for name in (a, b):
         _refuse_empty(params, name)
     parts = [name for name in PARTS if name in (part or PARTS)]
@@ -54,6 +58,8 @@ def diff(
     for name, file in (("answers", "eval.parquet"), ("samples", "rollouts.parquet")):
         if name in parts:
             rows, left_out = paired(ROUNDS / a / file, ROUNDS / b / file)
+            if name == "answers":
+                found["heldout"] = _change(rows)
             if rows is not None and where is not None:
                 rows = matching(rows, where)
             if rows is not None and sort:
@@ -67,6 +73,10 @@ def diff(
     for name in parts:
         heading(PARTS[name])
         {"settings": _print_settings, "metrics": _print_metrics}.get(name, _print_answers)(found[name])
+        if name == "answers" and found["heldout"] is not None:
+            error = found["heldout"]["change_se"]
+            said = "" if error is None else f" (+- {error:.3f})"
+            note(f"mean change over {found['heldout']['prompts']} prompts: {found['heldout']['change']:+.3f}{said}")
 
 
 def relation(params: Params, a: str, b: str) -> str:
@@ -108,6 +118,14 @@ def _metrics(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
         x, y = first.get(name), second.get(name)
         found[name] = {"a": x, "b": y, "change": None if x is None or y is None else y - x}
     return found
+
+
+def _change(rows: pa.Table | None) -> dict[str, Any] | None:
+    """Return the mean change of the score over the prompts that both answered, with its paired standard error."""
+    if rows is None or not rows.num_rows:
+        return None
+    changes = np.array(rows.column("change").to_pylist())
+    return {"prompts": len(changes), "change": float(changes.mean()), "change_se": standard_error(changes)}
 
 
 def _rows(rows: pa.Table | None, left_out: int, limit: int | None) -> list[dict[str, Any]] | None:

@@ -8,10 +8,11 @@ from ..errors import PipelineError
 from ..settings.params import load_params
 from ..storage.files import atomic_folder
 from .policies import BASE, check_base, policy_folder
+from .round_named import round_named
 
 
 @click.command()
-@click.option("--round", "name", required=True, help="Round whose policy is exported, such as r004.")
+@click.option("--round", "name", required=True, help="Round whose policy is exported, such as r004; or best.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT where it is a model folder already.")
 @click.option("--average", is_flag=True, help="The mean of the last rounds' policies: update.average_rounds.")
 @click.argument("out", type=click.Path(path_type=Path))
@@ -22,7 +23,9 @@ def export(name: str, overwrite: bool, average: bool, out: Path) -> None:
     from ..models.checkpoint import load_merged
     from ..models.loading import load_tokenizer
 
-    folder = policy_folder(load_params(Path("params.yaml")), name, average)
+    params = load_params(Path("params.yaml"))
+    name = round_named(params, name)
+    folder = policy_folder(params, name, average)
     check_target(out, overwrite)
     model = load_merged(BASE, folder, torch.device("cpu"), saved_dtype())
     with atomic_folder(out.resolve()) as partial:

@@ -8,6 +8,7 @@ from ..project.paths import Paths
 from ..project.rounds_file import RoundsFile, parse_overrides
 from ..project.stages import OF_A_ROUND, STAGES
 from ..settings.params import ROOT, Round, load_params
+from .round_named import BEST, round_named
 
 PARAMS = Path("params.yaml")
 MANY = 30  # open rounds; DVC then takes about as long as a small round's work
@@ -74,7 +75,9 @@ def add(count: int, parent: str | None, settings: tuple[str, ...]) -> None:
 @click.option("--name", required=True, help="Name of the new round, such as r003b.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.SETTING=VALUE", help="Settings of this round.")
 def branch(parent: str, name: str, settings: tuple[str, ...]) -> None:
-    """Add a round that starts from PARENT, beside those that already do (r000: from the untrained policy)."""
+    """Add a round that starts from PARENT, beside those that already do (r000: from the untrained policy; best)."""
+    if parent.partition(":")[0] == BEST:
+        parent = round_named(load_params(PARAMS), parent)
     file = RoundsFile(PARAMS)
     file.add(name, parent, parse_overrides(list(settings)))
     file.save()

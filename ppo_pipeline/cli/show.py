@@ -10,8 +10,10 @@ import pyarrow as pa
 
 from ..errors import PipelineError, nearest
 from ..project.paths import Paths
+from ..settings.params import load_params
 from ..tables.joined import OF_SAMPLES, schema_of, with_neighbours
 from .printed import json_text, note, print_table
+from .round_named import BEST, round_named
 from .selected import in_order, only_columns
 from .where import matching
 
@@ -22,8 +24,9 @@ COLUMNS = {
     "reference": ["sample_id", "response_text", "tokens", "kl", "value", "entropy", "bootstrap_value"],
     "advantages": ["sample_id", "response_text", "score", "kl", "token_rewards", "advantages", "returns"],
     "evaluation": ["prompt_id", "prompt", "response_text", "score", "tokens", "finish_reason"],
+    "evaluation_samples": ["sample_id", "prompt", "response_text", "vote", "score", "tokens", "finish_reason"],
 }
-OF_ROUND = ("rollouts", "rewards", "reference", "advantages", "eval")
+OF_ROUND = ("rollouts", "rewards", "reference", "advantages", "eval", "eval_samples")
 
 
 @click.command()
@@ -42,7 +45,7 @@ def show(
     limit: int, columns: str | None, sample: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Print rows of a table: a Parquet file, `prompts`, or of a ROUND the TABLE rollouts (or rewards, reference,
-    advantages, eval). Beside a table's own columns stand those that other tables have of the same samples."""
+    advantages, eval, eval_samples). Beside a table's own columns stand those that other tables have of its samples."""
     path = located(what, table)
     schema = schema_of(path)
     rollouts = path.with_name("rollouts.parquet")
@@ -82,6 +85,8 @@ def located(what: str, table: str | None) -> Path:
         return Paths().prompts
     if table is None and (what.endswith(".parquet") or Path(what).name != what or Path(what).is_file()):
         return Path(what)
+    if what.partition(":")[0] == BEST and not Paths(what).folder.is_dir():
+        what = round_named(load_params(), what)
     folder = Paths(what).folder
     if re.fullmatch(r"[\w-]+", what) is None or not folder.is_dir():
         known = ["prompts", *sorted(path.name for path in folder.parent.glob("*"))]

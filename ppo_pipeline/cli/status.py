@@ -12,7 +12,21 @@ from ..settings.params import ROOT, Params, load_params
 from .printed import heading, json_text, note, on_terminal, print_table
 from .rounds import FILES, describe
 
-NUMBERS = {"score": "objective/scores", "heldout_score": "eval/scores", "kl": "objective/kl"}
+NUMBERS = {
+    "score": "objective/scores",
+    "heldout_score": "eval/scores",
+    "heldout_score_se": "eval/scores_se",
+    "heldout_correct": "eval/correct",
+    "kl": "objective/kl",
+}
+TITLES = {  # of the table's columns, with how their numbers are written
+    "score": ("score", "+.3f"),
+    "heldout_score": ("held-out score", "+.3f"),
+    "heldout_score_se": ("+-", ".3f"),
+    "heldout_correct": ("right", ".3f"),
+    "kl": ("KL", "+.3f"),
+}
+SOME = ("heldout_score_se", "heldout_correct")  # columns that are left out where no round has the number
 KINDS = {
     "runs": "",
     "follows": "follows: runs too, unless what it reads comes out as it was",
@@ -122,6 +136,7 @@ def seconds(stages: list[dict[str, Any]]) -> tuple[float, float]:
 def print_rounds(rounds: list[dict[str, Any]]) -> None:
     """Print the rounds; on a terminal branches are indented."""
     drawn, cells = on_terminal(), []
+    shown = [key for key in TITLES if key not in SOME or any(entry[key] is not None for entry in rounds)]
     for entry in rounds:
         here = [stage for stage, there in entry["here"].items() if there]
         done = "all" if len(here) == len(entry["here"]) else ", ".join(here) or "none"
@@ -130,14 +145,15 @@ def print_rounds(rounds: list[dict[str, Any]]) -> None:
             [
                 ("  " * (entry["branch"] - 1) + "└ " if drawn and entry["branch"] else "") + entry["round"],
                 entry["parent"] or "",
-                *("" if entry[key] is None else f"{entry[key]:+.3f}" for key in NUMBERS),
+                *("" if entry[key] is None else f"{entry[key]:{TITLES[key][1]}}" for key in shown),
                 done + (" (sealed)" if entry["sealed"] else ""),
                 "" if size is None else f"{size / 1e6:,.1f} MB",
                 entry["settings"],
             ]
         )
-    columns = ["round", "parent", "score", "held-out score", "KL", "outputs here", "in cache", "settings of its own"]
-    print_table(columns, cells, right=("score", "held-out score", "KL", "in cache"))
+    numbers = [TITLES[key][0] for key in shown]
+    columns = ["round", "parent", *numbers, "outputs here", "in cache", "settings of its own"]
+    print_table(columns, cells, right=(*numbers, "in cache"))
 
 
 def print_reruns(stages: list[dict[str, Any]]) -> None:

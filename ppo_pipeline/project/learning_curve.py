@@ -28,10 +28,16 @@ OF_CRITIC = ("loss/value", "val/explained_variance")
 CRITIC = {metric: TRAINING[metric] for metric in OF_CRITIC}
 HELDOUT = {
     "eval/scores": "heldout_score",
+    "eval/scores_se": "heldout_score_se",
+    "eval/correct": "heldout_correct",
+    "eval/correct_se": "heldout_correct_se",
     "eval/response_length": "heldout_response_length",
     "eval/finished": "heldout_finished",
 }
+# Not in every round: without values, with one held-out prompt or reward.correct null, or before there were such.
+OPTIONAL = (*OF_CRITIC, "eval/scores_se", "eval/correct", "eval/correct_se")
 
+LAST_HELDOUT = ("heldout_score_se", "heldout_correct")
 LAST = ("train_score", "kl", "entropy", "response_length", "clip_fraction", "value_loss")
 
 
@@ -84,10 +90,10 @@ def curve_rows(
 
     One lineage only, since a line through branches would run back and forth; metrics/rounds/ has all rounds.
     `with_root` starts with the untrained policy. A round that lacks one of the metrics has no row: plots would
-    draw a missing number as 0. A round that trained no values still has one, where the critic's columns are empty,
-    but for columns of the critic alone (CRITIC), from which its loss is drawn.
+    draw a missing number as 0. A round that lacks OPTIONAL ones still has one, where their columns are empty, but for
+    columns of the critic alone (CRITIC), from which its loss is drawn.
     """
-    needed = [metric for metric in columns if metric not in OF_CRITIC] or list(columns)
+    needed = [metric for metric in columns if metric not in OPTIONAL] or list(columns)
     rows = []
     for name in [ROOT] * with_root + params.lineage(params.last_round):
         if all(metric in metrics[name] for metric in needed):
@@ -106,6 +112,7 @@ def end_of_curve(training: list[dict[str, Any]], heldout: list[dict[str, Any]]) 
     if heldout:
         scores = [row["heldout_score"] for row in heldout]
         numbers |= {"heldout_score": scores[-1], "heldout_best": max(scores)}
+        numbers |= {name: heldout[-1][name] for name in LAST_HELDOUT if heldout[-1][name] != ""}
         if heldout[0]["round"] == ROOT:
             numbers["heldout_untrained"] = scores[0]
     if training:

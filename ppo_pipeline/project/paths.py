@@ -147,6 +147,11 @@ class Paths:
         """Greedy answers to the held-out prompts, scored."""
         return self.folder / "eval.parquet"
 
+    @property
+    def evaluation_samples(self) -> Path:
+        """Sampled answers to them, scored; no rows where none are asked for."""
+        return self.folder / "eval_samples.parquet"
+
     # Of its parent.
 
     @property

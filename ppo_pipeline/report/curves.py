@@ -12,6 +12,7 @@ from .run import Run
 # The first charts, with the words for them; every other metric follows under its own name.
 CHARTS = {
     "eval/scores": "Held-out score",
+    "eval/correct": "Held-out answers that are right",
     "objective/scores": "Training score",
     "objective/kl": "KL to the base (nats)",
     "objective/entropy": "Entropy (nats a token)",
@@ -21,12 +22,14 @@ CHARTS = {
     "val/explained_variance": "Explained variance of the values",
     "policy/grad_norm": "Gradient norm",
 }
+ERROR = "_se"
 
 
 def curves(run: Run) -> dict[str, Any]:
     """Return {charts: [{metric, title, main}], lines: [{label, start, rounds}], depth: {round: n}, values}.
 
-    values: {metric: {round: number}}. Adds a note for the rounds that have no metrics.
+    values: {metric: {round: number}}; a standard error, <metric>_se, is told with its metric and has no chart of its
+    own. Adds a note for the rounds that have no metrics.
     """
     metrics = {name: metrics_of(run, name) for name in run.rounds}
     without = [name for name in run.rounds if not metrics[name]]
@@ -36,7 +39,11 @@ def curves(run: Run) -> dict[str, Any]:
     first = [metric for metric in CHARTS if metric in names]
     order = [*first, *sorted(names - set(first))]
     return {
-        "charts": [{"metric": m, "title": CHARTS.get(m, m), "main": m in CHARTS} for m in order],
+        "charts": [
+            {"metric": m, "title": CHARTS.get(m, m), "main": m in CHARTS}
+            for m in order
+            if m.removesuffix(ERROR) not in names - {m}
+        ],
         "lines": [{"label": line.label, "start": line.start, "rounds": line.rounds} for line in run.lines],
         "depth": {name: run.params.depth(name) for name in run.rounds},
         "values": {m: {n: float(f"{metrics[n][m]:.6g}") for n in run.rounds if m in metrics[n]} for m in order},

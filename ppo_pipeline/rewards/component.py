@@ -10,6 +10,7 @@ from ..engine.pool import Pool
 from ..resume.snapshots import Snapshots
 from ..settings.reward_sections import register
 from ..settings.sections import Name, Section
+from .normal_form import normalise
 from .samples import Samples
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -41,6 +42,13 @@ class Component(Section):
     def score_on(self, pool: Callable[[], Pool] | None, samples: Samples, snapshots: Snapshots | None) -> list[float]:
         """Do the same where a stage has workers; a type with a model lets these do it. pool: gives them, once asked."""
         return self.score(samples, snapshots)
+
+    def vote(self, response: str) -> str:
+        """Return what of a response counts as its answer, where the most frequent of a prompt's answers is asked for.
+
+        It is asked of the component that reward.correct names.
+        """
+        return normalise(response)
 
     def check(self, prompts: Samples) -> None:
         """Raise PipelineError where what this reads is not there, before anything is decoded or asked for.

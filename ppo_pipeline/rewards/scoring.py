@@ -10,23 +10,29 @@ from ..errors import PipelineError
 from ..resume.scratch import Scratch, key_of
 from ..settings.reward_sections import Reward
 from .component import Component
+from .normal_form import normalise
 from .samples import NUMBER, Samples, is_reward, shown
 
 
 def score_samples(
-    settings: Reward, samples: Samples, scratch: Scratch | None = None, pool: Callable[[], Pool] | None = None
+    settings: Reward,
+    samples: Samples,
+    scratch: Scratch | None = None,
+    pool: Callable[[], Pool] | None = None,
+    part: str = "",
 ) -> dict[str, list[float]]:
     """Return `score` and each component's rewards by name, one number per sample.
 
     scratch: where finished batches of each component are kept, until that component's settings change. pool: gives
-    the workers for a component with a model; None: this process does the work.
+    the workers for a component with a model; None: this process does the work. part: the name of these samples, where
+    the stage scores others too.
     Raises PipelineError, with the component and the sample named, for a reward that is not a finite number.
     """
     columns: dict[str, list[float]] = {}
     components: list[Component] = settings.components
     for component in components:
         key = key_of(component.files(), [component.model_dump_json()])
-        snapshots = scratch.part(f"{component.name}-{key}") if scratch else None
+        snapshots = scratch.part(f"{part}{component.name}-{key}") if scratch else None
         rewards = component.score_on(pool, samples, snapshots)
         _check(f"reward '{component.name}'", rewards, samples)
         columns[component.name] = [float(r) for r in rewards]
@@ -42,6 +48,13 @@ def correct_of(settings: Reward, scores: dict[str, list[float]]) -> list[bool] |
     if settings.correct is None:
         return None
     return [reward >= settings.correct.at_least for reward in scores[settings.correct.component]]
+
+
+def votes_of(settings: Reward, responses: list[str]) -> list[str]:
+    """Return what of each response counts as its answer, as the component that reward.correct names has it."""
+    by_name = {component.name: component for component in settings.components}
+    vote = by_name[settings.correct.component].vote if settings.correct is not None else normalise
+    return [vote(response) for response in responses]
 
 
 def check_prompts(settings: Reward, prompts: pa.Table) -> None:

@@ -75,10 +75,13 @@ def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
 
 
 def pick_greedy(logits: Tensor, temperature: float) -> Drawn:
-    """Return the most likely tokens; nothing else could have been drawn, so that the kept mass is their own."""
+    """Return the most likely tokens; nothing else could have been drawn, so that the kept mass is their own.
+
+    They are those of the logits as they are: of two that the division rounds to one number, the greater.
+    """
     scaled = logits.float()
+    tokens = scaled.argmax(dim=-1)
     if temperature != 1.0:
         scaled = scaled / temperature
-    tokens = scaled.argmax(dim=-1)
     logprobs = scaled.gather(1, tokens[:, None]).squeeze(1) - scaled.logsumexp(dim=-1)
     return Drawn(tokens, logprobs, logprobs.exp())

@@ -80,6 +80,11 @@ class Params(Section):
             )
         if asks and self.compute.device == "mps":
             raise ValueError(f"{asks[0]}.engine: vllm is not there for compute.device mps; set it to own")
+        if self.evaluate.samples_per_prompt and self.rollout.greedy:
+            raise ValueError(
+                "evaluate.samples_per_prompt: sampled as the rollout is, and rollout.greedy makes all answers to a "
+                "prompt the same; set it to 0, or greedy to false"
+            )
         if self.update.minibatches > count:
             raise ValueError(
                 f"update.minibatches: {self.update.minibatches} for {count} samples a round; a minibatch without a "

@@ -23,6 +23,20 @@ TAKEN_COLUMNS = (
     "response_text",
     "response_ids",
     "finish_reason",
+    "sample_index",
+    "vote",
+)
+TAKEN_METRICS = (  # eval/... of all components together
+    "scores",
+    "scores_se",
+    "correct_se",
+    "sampled_scores",
+    "sampled_scores_se",
+    "sampled_correct",
+    "sampled_correct_se",
+    "majority",
+    "response_length",
+    "finished",
 )
 _registered: dict[str, type[BaseModel]] = {}
 
@@ -89,9 +103,9 @@ class Reward(Section):
     @field_validator("components")
     @classmethod
     def _names_are_free(cls, components: list[Any]) -> list[Any]:
-        """Refuse names that would stand twice among the columns of rewards.parquet or eval.parquet."""
+        """Refuse names that would stand twice among columns of rewards.parquet or eval.parquet, or among metrics."""
         names = [component.name for component in components]
         for name in names:
-            if name in TAKEN_COLUMNS or names.count(name) > 1:
+            if name in (*TAKEN_COLUMNS, *TAKEN_METRICS) or names.count(name) > 1:
                 raise ValueError(f"the name '{name}' is taken; give each component a column name of its own")
         return components

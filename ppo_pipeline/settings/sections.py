@@ -243,13 +243,18 @@ class Reference(Section):
 
 
 class Evaluate(Section):
-    """Greedy answers to held-out prompts."""
+    """Answers to held-out prompts: greedy ones, and sampled ones besides."""
 
     engine: EngineName = Field(description="What answers, as in `rollout`")
     max_prompts: int = Field(description="Held-out prompts answered, the first ones; 0 for all", ge=0)
+    samples_per_prompt: int = Field(
+        description="Answers sampled to each prompt besides the greedy one, at the rollout's temperature, top_k, top_p "
+        "and min_p: for eval/sampled_scores, pass@k and majority; 0: none",
+        ge=0,
+    )
     max_new_tokens: Count = Field(description="An answer is cut at this length")
     shard_samples: int = Field(
-        description="Prompts in a shard, which one worker decodes at a time; 0: all in one. Another number can change "
+        description="Answers in a shard, which one worker decodes at a time; 0: all in one. Another number can change "
         "rounding",
         ge=0,
     )

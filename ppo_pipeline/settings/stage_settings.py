@@ -15,7 +15,7 @@ from .explain import explain
 from .learning_sections import Advantage, Update
 from .params import Params
 from .reward_sections import Reward
-from .sections import Compute, Evaluate, Reference, Rollout, Vllm
+from .sections import Compute, Evaluate, Reference, Rollout, Section, Vllm
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -39,6 +39,8 @@ class StageSettings(BaseModel):
         extra["critic_alone"] = depth <= effective.update.critic_warmup_rounds
         if "vllm" in cls.model_fields:  # null where it has no effect, so that a change of it reruns nothing
             extra["vllm"] = effective.vllm if getattr(effective, cls.stage).engine == "vllm" else None
+        if "sampling" in cls.model_fields:  # null without sampled answers, for the same reason
+            extra["sampling"] = _answer_sampling(effective) if effective.evaluate.samples_per_prompt else None
         if "parent" in cls.model_fields:
             extra["parent"] = params.all_rounds[name].parent
         values = {f: extra[f] if f in extra else getattr(effective, f) for f in cls.model_fields}
@@ -53,6 +55,16 @@ class StageSettings(BaseModel):
     def shown(self) -> dict[str, Any]:
         """How prompts are shown to the model, for a stage that shows it some: arguments of a Renderer."""
         return {name: getattr(self, name) for name in ("chat_template", "date", "special_tokens")}
+
+
+class AnswerSampling(Section):
+    """How `evaluate` samples answers: the seed, and settings of `rollout`."""
+
+    seed: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
 
 
 class RolloutSettings(StageSettings):
@@ -145,9 +157,15 @@ class EvaluateSettings(StageSettings):
     max_prompt_tokens: int
     stop_tokens: list[str]
     evaluate: Evaluate
+    sampling: AnswerSampling | None
     vllm: Vllm | None
     reward: Reward
     compute: Compute
+
+
+def _answer_sampling(params: Params) -> AnswerSampling:
+    rollout = params.rollout.model_dump(include={"temperature", "top_k", "top_p", "min_p"})
+    return AnswerSampling(seed=params.seed, **rollout)
 
 
 ROUND_STAGES: dict[str, type[StageSettings]] = {cls.stage: cls for cls in StageSettings.__subclasses__()}

@@ -1,4 +1,4 @@
-"""eval.parquet: greedy answers to held-out prompts, with their scores."""
+"""eval.parquet and eval_samples.parquet: greedy and sampled answers to held-out prompts, with their scores."""
 
 import pyarrow as pa
 
@@ -14,6 +14,26 @@ EVALUATION = TableSchema(
             field("response_text", pa.string(), "The greedy answer without special tokens and the stop token"),
             field("response_ids", pa.list_(pa.int32()), "Token ids of the answer, the stop token included"),
             field("finish_reason", pa.string(), "stop: ended by a stop token; length: cut at max_new_tokens"),
+            field("score", pa.float64(), "Weighted sum of the components, the columns behind `correct`"),
+            field("correct", pa.bool_(), "Whether reward.correct counts it as right; empty where that is null", True),
+        ]
+    ),
+    extra=True,
+)
+
+EVALUATION_SAMPLES = TableSchema(
+    name="evaluation_samples",
+    version=1,
+    arrow=pa.schema(
+        [
+            field("sample_id", pa.string(), "Unique name of the sample: prompt and index, the same in each round"),
+            field("prompt_id", pa.string(), "The prompt, as in eval.parquet, whose order the rows have"),
+            field("sample_index", pa.int32(), "Which of the prompt's answers this is, from 0"),
+            field("prompt_text", pa.string(), "The prompt as the model saw it, chat template included"),
+            field("response_text", pa.string(), "The answer without special tokens and the stop token"),
+            field("response_ids", pa.list_(pa.int32()), "Token ids of the answer, the stop token included"),
+            field("finish_reason", pa.string(), "stop: ended by a stop token; length: cut at max_new_tokens"),
+            field("vote", pa.string(), "What of the answer eval/majority counts"),
             field("score", pa.float64(), "Weighted sum of the components, the columns behind `correct`"),
             field("correct", pa.bool_(), "Whether reward.correct counts it as right; empty where that is null", True),
         ]

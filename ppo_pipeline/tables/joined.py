@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from ..errors import PipelineError
 from .advantages import ADVANTAGES
-from .evaluation import EVALUATION
+from .evaluation import EVALUATION, EVALUATION_SAMPLES
 from .prompt_scores import PROMPT_SCORES
 from .prompts import PROMPTS
 from .reference import REFERENCE
@@ -20,7 +20,8 @@ from .rewards import REWARDS
 from .rollouts import ROLLOUTS
 from .schema import NAME_KEY, TableSchema, flat, lengths
 
-SCHEMAS = {c.name: c for c in (PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION, PROMPT_SCORES)}
+ALL = (PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION, EVALUATION_SAMPLES, PROMPT_SCORES)
+SCHEMAS = {c.name: c for c in ALL}
 OF_SAMPLES = ("rollouts", "reference", "advantages", "rewards")  # one row per sample, in <name>.parquet
 OF_ROLLOUTS = ("prompt_id", "response_text", "finish_reason")
 ADDED = ("prompt", "tokens", "kl", "value", "entropy", "advantage")
@@ -52,7 +53,7 @@ def with_neighbours(schema: TableSchema, table: pa.Table, path: Path) -> pa.Tabl
     kl is the sum over a response's tokens; value, entropy and advantage are means. A reward component that is called
     like another column is shown as `reward.<name>`. prompts.parquet has no neighbours.
     """
-    if schema is EVALUATION:
+    if schema in (EVALUATION, EVALUATION_SAMPLES):
         table = renamed_components(table, len(schema.arrow.names))
         return with_columns(table, texts(table, path))
     if schema.name not in OF_SAMPLES:

@@ -118,6 +118,16 @@ def test_a_round_without_a_critic_is_on_the_curve_all_the_same(tmp_path: Path) -
     assert [(r["round"], r["value_loss"], r["explained_variance"]) for r in critic] == [("r001", 0.5, 0.5)]
 
 
+def test_a_round_from_before_there_were_errors_is_on_the_curve_all_the_same(tmp_path: Path) -> None:
+    params = params_with(tmp_path, "{r001: {parent: r000}}")
+    old = {"eval/scores": 0.5, "eval/response_length": 4.0, "eval/finished": 1.0}
+    rows = curve_rows(params, {"r000": old, "r001": dict.fromkeys(HELDOUT, 0.25)}, HELDOUT, with_root=True)
+    columns = ("heldout_score", "heldout_score_se", "heldout_correct", "heldout_correct_se")
+    assert [[row[column] for column in columns] for row in rows] == [[0.5, "", "", ""], [0.25] * 4]
+    assert "heldout_correct" not in end_of_curve([], rows[:1])
+    assert end_of_curve([], rows)["heldout_correct"] == 0.25
+
+
 def test_the_end_of_the_curve_is_the_last_round_with_the_best_and_the_first_score(tmp_path: Path) -> None:
     params = params_with(tmp_path, "{r001: {parent: r000}, r002: {parent: r001}}")
     metrics = {name: dict.fromkeys([*TRAINING, *HELDOUT], float(i)) for i, name in enumerate(["r000", *params.rounds])}
@@ -126,10 +136,12 @@ def test_the_end_of_the_curve_is_the_last_round_with_the_best_and_the_first_scor
     training = curve_rows(params, metrics, TRAINING, with_root=False)
     heldout = curve_rows(params, metrics, HELDOUT, with_root=True)
     assert end_of_curve(training, heldout) == {
-        "rounds": 2, "heldout_score": 2.0, "heldout_best": 5.0, "heldout_untrained": 0.0, "train_score": 2.0, "kl": 2.0,
-        "entropy": 2.0, "response_length": 2.0, "clip_fraction": 2.0,
+        "rounds": 2, "heldout_score": 2.0, "heldout_best": 5.0, "heldout_untrained": 0.0, "heldout_score_se": 2.0,
+        "heldout_correct": 2.0, "train_score": 2.0, "kl": 2.0, "entropy": 2.0, "response_length": 2.0,
+        "clip_fraction": 2.0,
     }  # fmt: skip
     assert end_of_curve([], []) == {"rounds": 0}
     assert end_of_curve([], heldout[:1]) == {
-        "rounds": 0, "heldout_score": 0.0, "heldout_best": 0.0, "heldout_untrained": 0.0,
+        "rounds": 0, "heldout_score": 0.0, "heldout_best": 0.0, "heldout_untrained": 0.0, "heldout_score_se": 0.0,
+        "heldout_correct": 0.0,
     }  # fmt: skip

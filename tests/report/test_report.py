@@ -175,6 +175,16 @@ def test_held_out_answers_curves_and_distributions(project: Path) -> None:
     assert all(b - a == round(b - a) and a % 1 == 0.5 for a, b in pairwise(edges))
 
 
+def test_a_standard_error_is_told_with_its_metric_and_has_no_chart(project: Path) -> None:
+    path = Path("metrics/rounds/r001.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eval/scores_se": 0.25, "of_use_se": 0.5}))
+    report()
+    curves = parsed().blocks()["index"]["curves"]
+    assert curves["values"]["eval/scores_se"] == {"r001": 0.25}
+    charts = [chart["metric"] for chart in curves["charts"]]
+    assert "eval/scores" in charts and "of_use_se" in charts and "eval/scores_se" not in charts
+
+
 def test_every_round_is_in_one_line_and_branches_start_at_their_parent(project: Path) -> None:
     lines = lines_of(Run(project).params)
     assert [(line.start, line.rounds) for line in lines] == [

@@ -155,7 +155,7 @@ def test_a_wrong_number_of_rewards_is_refused(monkeypatch: pytest.MonkeyPatch) -
         score_samples(Reward(correct=None, components=[rule()]), samples(["a", "b"]))
 
 
-@pytest.mark.parametrize("names", [["rule", "rule"], ["score"], ["prompt_id"]])
+@pytest.mark.parametrize("names", [["rule", "rule"], ["score"], ["prompt_id"], ["vote"], ["majority"]])
 def test_a_name_that_is_taken_is_refused_with_the_settings(names: list[str]) -> None:
     with pytest.raises(ValueError, match=f"the name '{names[0]}' is taken"):
         Reward(correct=None, components=[rule(name=name) for name in names])

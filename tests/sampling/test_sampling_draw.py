@@ -122,3 +122,12 @@ def test_greedy_takes_a_token_with_probability_and_the_first_of_equals() -> None
     tokens, logprobs, _ = pick_greedy(logits, 1.0)
     assert tokens.tolist() == [1, 1]
     assert logprobs.tolist() == pytest.approx([0.0, -np.log(2 + np.exp(-2))])
+
+
+def test_the_temperature_chooses_no_greedy_token() -> None:
+    """Of two neighbours that the division rounds to one number the greater is taken, though it stands second."""
+    low = torch.linspace(1, 2, 500)
+    high = torch.nextafter(low, torch.tensor(9.0))
+    alike = low / 1.3 == high / 1.3
+    assert alike.sum() > 20, "else nothing is tested"
+    assert (pick_greedy(torch.stack([low, high], -1), 1.3).tokens == 1).all()

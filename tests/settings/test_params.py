@@ -237,6 +237,7 @@ DECLARED = {
         "max_prompt_tokens",
         "stop_tokens",
         "evaluate",
+        "sampling",
         "vllm",
         "reward",
         "compute",
@@ -259,6 +260,7 @@ def test_a_stage_s_file_has_its_own_sections_with_the_file_s_values(stage: str) 
         "seed": DATA["seed"],
         "share_prefix": DATA["reference"]["share_prefix"],
         "vllm": None,
+        "sampling": None,
         "whiten_minibatches": False,
         "overlong_limit": None,
         "tells_correct": False,
@@ -286,6 +288,11 @@ def test_an_override_reaches_no_other_round_s_files(tmp_path: Path) -> None:
     assert stages({"advantage": {"kl_coef": 0.5}}) == {("r002", "advantage")}
     assert stages({"rollout": {"temperature": 0.5}}) == {("r002", s) for s in ("rollout", "reference", "update")}
     assert stages({"seed": 9}) == {("r002", "rollout"), ("r002", "update")}
+    more = {"evaluate": {"samples_per_prompt": 2}}
+    assert stages(more) == {("r002", "evaluate")}
+    sampled = files(more)
+    for change in ({"seed": 9}, *({"rollout": {name: 0.5}} for name in ("temperature", "top_p", "min_p"))):
+        assert files({**more, **change})["r002", "evaluate"] != sampled["r002", "evaluate"], change
     assert stages({"reward": {"components": DATA["reward"]["components"][:1]}}) == {
         ("r002", "reward"),
         ("r002", "evaluate"),

@@ -110,6 +110,11 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         {"rollout.greedy": True, "rollout.samples_per_prompt": 2},
         "rollout: greedy makes all samples of a prompt the same; set samples_per_prompt to 1.",
     ),
+    (
+        {"rollout.greedy": True, "evaluate.samples_per_prompt": 1},
+        "evaluate.samples_per_prompt: sampled as the rollout is, and rollout.greedy makes all answers to a prompt the "
+        "same; set it to 0, or greedy to false.",
+    ),
     *(
         ({"update.lr_schedule": schedule}, f"update: lr_schedule {schedule} needs schedule_rounds.")
         for schedule in ("linear", "cosine")
@@ -226,6 +231,7 @@ AGREEING: list[dict[str, Any]] = [
     {"update.minibatches": 64},
     {"update.minibatches": 65, "rollout.samples_per_prompt": 2},
     {"rollout.greedy": True},
+    {"evaluate.samples_per_prompt": 8, "rollout.top_p": 0.9},
     {"update.lr_schedule": "cosine", "update.warmup_rounds": 3, "update.schedule_rounds": 4},
     {"update.warmup_rounds": 3},
     {"update.policy_loss": "ppo", "update.dual_clip": 3.0},

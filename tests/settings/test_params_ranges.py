@@ -52,7 +52,7 @@ EXPECTED = {
     "0.0001 or more": "rollout.temperature",
     "0 or more": "seed compute.threads advantage.kl_coef advantage.missing_eos_penalty update.warmup_rounds "
     "update.weight_decay update.kl_loss_coef update.likelihood_coef update.value_coef update.entropy_coef "
-    "evaluate.max_prompts rollout.shard_samples evaluate.shard_samples "
+    "evaluate.max_prompts evaluate.samples_per_prompt rollout.shard_samples evaluate.shard_samples "
     "update.critic_warmup_rounds "
     "rule.tolerance rule.length_penalty rule.max_length_penalty http.retries",
     "a power of two": "update.gradient_groups",

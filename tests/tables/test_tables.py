@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ppo_pipeline.tables.advantages import ADVANTAGES
-from ppo_pipeline.tables.evaluation import EVALUATION
+from ppo_pipeline.tables.evaluation import EVALUATION, EVALUATION_SAMPLES
 from ppo_pipeline.tables.prompt_scores import PROMPT_SCORES
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.reference import REFERENCE
@@ -48,8 +48,13 @@ ROWS = {
         "prompt_id": ["a", "b"], "prompt_text": ["t", "u"], "response_text": ["x", "y"],
         "response_ids": [[1], [2, 3]], "finish_reason": ["stop", "stop"], "score": [1.0, 0.0], "correct": [True, False],
     },
+    "evaluation_samples": {
+        "sample_id": ["a", "b"], "prompt_id": ["p", "p"], "sample_index": [0, 1], "prompt_text": ["t", "t"],
+        "response_text": ["x", "y"], "response_ids": [[1], [2, 3]], "finish_reason": ["stop", "stop"],
+        "vote": ["x", "y"], "score": [1.0, 0.0], "correct": [True, False], "rule": [1.0, 0.0],
+    },
 }  # fmt: skip
-SCHEMAS = [PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION, PROMPT_SCORES]
+SCHEMAS = [PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION, EVALUATION_SAMPLES, PROMPT_SCORES]
 
 
 def table(name: str, **changes: object) -> pa.Table:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ppo_pipeline.tables.advantages import ADVANTAGES
-from ppo_pipeline.tables.evaluation import EVALUATION
+from ppo_pipeline.tables.evaluation import EVALUATION, EVALUATION_SAMPLES
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rewards import REWARDS
@@ -26,7 +26,8 @@ ROWS = {
     },
 }  # fmt: skip
 NULLABLE = [(REFERENCE, "values"), (REFERENCE, "bootstrap_value"), (ADVANTAGES, "returns")]
-CORRECT = {(name, "correct") for name in ("rewards", "evaluation", "advantages")}  # of the same kind, without lists
+OTHERS = ("rewards", "evaluation", "evaluation_samples", "advantages")
+CORRECT = {(name, "correct") for name in OTHERS}  # of the same kind, without lists
 each = pytest.mark.parametrize(("schema", "column"), NULLABLE, ids=lambda value: getattr(value, "name", value))
 
 
@@ -35,7 +36,7 @@ def table(schema: TableSchema, **changes: object) -> pa.Table:
 
 
 def test_no_other_column_can_be_empty() -> None:
-    schemas = (ADVANTAGES, EVALUATION, PROMPTS, REFERENCE, REWARDS, ROLLOUTS)
+    schemas = (ADVANTAGES, EVALUATION, EVALUATION_SAMPLES, PROMPTS, REFERENCE, REWARDS, ROLLOUTS)
     found = {(schema.name, field.name) for schema in schemas for field in schema.arrow if field.nullable}
     assert found == {(schema.name, column) for schema, column in NULLABLE} | CORRECT
 

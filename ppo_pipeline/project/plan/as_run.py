@@ -24,6 +24,7 @@ DERIVED = (
     "whiten_minibatches",
     "max_prompt_tokens",
     "stop_tokens",
+    "sampling",
 )
 
 

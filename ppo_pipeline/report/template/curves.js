@@ -40,7 +40,7 @@ function startCurves() {
 
 function curve(metric) {
   const { lines, depth, values } = index.curves;
-  const found = values[metric];
+  const found = values[metric], errors = values[metric + "_se"] || {};
   const deepest = Math.max(...Object.values(depth), 1);
   const x = Array.from({ length: deepest + 1 }, (_, d) => d);
   const names = lines.map((line) => {
@@ -62,7 +62,10 @@ function curve(metric) {
       if (at == null) at = last(ys[0]);
       return lines.flatMap((line, k) => {
         const own = at != null && !hiddenLines.has(k) && names[k][at] != null && ys[k][at] != null && names[k][at] !== line.start;
-        return own ? [readoutPart(`${names[k][at]}: ${short(ys[k][at])}`, lines.length > 1 ? k : null)] : [];
+        if (!own) return [];
+        const error = errors[names[k][at]];
+        const text = `${names[k][at]}: ${short(ys[k][at])}${error == null ? "" : ` ± ${short(error)}`}`;
+        return [readoutPart(text, lines.length > 1 ? k : null)];
       });
     },
     summary: lines.map((line, k) => `${line.label}, from ${short(ys[k].find((y) => y != null))} to ${short(ys[k][last(ys[k])])}`).join("; "),

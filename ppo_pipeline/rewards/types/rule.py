@@ -109,6 +109,14 @@ class RuleComponent(Component):
 
         read_wanted(self, prompts, "prompt")
 
+    def vote(self, response: str) -> str:
+        """Return the value of the last number with match: number, where there is one; else the normalised response.
+
+        Letter case counts where there is a case column.
+        """
+        value = last_value(response) if self.match == "number" else None
+        return normalise(response, self.case_column is not None) if value is None else str(value)
+
     def reads_policy_view(self) -> bool:
         """Tell that this reads texts alone."""
         return False
