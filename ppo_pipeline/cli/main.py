@@ -14,6 +14,11 @@ COMMANDS = {
     "status": ("ppo_pipeline.cli.status", "status", "Show the rounds, and what `dvc repro` would run, and why."),
     "show": ("ppo_pipeline.cli.show", "show", "Print rows of a table, or one sample in full."),
     "diff": ("ppo_pipeline.cli.diff", "diff", "Compare two rounds: settings, metrics, answers side by side."),
+    "seeds": (
+        "ppo_pipeline.cli.seeds",
+        "seeds",
+        "Run the settings with several seeds; median, quartiles, range.",
+    ),
     "report": ("ppo_pipeline.cli.report", "report", "Write the run as one HTML file: curves, samples, tokens."),
     "chat": ("ppo_pipeline.cli.chat", "chat", "Answer prompts with a round's policy beside the base model."),
     "export": ("ppo_pipeline.cli.export", "export", "Merge a round's LoRA into a plain transformers model."),

@@ -1,0 +1,63 @@
+"""Seeds that are done: DVC experiments, each a commit under refs/exps/ with metrics/ and params.yaml in it."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ...errors import PipelineError
+from ...settings.params import SEALED, Params, load_params
+from ..paths import Paths
+from .git import git
+from .identity import what_differs
+
+IDENTITY = "Same settings, code and data: "
+
+
+def experiment(name: str, seed: int) -> str:
+    """Return the name of a seed's experiment."""
+    return f"{name}-seed-{seed}"
+
+
+def message(name: str, seed: int, identity: str) -> str:
+    """Return the text of its commit."""
+    return f"Seed {seed} of {name}\n\n{IDENTITY}{identity}"
+
+
+def done_seeds(name: str, identity: str, params: Params, seeds: list[int]) -> dict[int, str]:
+    """Return the commit of each seed that is done already with this identity.
+
+    Raises PipelineError where an experiment of that name is of something else: other settings, code or data.
+    """
+    lines = git("for-each-ref", "refs/exps", "--format=%(refname) %(objectname)").splitlines()
+    wanted = {experiment(name, seed): seed for seed in seeds}
+    found: dict[int, str] = {}
+    others: dict[int, str] = {}
+    for line in lines:
+        ref, commit = line.split()
+        if (seed := wanted.get(ref.rpartition("/")[2])) is not None:
+            same = f"{IDENTITY}{identity}" in git("log", "-1", "--format=%B", commit)
+            (found if same else others)[seed] = commit
+    for seed, commit in others.items():
+        if seed not in found:
+            raise PipelineError(
+                f"--name {name}: taken, the experiment {experiment(name, seed)} is of something else "
+                f"({what_differs(_params(commit), params)}). Give another --name, or remove it: "
+                f"`dvc exp remove {experiment(name, seed)}`."
+            )
+    return found
+
+
+def metrics_of(commit: str) -> dict[str, dict[str, Any]]:
+    """Return {round: {metric: number}} of an experiment."""
+    folder = Paths().round_metrics.as_posix()
+    files = git("ls-tree", "--name-only", commit, f"{folder}/").splitlines()
+    return {Path(file).stem: json.loads(git("show", f"{commit}:{file}")) for file in files}
+
+
+def _params(commit: str) -> Params:
+    """Return the settings of an experiment; PipelineError where today's code does not read them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "params.yaml")
+        path.write_text(git("show", f"{commit}:params.yaml"), encoding="utf-8")
+        return load_params(path, Path(SEALED))
