@@ -54,7 +54,8 @@ if os.environ.get("HANG") == seed:
 folder = pathlib.Path("metrics/rounds")
 folder.mkdir(parents=True, exist_ok=True)
 for number, name in enumerate(("r000", "r001")):
-    metrics = {"epochs": params["update"]["epochs"], "eval/scores": number * (params["seed"] ** 2 + params["update"]["lr"])}
+    score = number * (params["seed"] ** 2 + params["update"]["lr"])
+    metrics = {"epochs": params["update"]["epochs"], "eval/scores": score}
     (folder / f"{name}.json").write_text(json.dumps(metrics))
 (folder / "r001.json").write_text(json.dumps(metrics | {"starts": len(scratch.read_text().split())}))
 """

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import PipelineError
-from ..project.seeds.spread import Row
+from ..project.seeds.spread import Row, lineage
 from ..storage.files import atomic_file
 from .seed_tables import MAIN
 
@@ -22,19 +22,20 @@ def require_matplotlib() -> None:
 
 
 def draw(name: str, rows: Sequence[Row], target: Path) -> None:
-    """Draw each main metric over the depth of its rounds: min to max, the quartiles in a darker band, the median."""
+    """Draw each main metric over the rounds to the last one: min to max, the quartiles in a darker band, the median."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
+    way = lineage(rows)
     metrics = [metric for metric in MAIN if any(row.metric == metric for row in rows)]
     lines = max(1, -(-len(metrics) // COLUMNS))
     figure, panels = pyplot.subplots(lines, COLUMNS, figsize=(12, 3 * lines), layout="constrained", squeeze=False)
     for axes in panels.flat[len(metrics) :]:
         axes.set_axis_off()
     for axes, metric in zip(panels.flat, metrics, strict=False):
-        found = sorted((row for row in rows if row.metric == metric), key=lambda row: row.depth)
+        found = sorted((r for r in rows if r.metric == metric and r.round in way), key=lambda row: row.depth)
         x = [row.depth for row in found]
         median, q1, q3, low, high = ([row.statistics[k] for row in found] for k in ("median", "q1", "q3", "min", "max"))
         axes.fill_between(x, low, high, color="#0072b2", alpha=0.15, linewidth=0, label="min to max")
@@ -46,7 +47,7 @@ def draw(name: str, rows: Sequence[Row], target: Path) -> None:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0, 0].legend(frameon=False)
-    figure.suptitle(f"{name}: {max((len(row.of_seeds) for row in rows), default=0)} seeds")
+    figure.suptitle(f"{max((len(row.of_seeds) for row in rows), default=0)} seeds: {name}")
     with atomic_file(target) as partial:
         figure.savefig(partial, dpi=110, format="png")
     pyplot.close(figure)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from ..project.seeds.spread import STATISTICS, Row
+from ..project.seeds.spread import STATISTICS, Row, lineage
 
 # With the words for them. The first ones have a table of all rounds, since learning is judged by them.
 BY_ROUND = {"eval/scores": "Held-out score", "eval/correct": "Held-out right answers"}
@@ -26,11 +26,9 @@ def markdown(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def end_of(rows: Sequence[Row]) -> str:
-    """Return a table of the main metrics of the last round that has any."""
-    deepest = max((row.depth for row in rows), default=0)
-    at_end = [row for row in rows if row.depth == deepest]
-    last = at_end[-1].round if at_end else "no round"
-    found = [row for metric in MAIN for row in at_end if (row.metric, row.round) == (metric, last)]
+    """Return a table of the main metrics of the last round."""
+    last = (lineage(rows) or ["no round"])[-1]
+    found = [row for metric in MAIN for row in rows if (row.metric, row.round) == (metric, last)]
     return _table(f"Main metrics of {last}", ["metric"], [[MAIN[row.metric]] for row in found], found)
 
 

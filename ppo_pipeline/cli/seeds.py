@@ -70,11 +70,11 @@ def compute(name: str, wanted: list[int], overrides: tuple[str, ...], jobs: int)
         raise PipelineError("-S seed: the seeds are --first and those after it, COUNT in all.")
     params = params_with(overrides)
     commit = head()
-    now = snapshot(commit, [*NEEDED, params.prompts.source])
+    now = snapshot(commit, [*NEEDED, params.prompts.source, *params.sources.values()])
     same = identity(params)
     failed = []
     with alone(name) as lock:
-        done = done_seeds(name, same, params, wanted)
+        done = {seed: found for seed, found in done_seeds(name, same, params).items() if seed in wanted}
         for seed in sorted(done):
             click.echo(f"seed {seed}: done already, {experiment(name, seed)}")
         folders = [SeedFolder(name, seed) for seed in wanted if seed not in done]
@@ -93,8 +93,8 @@ def compute(name: str, wanted: list[int], overrides: tuple[str, ...], jobs: int)
             ended.folder.remove()
             told.done(ended, done[seed])
     if done:
-        depths = {each: params.depth(each) for each in (ROOT, *params.all_rounds)}
-        rows = spread({seed: metrics_of(done[seed]) for seed in sorted(done)}, depths)
+        parents = {ROOT: "", **{each: entry.parent for each, entry in params.all_rounds.items()}}
+        rows = spread({seed: metrics_of(done[seed]) for seed in sorted(done)}, parents)
         write_spread(FOLDER / f"{name}.csv", rows, sorted(done))
     return sorted(failed)
 

@@ -33,14 +33,21 @@ def curves(run: Run) -> dict[str, Any]:
     if without:
         run.notes.append(f"No metrics yet for {', '.join(without)}; `dvc repro` makes them.")
     names = {metric for numbers in metrics.values() for metric in numbers}
-    first = [metric for metric in CHARTS if metric in names]
-    order = [*first, *sorted(names - set(first))]
+    charts = in_order(names)
+    order = [chart["metric"] for chart in charts]
     return {
-        "charts": [{"metric": m, "title": CHARTS.get(m, m), "main": m in CHARTS} for m in order],
+        "charts": charts,
         "lines": [{"label": line.label, "start": line.start, "rounds": line.rounds} for line in run.lines],
         "depth": {name: run.params.depth(name) for name in run.rounds},
         "values": {m: {n: float(f"{metrics[n][m]:.6g}") for n in run.rounds if m in metrics[n]} for m in order},
     }
+
+
+def in_order(names: set[str]) -> list[dict[str, Any]]:
+    """Return the charts of these metrics: the main ones first, then the others by name."""
+    first = [metric for metric in CHARTS if metric in names]
+    order = [*first, *sorted(names - set(first))]
+    return [{"metric": m, "title": CHARTS.get(m, m), "main": m in CHARTS} for m in order]
 
 
 def metrics_of(run: Run, name: str) -> dict[str, float]:

@@ -56,6 +56,11 @@ def test_seeds_run_once_and_a_failing_one_leaves_the_others(project: SeedsProjec
     # Other settings or other code do not pass for the same.
     said = project.seeds("3", "-S", "update.epochs=8", code=1)
     assert "--name seeds: taken" in said and "(update.epochs 7 -> 8)" in said
+    hidden = "data/scratch/hidden.jsonl"
+    (project.folder / hidden).parent.mkdir()
+    (project.folder / hidden).touch()
+    said = project.seeds("1", "-S", f"prompts.source={hidden}", "--name", "hidden", code=1)
+    assert f"{hidden}: not in git, nor in DVC's cache" in said
     (project.folder / "reward_functions/__init__.py").write_text("WEIGHT = 2\n")
     said = project.seeds("3", "-S", "update.epochs=7", code=1)
     assert "is of something else (code, prompts or models)" in said

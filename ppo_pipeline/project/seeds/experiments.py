@@ -1,6 +1,7 @@
 """Seeds that are done: DVC experiments, each a commit under refs/exps/ with metrics/ and params.yaml in it."""
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,18 +25,18 @@ def message(name: str, seed: int, identity: str) -> str:
     return f"Seed {seed} of {name}\n\n{IDENTITY}{identity}"
 
 
-def done_seeds(name: str, identity: str, params: Params, seeds: list[int]) -> dict[int, str]:
-    """Return the commit of each seed that is done already with this identity.
+def done_seeds(name: str, identity: str, params: Params) -> dict[int, str]:
+    """Return the commit of each seed of the run `name` that is done already with this identity.
 
     Raises PipelineError where an experiment of that name is of something else: other settings, code or data.
     """
     lines = git("for-each-ref", "refs/exps", "--format=%(refname) %(objectname)").splitlines()
-    wanted = {experiment(name, seed): seed for seed in seeds}
+    pattern = re.compile(rf"refs/exps/[^ ]+/{re.escape(name)}-seed-(\d+) (\w+)")
     found: dict[int, str] = {}
     others: dict[int, str] = {}
     for line in lines:
-        ref, commit = line.split()
-        if (seed := wanted.get(ref.rpartition("/")[2])) is not None:
+        if match := pattern.fullmatch(line):
+            seed, commit = int(match[1]), match[2]
             same = f"{IDENTITY}{identity}" in git("log", "-1", "--format=%B", commit)
             (found if same else others)[seed] = commit
     for seed, commit in others.items():

@@ -40,10 +40,12 @@ def snapshot(commit: str, needed: list[str]) -> str:
     needed: files and folders that stages read. Raises PipelineError for a file there that git does not know: the
     seeds would run without it.
     """
-    unknown = git("ls-files", "--others", "--exclude-standard", "--", *needed).splitlines()
+    here = [path for path in needed if Path(path).expanduser().resolve().is_relative_to(Path().resolve())]
+    unknown = git("ls-files", "--others", "--exclude-standard", "--", *here).splitlines()
     if unknown:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise PipelineError(
-            f"{unknown[0]}{more}: not in git, so the seeds would run without; `git add {unknown[0]}` is enough."
+            f"{unknown[0]}{more}: not in git, so the seeds would run without; `git add {unknown[0]}` is enough. "
+            "A model may have an absolute path in params.yaml instead."
         )
     return git("stash", "create", about="git cannot record the files as they are") or commit

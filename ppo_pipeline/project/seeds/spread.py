@@ -12,16 +12,20 @@ from ...errors import PipelineError
 from ...storage.files import atomic_file
 
 STATISTICS = ("median", "q1", "q3", "min", "max")
-COLUMNS = ("metric", "round", "depth", "n", *STATISTICS)
+COLUMNS = ("metric", "round", "parent", "depth", "n", *STATISTICS)
 SEED = "seed_"  # in front of a seed's own column
 
 
 @dataclass(frozen=True)
 class Row:
-    """A metric of one round. of_seeds: its number with each seed that has it; the statistics are over these."""
+    """A metric of one round. of_seeds: its number with each seed that has it; the statistics are over these.
+
+    depth: steps from the untrained policy, which has no parent.
+    """
 
     metric: str
     round: str
+    parent: str
     depth: int
     of_seeds: dict[int, float]
     statistics: dict[str, float] = field(init=False)
@@ -41,21 +45,28 @@ def statistics(values: Sequence[float]) -> dict[str, float]:
     return {name: float(np.quantile(values, places[name])) for name in STATISTICS}
 
 
-def spread(metrics: dict[int, dict[str, dict[str, Any]]], depths: dict[str, int]) -> list[Row]:
-    """Return a row per metric and round, metrics by name and rounds as in `depths`.
+def spread(metrics: dict[int, dict[str, dict[str, Any]]], parents: dict[str, str]) -> list[Row]:
+    """Return a row per metric and round, metrics by name and rounds as in `parents`.
 
-    metrics: {seed: {round: {metric: number}}}. depths: {round: steps from the untrained policy}. What is no number is
-    left out; a metric that some seeds lack, such as a loss that was not finite, has the numbers of the others.
+    metrics: {seed: {round: {metric: number}}}. parents: {round: parent}, that of the untrained policy empty.
+    What is no number is left out; a metric that some seeds lack has the numbers of the others.
     """
     names = {name for rounds in metrics.values() for numbers in rounds.values() for name in numbers}
     rows = []
     for metric in sorted(names):
-        for name, depth in depths.items():
+        for name, parent in parents.items():
             found = {seed: rounds.get(name, {}).get(metric) for seed, rounds in metrics.items()}
             numbers = {seed: float(value) for seed, value in found.items() if _is_number(value)}
             if numbers:
-                rows.append(Row(metric, name, depth, numbers))
+                rows.append(Row(metric, name, parent, _depth(name, parents), numbers))
     return rows
+
+
+def _depth(name: str, parents: dict[str, str]) -> int:
+    steps = 0
+    while name := parents.get(name, ""):
+        steps += 1
+    return steps
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
@@ -69,8 +80,8 @@ def write_spread(path: Path, rows: Iterable[Row], seeds: Sequence[int]) -> None:
         writer.writeheader()
         for row in rows:
             own = {f"{SEED}{seed}": number for seed, number in row.of_seeds.items()}
-            about = {"metric": row.metric, "round": row.round, "depth": row.depth, "n": len(row.of_seeds)}
-            writer.writerow(about | row.statistics | own)
+            about = {"metric": row.metric, "round": row.round, "parent": row.parent, "depth": row.depth}
+            writer.writerow(about | {"n": len(row.of_seeds)} | row.statistics | own)
 
 
 def read_spread(path: Path) -> list[Row]:
@@ -82,12 +93,29 @@ def read_spread(path: Path) -> list[Row]:
         reader = csv.DictReader(file)
         seeds = [name for name in reader.fieldnames or () if name.startswith(SEED)]
         try:
-            return [Row(line["metric"], line["round"], int(line["depth"]), _of_seeds(line, seeds)) for line in reader]
+            return [
+                Row(line["metric"], line["round"], line["parent"], int(line["depth"]), _of_seeds(line, seeds))
+                for line in reader
+            ]
         except (KeyError, ValueError, TypeError, IndexError, csv.Error):
             raise PipelineError(
                 f"{path}, line {reader.line_num}: not as `ppo-pipeline seeds` writes it; delete the file, and the same "
                 "command makes it anew of the seeds' experiments."
             ) from None
+
+
+def lineage(rows: Sequence[Row]) -> list[str]:
+    """Return the rounds on the way to the last one, from the untrained policy on."""
+    by_metric: dict[str, list[str]] = {}
+    for row in rows:
+        by_metric.setdefault(row.metric, []).append(row.round)
+    parents = {row.round: row.parent for row in rows}
+    name = max(by_metric.values(), key=len, default=[""])[-1]
+    chain = []
+    while name in parents and name not in chain:
+        chain.append(name)
+        name = parents[name]
+    return chain[::-1]
 
 
 def _of_seeds(line: dict[str, str], seeds: list[str]) -> dict[int, float]:
