@@ -2,7 +2,6 @@
 
 import re
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,7 +103,7 @@ class Progress:
 
     def __init__(self, count: int, before: int, jobs: int, params: Params) -> None:
         self.count, self.ended, self.jobs, self.params = count, before, jobs, params
-        self.began, self.new = time.monotonic(), 0
+        self.seconds: list[float] = []
 
     def done(self, ended: Ended, commit: str) -> None:
         """Say how a seed came out."""
@@ -120,8 +119,8 @@ class Progress:
 
     def _line(self, ended: Ended, text: str) -> None:
         self.ended += 1
-        self.new += 1
-        left = (time.monotonic() - self.began) / self.new * (self.count - self.ended)
+        self.seconds.append(ended.seconds)
+        left = sum(self.seconds) / len(self.seconds) * (self.count - self.ended) / self.jobs
         later = f"; about {minutes(left)} left" if left else ""
         click.echo(f"seed {ended.folder.seed} ({self.ended} of {self.count}): {text}, {minutes(ended.seconds)}{later}")
         sys.stdout.flush()
