@@ -30,7 +30,8 @@ stages:
       - metrics/rounds: {cache: false}
 """
 BASE = """
-import os, pathlib
+import os, pathlib, time
+time.sleep(2)  # long enough for another seed to start it too, were it not made first
 with open(os.environ["TOLD"], "a") as file:
     file.write("base\\n")
 pathlib.Path("data/base").write_text("the same for all seeds")
