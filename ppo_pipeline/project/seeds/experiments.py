@@ -43,7 +43,7 @@ def done_seeds(name: str, identity: str, params: Params) -> dict[int, str]:
         if seed not in found:
             raise PipelineError(
                 f"--name {name}: taken, the experiment {experiment(name, seed)} is of something else "
-                f"({what_differs(_params(commit), params)}). Give another --name, or remove it: "
+                f"({_difference(commit, params)}). Give another --name, or remove it: "
                 f"`dvc exp remove {experiment(name, seed)}`."
             )
     return found
@@ -56,9 +56,12 @@ def metrics_of(commit: str) -> dict[str, dict[str, Any]]:
     return {Path(file).stem: json.loads(git("show", f"{commit}:{file}")) for file in files}
 
 
-def _params(commit: str) -> Params:
-    """Return the settings of an experiment; PipelineError where today's code does not read them."""
+def _difference(commit: str, now: Params) -> str:
+    """Return what sets an experiment's settings apart from those of now."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "params.yaml")
         path.write_text(git("show", f"{commit}:params.yaml"), encoding="utf-8")
-        return load_params(path, Path(SEALED))
+        try:
+            return what_differs(load_params(path, Path(SEALED)), now)
+        except PipelineError:  # of another version of this code
+            return "its params.yaml has other settings than there are now"

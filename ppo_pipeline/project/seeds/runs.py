@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from ...errors import PipelineError
+from .experiments import experiment
 from .seed_folder import SeedFolder
 
 PATIENCE = 20.0  # seconds for a run to end by itself once told to
@@ -98,7 +99,7 @@ def _start(folder: SeedFolder, jobs: int, lock: int, *targets: str) -> "subproce
         return subprocess.Popen(
             [sys.executable, "-m", "dvc", "repro", *targets],
             cwd=folder.path,
-            env=environment(jobs),
+            env=environment(jobs) | {"DVC_EXP_NAME": experiment(folder.name, folder.seed)},  # as in an experiment
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
