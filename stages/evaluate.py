@@ -1,17 +1,21 @@
 """Stage `evaluate`: greedy answers to held-out prompts, scored."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ppo_pipeline.models.averaging import averaged
 from ppo_pipeline.models.loading import load_tokenizer, vocabulary_of
 from ppo_pipeline.project.stage_run import stage_run
 from ppo_pipeline.prompts.rendering import render_all
 from ppo_pipeline.rewards.scoring import check_prompts, component_means, correct_of, join_prompts, score_samples
 from ppo_pipeline.sampling.generate import Sampling
 from ppo_pipeline.sampling.request import Request
-from ppo_pipeline.sampling.response import length_metrics
+from ppo_pipeline.sampling.response import Response, length_metrics
 from ppo_pipeline.sampling.shards import SampleWork, generate_in_shards
+from ppo_pipeline.settings.params import ROOT
 from ppo_pipeline.settings.stage_settings import EvaluateSettings
 from ppo_pipeline.tables.evaluation import EVALUATION
 from ppo_pipeline.tables.prompts import PROMPTS
@@ -37,14 +41,24 @@ def run(name: str) -> None:
         requests = [Request(ids, None) for _, ids in rendered]
         with stage.pool(settings.compute, sampling.gpus) as pool:
             pool.open(SampleWork(paths.base, paths.policy, sampling, s.engine))
-            scratch = stage.scratch(paths.base, paths.policy, paths.prompts, more=(asked,))
+            scratch = stage.scratch(paths.base, paths.policy, paths.average, paths.prompts, more=(asked,))
             with stage.progress(len(prompt_ids)) as counter:
                 responses = generate_in_shards(pool, requests, s.shard_samples, counter, scratch.part("answers"))
             texts, answers = [text for text, _ in rendered], [c.text(tokenizer) for c in responses]
             response_ids = [c.ids for c in responses]
             samples = join_prompts(prompt_ids, prompt_ids, texts, answers, response_ids, prompts)
             scores = score_samples(settings.reward, samples, scratch, lambda: pool)
-        correct = correct_of(settings.reward, scores)
+            of_average: dict[str, float] = {}
+            if name != ROOT and averaged(paths.average) and prompt_ids:
+                pool.open(SampleWork(paths.base, paths.average, sampling, s.engine))
+                inner = scratch.within("average")
+                with stage.progress(len(prompt_ids)) as more:
+                    others = generate_in_shards(pool, requests, s.shard_samples, more, inner.part("answers"))
+                answered = replace(
+                    samples, responses=[c.text(tokenizer) for c in others], response_ids=[c.ids for c in others]
+                )
+                other_scores = score_samples(settings.reward, answered, inner, lambda: pool)
+                of_average = metrics_of(other_scores, others, "eval_average")
         table = {
             "prompt_id": prompt_ids,
             "prompt_text": texts,
@@ -55,12 +69,15 @@ def run(name: str) -> None:
             **scores,
         }
         EVALUATION.write(pa.table(table), paths.evaluation)
-        numbers: dict[str, float] = {}
-        if prompt_ids:
-            numbers = {"eval/scores": float(np.mean(scores["score"])), **component_means(scores, "eval")}
-            if correct is not None:
-                numbers["eval/correct"] = float(np.mean(correct))
-            lengths = length_metrics(responses)
-            numbers |= {f"eval/{what}": lengths[what] for what in ("response_length", "finished")}
+        numbers = metrics_of(scores, responses, "eval") if prompt_ids else {}
         score = f"mean score {numbers['eval/scores']:+.3f}" if numbers else "no held-out prompt"
-        stage.done(f"{len(prompt_ids)} answers in {counter.seconds:.1f} s, {score}", numbers)
+        if of_average:
+            score += f", of the averaged policy {of_average['eval_average/scores']:+.3f}"
+        stage.done(f"{len(prompt_ids)} answers in {counter.seconds:.1f} s, {score}", numbers | of_average)
+
+
+def metrics_of(scores: dict[str, list[float]], responses: list[Response], prefix: str) -> dict[str, float]:
+    """Return the means of the score, of its components and of the answers' lengths, as metrics."""
+    numbers = {f"{prefix}/scores": float(np.mean(scores["score"])), **component_means(scores, prefix)}
+    lengths = length_metrics(responses)
+    return numbers | {f"{prefix}/{what}": lengths[what] for what in ("response_length", "finished")}

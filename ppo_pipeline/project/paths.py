@@ -113,6 +113,11 @@ class Paths:
         return self.folder / "trainer"
 
     @property
+    def average(self) -> Path:
+        """The mean of the last rounds' policies, where there is one: a PEFT adapter folder."""
+        return self.folder / "average"
+
+    @property
     def rollouts(self) -> Path:
         """The sampled responses."""
         return self.folder / "rollouts.parquet"
@@ -138,6 +143,11 @@ class Paths:
         return self.folder / "controllers.json"
 
     @property
+    def prompt_scores(self) -> Path:
+        """What is remembered of each prompt after the round."""
+        return self.folder / "prompt_scores.parquet"
+
+    @property
     def evaluation(self) -> Path:
         """Greedy answers to the held-out prompts, scored."""
         return self.folder / "eval.parquet"
@@ -158,3 +168,8 @@ class Paths:
     def parent_state(self) -> Path:
         """The counters alone, the controllers' state among them."""
         return self.parent_trainer / "state.json"
+
+    @property
+    def parent_prompt_scores(self) -> Path:
+        """What is remembered of each prompt before the round."""
+        return self.rounds / self.parent / "prompt_scores.parquet"

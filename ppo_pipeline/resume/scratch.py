@@ -5,6 +5,7 @@ stage's code and of the versions. A stage that ends marks its folder as done, an
 then has DVC taken the outputs over. docs/resume.md has the whole.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -41,6 +42,12 @@ class Scratch:
     def part(self, name: str) -> Snapshots:
         """Return the snapshots of one part of the stage's work."""
         return Snapshots(self.folder / name, self.label)
+
+    def within(self, name: str) -> "Scratch":
+        """Return room for the same work done another time, as with another policy; the whole finishes with this one."""
+        inner = copy.copy(self)
+        inner.folder = self.folder / name
+        return inner
 
     def finish(self) -> None:
         """Mark what is there as done, when the outputs are written; remove what other inputs left."""
