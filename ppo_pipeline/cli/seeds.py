@@ -1,7 +1,6 @@
 """`ppo-pipeline seeds`: the settings in force with several seeds, and what their metrics have in common."""
 
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,7 +122,6 @@ class Progress:
         left = sum(self.seconds) / len(self.seconds) * (self.count - self.ended) / self.jobs
         later = f"; about {minutes(left)} left" if left else ""
         click.echo(f"seed {ended.folder.seed} ({self.ended} of {self.count}): {text}, {minutes(ended.seconds)}{later}")
-        sys.stdout.flush()
 
 
 def minutes(seconds: float) -> str:
