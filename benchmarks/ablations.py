@@ -131,7 +131,7 @@ def summary(curves: list[list[dict[str, Any]]], metric: str, last: int = 3) -> t
 
 
 def markdown(out: Path, names: list[str]) -> str:
-    """Return the table: for each variant the median over seeds (lowest to highest) of the means of the last 3 rounds."""
+    """Return the table: of each variant the median over seeds (lowest to highest) of means over the last 3 rounds."""
     lines = ["| variant | seeds | " + " | ".join(SHOWN.values()) + " | s a round |", "|---" * (len(SHOWN) + 3) + "|"]
     for name in names:
         curves = curves_of(out, name)

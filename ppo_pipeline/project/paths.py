@@ -61,6 +61,11 @@ class Paths:
         return self.root / "metrics/rounds"
 
     @property
+    def seed_metrics(self) -> Path:
+        """What runs with several seeds have in common, a file for each such run."""
+        return self.root / "metrics/seeds"
+
+    @property
     def sealed_metrics(self) -> Path:
         """Sealed rounds' metrics, a file for each."""
         return self.root / "sealed/metrics"
