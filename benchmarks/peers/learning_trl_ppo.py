@@ -75,6 +75,8 @@ def main(given: Namespace) -> None:
     value = critic(task, lora, whole=given.settings == "docs")
     own = optimizer_of(task, policy, value) if given.settings == "ours" else None
     train = Dataset.from_dict({"input_ids": [task.ids[n] for n in task.split("train").column("prompt_id").to_pylist()]})
+    if len(train) < given.samples:  # its loader drops a batch that is not full, and then asks for one for ever
+        raise SystemExit(f"{len(train)} prompts to train on; PPOTrainer needs one for each of {given.samples} samples")
     record = Record(task, given, "ppo", settings, steps=1)
     record.model = policy
     ppo_trainer.get_reward = reward_by_text(record, tokenizer.pad_token_id)

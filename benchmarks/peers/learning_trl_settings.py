@@ -60,7 +60,7 @@ def _ours(trainer: str, params: Params) -> dict[str, Any]:
             "lam": advantage.lam, "missing_eos_penalty": advantage.missing_eos_penalty,
             "whiten_rewards": advantage.whiten_rewards != "none", "num_ppo_epochs": update.epochs,
             "num_mini_batches": update.minibatches, "cliprange": update.clip_range, "vf_coef": update.value_coef,
-            "cliprange_value": float("inf") if update.value_clip_range is None else update.value_clip_range,
+            "cliprange_value": 1e9 if update.value_clip_range is None else update.value_clip_range,
         }  # fmt: skip
     shared = {"beta": advantage.kl_coef, "num_iterations": update.epochs, "epsilon": update.clip_range,
               "epsilon_high": update.clip_range_high}  # fmt: skip
