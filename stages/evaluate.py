@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from ppo_pipeline.models.loading import load_tokenizer, vocabulary_of
 from ppo_pipeline.project.stage_run import stage_run
 from ppo_pipeline.prompts.rendering import render_all
-from ppo_pipeline.rewards.scoring import check_prompts, component_means, join_prompts, score_samples
+from ppo_pipeline.rewards.scoring import check_prompts, component_means, correct_of, join_prompts, score_samples
 from ppo_pipeline.sampling.generate import Sampling
 from ppo_pipeline.sampling.request import Request
 from ppo_pipeline.sampling.response import length_metrics
@@ -44,18 +44,22 @@ def run(name: str) -> None:
             response_ids = [c.ids for c in responses]
             samples = join_prompts(prompt_ids, prompt_ids, texts, answers, response_ids, prompts)
             scores = score_samples(settings.reward, samples, scratch, lambda: pool)
+        correct = correct_of(settings.reward, scores)
         table = {
             "prompt_id": prompt_ids,
             "prompt_text": texts,
             "response_text": answers,
             "response_ids": pa.array(response_ids, pa.list_(pa.int32())),
             "finish_reason": pa.array([c.finish_reason for c in responses], pa.string()),
+            "correct": correct or pa.nulls(len(prompt_ids), pa.bool_()),
             **scores,
         }
         EVALUATION.write(pa.table(table), paths.evaluation)
         numbers: dict[str, float] = {}
         if prompt_ids:
             numbers = {"eval/scores": float(np.mean(scores["score"])), **component_means(scores, "eval")}
+            if correct is not None:
+                numbers["eval/correct"] = float(np.mean(correct))
             lengths = length_metrics(responses)
             numbers |= {f"eval/{what}": lengths[what] for what in ("response_length", "finished")}
         score = f"mean score {numbers['eval/scores']:+.3f}" if numbers else "no held-out prompt"

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ppo_pipeline.project.stage_run import stage_run
-from ppo_pipeline.rewards.scoring import check_prompts, component_means, join_prompts, score_samples
+from ppo_pipeline.rewards.scoring import check_prompts, component_means, correct_of, join_prompts, score_samples
 from ppo_pipeline.settings.stage_settings import RewardSettings
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.rewards import REWARDS
@@ -29,7 +29,11 @@ def run(name: str) -> None:
         scratch = stage.scratch(paths.prompts, paths.rollouts)
         pool = cache(lambda: opened.enter_context(stage.pool(stage.settings.compute)))  # for a reward model alone
         scores = score_samples(reward, samples, scratch, pool)
-        REWARDS.write(pa.table({"sample_id": samples.sample_ids, **scores}), paths.rewards)
+        correct = correct_of(reward, scores)
+        columns = {"sample_id": samples.sample_ids, "correct": correct or pa.nulls(len(samples), pa.bool_()), **scores}
+        REWARDS.write(pa.table(columns), paths.rewards)
         mean = float(np.mean(scores["score"]))
         numbers = {"objective/scores": mean, "objective/scores_std": float(np.std(scores["score"]))}
+        if correct is not None:
+            numbers["objective/correct"] = float(np.mean(correct))
         stage.done(f"{len(samples)} samples, mean score {mean:+.3f}", numbers | component_means(scores, "reward"))

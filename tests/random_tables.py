@@ -34,6 +34,8 @@ def values_of(kind: pa.DataType) -> st.SearchStrategy[Any]:
     if pa.types.is_floating(kind):
         width = 32 if kind == pa.float32() else 64
         return st.floats(allow_nan=False, allow_infinity=False, width=width)
+    if pa.types.is_boolean(kind):
+        return st.booleans()
     return MESSAGES if pa.types.is_list(kind) else st.text(max_size=6)
 
 

@@ -82,7 +82,8 @@ def write_round(folder: Path, name: str, texts: Any, samples: int, tokenizer: An
     ROLLOUTS.write(pa.table(rollouts), folder / "rollouts.parquet")
     parts = {"clarity": random.standard_normal(samples), "brevity": random.standard_normal(samples)}
     score = parts["clarity"] + parts["brevity"]
-    REWARDS.write(pa.table({"sample_id": keys, "score": score, **parts}), folder / "rewards.parquet")
+    rewards = {"sample_id": keys, "score": score, "correct": score > 0, **parts}
+    REWARDS.write(pa.table(rewards), folder / "rewards.parquet")
     # entropy: a column that the reference table may have
     known = ("policy_logprobs", "reference_logprobs", "values", "entropy")
     reference = {column: floats() for column in known if column in REFERENCE.arrow.names}
@@ -99,7 +100,7 @@ def write_eval(folder: Path, texts: list[tuple[str, str]], tokenizer: Any, rando
         "response_text": [answer for _, answer in texts],
         "response_ids": pa.array([tokenizer(answer)["input_ids"] for _, answer in texts], pa.list_(pa.int32())),
         "finish_reason": ["stop"] * len(texts), "score": random.standard_normal(len(texts)),
-        "clarity": random.standard_normal(len(texts)),
+        "correct": [True] * len(texts), "clarity": random.standard_normal(len(texts)),
     }  # fmt: skip
     EVALUATION.write(pa.table(rows), folder / "eval.parquet")
 

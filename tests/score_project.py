@@ -90,7 +90,7 @@ def settings(*components: dict[str, Any], rounds: dict[str, Any] | None = None, 
     yaml = YAML()
     params = yaml.load(Path("params.yaml"))
     if components:
-        params["reward"]["components"] = list(components)
+        params["reward"] = {"components": list(components), "correct": None}
     params["prompts"] |= prompts
     params["rounds"] = rounds or params["rounds"]
     yaml.dump(params, Path("params.yaml"))

@@ -37,6 +37,13 @@ def score_samples(
     return {"score": scores, **columns}
 
 
+def correct_of(settings: Reward, scores: dict[str, list[float]]) -> list[bool] | None:
+    """Return whether each sample is a right answer as `reward.correct` says; None where that is null."""
+    if settings.correct is None:
+        return None
+    return [reward >= settings.correct.at_least for reward in scores[settings.correct.component]]
+
+
 def check_prompts(settings: Reward, prompts: pa.Table) -> None:
     """Raise PipelineError, before anything is decoded or asked for, where `prompts` lack what a component reads."""
     ids = prompts.column("prompt_id").to_pylist()

@@ -9,12 +9,21 @@ from functools import cache
 from importlib import import_module
 from typing import Annotated, Any, Union, get_args
 
-from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, field_validator
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, field_validator, model_validator
 
 from .sections import Section
 
 TYPES = "ppo_pipeline.rewards.types"
-TAKEN_COLUMNS = ("sample_id", "score", "prompt_id", "prompt_text", "response_text", "response_ids", "finish_reason")
+TAKEN_COLUMNS = (
+    "sample_id",
+    "score",
+    "correct",
+    "prompt_id",
+    "prompt_text",
+    "response_text",
+    "response_ids",
+    "finish_reason",
+)
 _registered: dict[str, type[BaseModel]] = {}
 
 
@@ -48,12 +57,34 @@ def _checked(component: Any) -> Any:
     return _any_type().validate_python(component)
 
 
+class Correct(Section):
+    """When a response counts as a right answer, which says nothing of its score."""
+
+    component: str = Field(description="Name of the reward component that tells", min_length=1)
+    at_least: float = Field(description="A response is right where that component is this or more")
+
+
 class Reward(Section):
     """Scores of responses: the weighted sum of the components."""
 
     components: list[Annotated[Any, AfterValidator(_checked)]] = Field(
         min_length=1, description="Reward components, each a column"
     )
+
+    correct: Correct | None = Field(
+        description="Which responses count as right answers: a share that is recorded, and what other settings go by; "
+        "null: unknown"
+    )
+
+    @model_validator(mode="after")
+    def _correct_is_a_component(self) -> "Reward":
+        names = [component.name for component in self.components]
+        if self.correct is not None and self.correct.component not in names:
+            raise ValueError(
+                f"correct.component: no component is called '{self.correct.component}', only {', '.join(names)}; name "
+                "one of them, or set correct to null"
+            )
+        return self
 
     @field_validator("components")
     @classmethod

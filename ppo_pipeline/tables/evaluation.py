@@ -6,7 +6,7 @@ from .schema import TableSchema, field
 
 EVALUATION = TableSchema(
     name="evaluation",
-    version=1,
+    version=2,
     arrow=pa.schema(
         [
             field("prompt_id", pa.string(), "The prompt, as in prompts.parquet"),
@@ -14,7 +14,8 @@ EVALUATION = TableSchema(
             field("response_text", pa.string(), "The greedy answer without special tokens and the stop token"),
             field("response_ids", pa.list_(pa.int32()), "Token ids of the answer, the stop token included"),
             field("finish_reason", pa.string(), "stop: ended by a stop token; length: cut at max_new_tokens"),
-            field("score", pa.float64(), "Weighted sum of the components, the columns that follow"),
+            field("score", pa.float64(), "Weighted sum of the components, the columns behind `correct`"),
+            field("correct", pa.bool_(), "Whether reward.correct counts it as right; empty where that is null", True),
         ]
     ),
     extra=True,

@@ -113,7 +113,8 @@ def write_tables() -> Path:
     }  # fmt: skip
     ROLLOUTS.write(pa.table(rollouts), folder / "rollouts.parquet")
     REWARDS.write(
-        pa.table({"sample_id": ["a", "b"], "score": [0.5, -0.25], "rule": [0.5, -0.25]}), folder / "rewards.parquet"
+        pa.table({"sample_id": ["a", "b"], "score": [0.5, -0.25], "correct": [True, False], "rule": [0.5, -0.25]}),
+        folder / "rewards.parquet",
     )
     lists = {"policy_logprobs": [[-1.0, -2.0], [-3.0]], "reference_logprobs": [[-1.5, -2.25], [-2.0]]}
     reference = {"sample_id": ["a", "b"], **lists, "values": [[0.1, 0.2], [0.3]], "bootstrap_value": [0.0, 0.0]}

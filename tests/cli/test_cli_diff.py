@@ -59,6 +59,7 @@ def write_eval(name: str, **answers: tuple[str, float]) -> None:
         "prompt_id": list(answers), "prompt_text": [f"ask {key}" for key in answers],
         "response_text": [text for text, _ in answers.values()], "response_ids": [[1] * n for n in range(len(answers))],
         "finish_reason": ["stop"] * len(answers), "score": [score for _, score in answers.values()],
+        "correct": [score > 0.5 for _, score in answers.values()],
     }  # fmt: skip
     kinds = {"response_ids": pa.list_(pa.int32())}
     table = pa.table({key: pa.array(value, kinds.get(key)) for key, value in rows.items()})
@@ -77,7 +78,10 @@ def write_samples(name: str, prompts: list[str], scores: list[float]) -> None:
         }),
         Path("data/rounds", name, "rollouts.parquet"),
     )  # fmt: skip
-    REWARDS.write(pa.table({"sample_id": ids, "score": scores}), Path("data/rounds", name, "rewards.parquet"))
+    REWARDS.write(
+        pa.table({"sample_id": ids, "score": scores, "correct": pa.nulls(len(ids), pa.bool_())}),
+        Path("data/rounds", name, "rewards.parquet"),
+    )
 
 
 def diff(*arguments: str, code: int = 0) -> str:

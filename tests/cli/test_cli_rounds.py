@@ -63,7 +63,7 @@ def test_list_shows_settings_literally() -> None:
         "{type: rule, name: x, weight: 1.0, match: none, hit: 0.0, miss: 0.0, length_penalty: 0.0, "
         "max_length_penalty: null, case_column: '[red]', pattern: null, tolerance: null}"
     )
-    run("branch", "r001", "--name", "b", "--set", f"reward.components=[{rule}]")
+    run("branch", "r001", "--name", "b", "--set", f"reward.components=[{rule}]", "--set", "reward.correct=null")
     assert "[red]" in "".join(run("list").output.split())
 
 

@@ -56,7 +56,10 @@ def write_rollouts(**columns: Any) -> str:
 
 
 def write_rewards(ids: list[str], **components: list[float]) -> None:
-    REWARDS.write(pa.table({"sample_id": ids, "score": [0.5, -0.25], **components}), FOLDER / "rewards.parquet")
+    REWARDS.write(
+        pa.table({"sample_id": ids, "score": [0.5, -0.25], "correct": [True, False], **components}),
+        FOLDER / "rewards.parquet",
+    )
 
 
 def write_reference() -> None:
@@ -119,7 +122,7 @@ def test_components_named_like_other_columns_do_not_break_the_join() -> None:
 def test_evaluation_with_a_component_called_tokens() -> None:
     rows = {
         "prompt_id": ["p"], "prompt_text": ["x"], "response_text": ["y"], "response_ids": [[65, 66]],
-        "finish_reason": ["stop"], "score": [1.5], "tokens": [0.25],
+        "finish_reason": ["stop"], "score": [1.5], "correct": [True], "tokens": [0.25],
     }  # fmt: skip
     EVALUATION.write(pa.table(rows), FOLDER / "eval.parquet")
     row = rows_of(str(FOLDER / "eval.parquet"), "--sort", "tokens")[0]

@@ -44,7 +44,7 @@ def table(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         more |= {"rollout_logprobs": [[-1.0]], "kept_mass": [[1.0]], "finish_reason": ["stop"]}
         ROLLOUTS.write(pa.table({**more, **texts}), path)
     else:
-        more = {"response_ids": [[65, 66]], "finish_reason": ["stop"], "score": [1.5]}
+        more = {"response_ids": [[65, 66]], "finish_reason": ["stop"], "score": [1.5], "correct": [True]}
         EVALUATION.write(pa.table({**texts, **more}), path)
     return path
 

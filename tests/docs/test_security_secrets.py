@@ -75,7 +75,7 @@ def write_stage(folder: Path, url: str) -> list[str]:
     settings = component(url, retries=0, batch_size=8)
     paths = Paths("r001", root=folder)
     paths.settings("reward").parent.mkdir(parents=True)
-    reward = Reward(components=[settings]).model_dump()
+    reward = Reward(correct=None, components=[settings]).model_dump()
     paths.settings("reward").write_text(json.dumps({"round": "r001", "threads": 0, "reward": reward}))
     messages = pa.array([[{"role": "user", "content": "Why?"}]])
     PROMPTS.write(pa.table({"prompt_id": ["p"], "messages": messages, "split": ["train"]}), paths.prompts)

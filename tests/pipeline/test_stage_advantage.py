@@ -54,7 +54,9 @@ def write_tables(critic: bool = True, seed: int = 0) -> dict[str, Rows]:
         lists["values"] = bootstrap = pa.nulls(count)
     lists["entropy"] = lists["policy_logprobs"]
     REFERENCE.write(pa.table({"sample_id": ids, **lists, "bootstrap_value": bootstrap}), PATHS.reference)
-    REWARDS.write(pa.table({"sample_id": ids, "score": SCORES}), PATHS.rewards)
+    REWARDS.write(
+        pa.table({"sample_id": ids, "score": SCORES, "correct": pa.nulls(len(ids), pa.bool_())}), PATHS.rewards
+    )
     tokens, ones = [[1] * n for n in LENGTHS], [[1.0] * n for n in LENGTHS]
     table = {
         "sample_id": ids, "prompt_id": PROMPTS, "sample_index": range(count), "prompt_text": ["x"] * count,

@@ -41,7 +41,7 @@ def test_a_service_that_fails_is_not_asked_again_for_what_it_answered(serve: Any
         return good([int(i[1:]) + 0.5 for i in sent["sample_ids"]])
 
     server = serve(answer)
-    settings = Reward(components=[http_component(server.url, batch_size=2, retries=0)])
+    settings = Reward(correct=None, components=[http_component(server.url, batch_size=2, retries=0)])
     with pytest.raises(PipelineError, match="status 400"):
         score_samples(settings, samples(5), scratch())
     assert len(server.requests) == 2
@@ -56,12 +56,12 @@ def test_other_settings_of_a_component_ask_again_and_those_of_another_do_not(ser
     server = serve(lambda sent, number, *_: good([1.0] * len(sent["sample_ids"])) if number < 3 else (400, b"", {}))
     judge = http_component(server.url, batch_size=2, retries=0)
     with pytest.raises(PipelineError):
-        score_samples(Reward(components=[judge]), samples(5), scratch())
+        score_samples(Reward(correct=None, components=[judge]), samples(5), scratch())
     other = judge.model_copy(update={"timeout_seconds": 9.0})
     for component, requests in ((judge, 1), (other, 1), (judge, 1)):
         before = len(server.requests)
         with pytest.raises(PipelineError):
-            score_samples(Reward(components=[component]), samples(5), scratch())
+            score_samples(Reward(correct=None, components=[component]), samples(5), scratch())
         assert len(server.requests) - before == requests
         first = server.requests[before]["sample_ids"][0]
         assert first == ("s0" if component is other else "s4")
@@ -82,7 +82,7 @@ def test_a_function_is_called_once_until_it_changes(tmp_path: Path, monkeypatch:
             monkeypatch.setitem(sys.modules, name, None)
             monkeypatch.delitem(sys.modules, name)
         importlib.invalidate_caches()
-        settings = Reward(components=[python_component("reward_functions.slow_one")])
+        settings = Reward(correct=None, components=[python_component("reward_functions.slow_one")])
         return score_samples(settings, samples(3), scratch())["score"]
 
     assert score(0.25) == score(0.25) == [0.25] * 3

@@ -6,11 +6,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.rewards.normal_form import normalise
 from ppo_pipeline.rewards.samples import Samples
-from ppo_pipeline.rewards.scoring import join_prompts, score_samples
+from ppo_pipeline.rewards.scoring import correct_of, join_prompts, score_samples
 from ppo_pipeline.rewards.types.rule import RuleComponent, matches
 from ppo_pipeline.settings.params import load_params
 from ppo_pipeline.settings.reward_sections import Reward
@@ -134,7 +135,7 @@ def test_the_score_is_the_weighted_sum_of_the_columns() -> None:
         rule(name="two", weight=-0.5, match="contains", length_penalty=0.0),
         rule(name="seen", weight=0.0, length_penalty=99.0),
     ]
-    found = score_samples(Reward(components=parts), given)
+    found = score_samples(Reward(correct=None, components=parts), given)
     assert found["one"] == [1.0, -1.0]
     assert found["two"] == [1.0, 1.0]
     assert found["score"] == [1.5, -2.5]
@@ -145,19 +146,19 @@ def test_the_score_is_the_weighted_sum_of_the_columns() -> None:
 def test_a_reward_that_is_no_finite_number_names_the_sample(monkeypatch: pytest.MonkeyPatch, bad: object) -> None:
     monkeypatch.setattr(RuleComponent, "score", lambda settings, given, kept: [1.0, bad])
     with pytest.raises(PipelineError, match=r"reward 'rule': sample 's1': .* is not a finite number"):
-        score_samples(Reward(components=[rule()]), samples(["a", "b"]))
+        score_samples(Reward(correct=None, components=[rule()]), samples(["a", "b"]))
 
 
 def test_a_wrong_number_of_rewards_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RuleComponent, "score", lambda settings, given, kept: [1.0])
     with pytest.raises(PipelineError, match="1 rewards for 2 samples"):
-        score_samples(Reward(components=[rule()]), samples(["a", "b"]))
+        score_samples(Reward(correct=None, components=[rule()]), samples(["a", "b"]))
 
 
 @pytest.mark.parametrize("names", [["rule", "rule"], ["score"], ["prompt_id"]])
 def test_a_name_that_is_taken_is_refused_with_the_settings(names: list[str]) -> None:
     with pytest.raises(ValueError, match=f"the name '{names[0]}' is taken"):
-        Reward(components=[rule(name=name) for name in names])
+        Reward(correct=None, components=[rule(name=name) for name in names])
 
 
 def test_samples_get_their_prompt_s_columns() -> None:
@@ -232,6 +233,21 @@ def test_an_empty_case_column_means_that_case_does_not_count() -> None:
     assert rule(match="exact", length_penalty=0.0, case_column="case").score(given) == [1.0, 1.0]
 
 
+def test_right_answers_are_those_whose_component_reaches_the_bound() -> None:
+    parts = [rule(name="one", weight=0.0, hit=0.75, length_penalty=0.25), rule(name="two", match="exact")]
+    given = samples(["a", "ab", "b"], expected=["a", "a", "a"])
+    settings = Reward(components=parts, correct={"component": "one", "at_least": 0.5})
+    scores = score_samples(settings, given)
+    assert scores["one"][:2] == [0.5, 0.25]
+    assert correct_of(settings, scores) == [True, False, False]
+    assert correct_of(Reward(components=parts, correct=None), scores) is None
+    with pytest.raises(ValidationError, match=r"no component is called 'three', only one, two"):
+        Reward(components=parts, correct={"component": "three", "at_least": 0.5})
+
+
 def test_components_without_weight_alone_score_0() -> None:
     parts = [rule(name="one", weight=0.0), rule(name="two", weight=0.0, match="exact")]
-    assert score_samples(Reward(components=parts), samples(["a", "b"], expected=["a", "a"]))["score"] == [0.0, 0.0]
+    assert score_samples(Reward(correct=None, components=parts), samples(["a", "b"], expected=["a", "a"]))["score"] == [
+        0.0,
+        0.0,
+    ]

@@ -175,15 +175,18 @@ def test_prompts_are_checked_before_anything_is_decoded() -> None:
         {"prompt_id": ["p", "q"], "messages": talk, "split": ["train"] * 2, "expected": ["a", ""], "case": ["no", "x"]}
     )
     with pytest.raises(PipelineError, match="reward 'rule': prompt 'q': its `expected` is empty"):
-        check_prompts(Reward(components=[rule()]), table)
+        check_prompts(Reward(correct=None, components=[rule()]), table)
     with pytest.raises(PipelineError, match="reward 'rule': prompt 'q': its `case` is 'x'; write true or false"):
-        check_prompts(Reward(components=[rule(case_column="case")]), table)
-    check_prompts(Reward(components=[rule(match="none")]), table)
+        check_prompts(Reward(correct=None, components=[rule(case_column="case")]), table)
+    check_prompts(Reward(correct=None, components=[rule(match="none")]), table)
     function = {"type": "python", "name": "mine", "weight": 1.0, "format": "text", "none_as": None}
     absent = PythonComponent(**function, function="reward_functions.absent:reward")
     with pytest.raises(PipelineError, match=r"reward 'mine': .*No module named 'reward_functions\.absent'"):
-        check_prompts(Reward(components=[absent]), table)
-    check_prompts(Reward(components=[PythonComponent(**function, function="reward_functions.brevity:reward")]), table)
+        check_prompts(Reward(correct=None, components=[absent]), table)
+    check_prompts(
+        Reward(correct=None, components=[PythonComponent(**function, function="reward_functions.brevity:reward")]),
+        table,
+    )
 
 
 def test_alternatives_reach_functions_as_lists_and_numbers_as_numbers(tmp_path: Path) -> None:
@@ -198,7 +201,7 @@ def test_a_sum_beyond_32_bit_floats_is_named() -> None:
     with pytest.raises(
         PipelineError, match=r"weighted sum of the rewards: sample 's0': -6e\+38 is not a finite number"
     ):
-        score_samples(Reward(components=parts), samples(["a"]))
+        score_samples(Reward(correct=None, components=parts), samples(["a"]))
 
 
 def test_the_committed_sets_are_stored_as_they_were() -> None:

@@ -31,7 +31,7 @@ def entries() -> list[dict[str, Any]]:
 
 
 def test_each_type_has_a_valid_block() -> None:
-    reward = Reward(components=entries())
+    reward = Reward(correct=None, components=entries())
     assert {entry.type for entry in reward.components} == set(component_types())
 
 

@@ -35,7 +35,7 @@ def test_samples_are_sent_in_batches_and_the_rewards_keep_their_order(serve: Cal
 def test_messages_are_sent_as_conversations_and_no_token_where_none_is_set(serve: Callable[..., Server]) -> None:
     server = serve(lambda sent, *_: good([0.5] * len(sent["completions"])))
     settings = component(server.url, format="messages", token_variable=None, weight=2.0)
-    assert score_samples(Reward(components=[settings]), samples(1)) == {"score": [1.0], "judge": [0.5]}
+    assert score_samples(Reward(correct=None, components=[settings]), samples(1)) == {"score": [1.0], "judge": [0.5]}
     assert server.requests[0]["prompts"] == [[{"role": "user", "content": "Why 0?"}]]
     assert server.requests[0]["completions"] == [[{"role": "assistant", "content": ""}]]
     assert server.requests[0]["columns"] == {}

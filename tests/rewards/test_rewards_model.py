@@ -141,7 +141,7 @@ def test_nan_logits_name_component_and_sample(tmp_path: Path) -> None:
     torch.nn.init.constant_(model.classifier.bias, float("nan"))
     model.save_pretrained(folder)
     with pytest.raises(PipelineError, match="reward 'helpful': sample 's0': nan is not a finite number"):
-        score_samples(Reward(components=[component(folder)]), samples())
+        score_samples(Reward(correct=None, components=[component(folder)]), samples())
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_token_ids_coroutines_arrays_and_truth_values_as_trl_takes_them() -> Non
     given = samples("a", "abc")
     assert component("my_rewards:tokens").score(given) == [2, 4]
     assert component("my_rewards:waits").score(given) == [2.0, 2.0]
-    assert score_samples(Reward(components=[component("my_rewards:array")]), given)["mine"] == [0.5, 1.5]
+    assert score_samples(Reward(correct=None, components=[component("my_rewards:array")]), given)["mine"] == [0.5, 1.5]
     assert component("my_rewards:true").score(given) == [1.0, 0.0]
 
 
@@ -108,7 +108,7 @@ def test_none_becomes_a_number_only_where_the_settings_say_so() -> None:
     given = samples("a", "")
     assert component("my_rewards:sometimes", none_as=0.0).score(given) == [1.5, 0.0]
     with pytest.raises(PipelineError, match="sample 's1': None is not a finite number"):
-        score_samples(Reward(components=[component("my_rewards:sometimes")]), given)
+        score_samples(Reward(correct=None, components=[component("my_rewards:sometimes")]), given)
 
 
 def test_the_committed_example() -> None:
@@ -135,4 +135,4 @@ def test_the_committed_example() -> None:
 )
 def test_what_goes_wrong_is_named(function: str, message: str) -> None:
     with pytest.raises(PipelineError, match=rf"reward 'mine': .*{message}"):
-        score_samples(Reward(components=[component(function)]), samples("a", "", "b"))
+        score_samples(Reward(correct=None, components=[component(function)]), samples("a", "", "b"))

@@ -114,7 +114,7 @@ def test_what_a_function_changes_no_other_component_sees() -> None:
     before = deepcopy(both)
     spoils, sees = (component(f"habits:{name}", name=name, format="messages") for name in ("spoils", "sees"))
     parts = [spoils, sees, rule(match="exact", length_penalty=0.0)]
-    found = score_samples(Reward(components=parts), both)
+    found = score_samples(Reward(correct=None, components=parts), both)
     assert found["sees"] == found["rule"] == [1.0, 1.0]
     assert both == before
 
@@ -166,14 +166,14 @@ def test_one_that_fails_elsewhere_too(module: Path) -> None:
 )
 def test_what_is_no_list_of_rewards_is_named(function: str, message: str) -> None:
     with pytest.raises(PipelineError, match=rf"reward 'mine': .*{message}"):
-        score_samples(Reward(components=[component(function)]), given())
+        score_samples(Reward(correct=None, components=[component(function)]), given())
 
 
 @pytest.mark.parametrize(
     "name", ["tuple", "values", "array", "ints", "tensor", "bf16", "scalars", "mixed", "truths", "bools"]
 )
 def test_what_holds_one_number_for_each_sample_counts(name: str) -> None:
-    found = score_samples(Reward(components=[component(f"habits:returns_{name}")]), given())
+    found = score_samples(Reward(correct=None, components=[component(f"habits:returns_{name}")]), given())
     assert found["mine"] == [1.0, 1.0 if name == "bools" else 2.0]
     assert all(type(reward) is float for reward in found["mine"])
 

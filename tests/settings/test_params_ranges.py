@@ -99,7 +99,7 @@ def refused(setting: str, value: Any) -> bool:
     section, _, name = setting.rpartition(".")
     if section in SAMPLES:
         component = {"type": section, "name": "c", "weight": 1.0, **SAMPLES[section], name: value}
-        data["reward"]["components"] = [component]
+        data["reward"] = {"components": [component], "correct": None}
     else:
         holder = data[section] if section else data
         assert name in holder

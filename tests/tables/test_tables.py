@@ -30,7 +30,7 @@ ROWS = {
         "response_text": ["", "é"], "prompt_ids": [[1], [1]], "response_ids": [[5, 6], [7]],
         "rollout_logprobs": LISTS, "kept_mass": LISTS, "finish_reason": ["stop", "length"],
     },
-    "rewards": {"sample_id": ["a", "b"], "score": [1.0, -2.0], "rule": [1.0, -2.0]},
+    "rewards": {"sample_id": ["a", "b"], "score": [1.0, -2.0], "correct": [True, False], "rule": [1.0, -2.0]},
     "reference": {
         "sample_id": ["a", "b"], "policy_logprobs": LISTS, "reference_logprobs": LISTS, "values": LISTS,
         "bootstrap_value": [0.0, 1.0], "entropy": LISTS,
@@ -38,7 +38,7 @@ ROWS = {
     "advantages": {"sample_id": ["a", "b"], "token_rewards": LISTS, "advantages": LISTS, "returns": LISTS},
     "evaluation": {
         "prompt_id": ["a", "b"], "prompt_text": ["t", "u"], "response_text": ["x", "y"],
-        "response_ids": [[1], [2, 3]], "finish_reason": ["stop", "stop"], "score": [1.0, 0.0],
+        "response_ids": [[1], [2, 3]], "finish_reason": ["stop", "stop"], "score": [1.0, 0.0], "correct": [True, False],
     },
 }  # fmt: skip
 SCHEMAS = [PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION]
@@ -107,7 +107,7 @@ def test_a_file_of_another_kind_version_or_none_is_refused(tmp_path: Path) -> No
     with pytest.raises(TableError, match="no such file"):
         REWARDS.read(path)
     ADVANTAGES.write(table("advantages"), path)
-    with pytest.raises(TableError, match="expected a 'rewards' table of version 1, found 'advantages'"):
+    with pytest.raises(TableError, match="expected a 'rewards' table of version 2, found 'advantages'"):
         REWARDS.read(path)
     newer = TableSchema("advantages", 3, ADVANTAGES.arrow)
     with pytest.raises(TableError, match="of version 3, found 'advantages' of version 2"):
@@ -196,7 +196,7 @@ def test_a_column_of_a_wrong_type_is_named(schema: TableSchema, column: str, val
 
 
 def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
-    twice = pa.Table.from_arrays([pa.array(["a"]), *[pa.array([1.0])] * 2], names=["sample_id", "score", "score"])
+    twice = table("rewards").append_column("score", pa.array([1.0, 2.0]))
     with pytest.raises(TableError, match=r"out: .*'score'"):
         REWARDS.write(twice, tmp_path / "out")
 
@@ -237,7 +237,7 @@ def test_damage_within_the_pages_and_the_metadata_is_refused(tmp_path: Path) -> 
     path.write_bytes(good[:4] + bytes(200) + good[204:])
     with pytest.raises(TableError, match=r"t\.parquet: damaged"):
         ADVANTAGES.read(path)
-    metadata = {b"ppo_pipeline.table": b"\xff", b"ppo_pipeline.version": b"1"}
+    metadata = {b"ppo_pipeline.table": b"\xff", b"ppo_pipeline.version": b"2"}
     pq.write_table(table("advantages").replace_schema_metadata(metadata), path)
     with pytest.raises(TableError, match=r"t\.parquet: expected a 'advantages' table"):
         ADVANTAGES.read(path)
@@ -275,7 +275,10 @@ def test_a_flipped_bit_gives_the_declared_error_or_the_same_rows(schema: TableSc
 def test_every_flipped_bit_of_the_numbers_is_refused(tmp_path: Path) -> None:
     """Random numbers do not compress: most of the file is their pages, where nothing but the checksum could tell."""
     numbers = np.random.default_rng(0).normal(size=500)
-    REWARDS.write(pa.table({"sample_id": [f"s{i}" for i in range(500)], "score": numbers}), tmp_path / "t")
+    REWARDS.write(
+        pa.table({"sample_id": [f"s{i}" for i in range(500)], "score": numbers, "correct": [True] * 500}),
+        tmp_path / "t",
+    )
     good = (tmp_path / "t").read_bytes()
     start = good.index(numbers[:4].tobytes()) if numbers[:4].tobytes() in good else len(good) // 3
     for place in range(start, start + 2000, 17):
@@ -293,7 +296,7 @@ def test_a_component_s_name_is_checked_too_and_a_file_without_a_checksum_is_read
     (tmp_path / "t").write_bytes(good[:place] + b"tarp" + good[place + 4 :])
     with pytest.raises(TableError, match=r"t: damaged or altered since it was written"):
         REWARDS.read(tmp_path / "t")
-    metadata = {b"ppo_pipeline.table": b"rewards", b"ppo_pipeline.version": b"1"}
+    metadata = {b"ppo_pipeline.table": b"rewards", b"ppo_pipeline.version": b"2"}
     pq.write_table(table("rewards").replace_schema_metadata(metadata), tmp_path / "t")
     assert REWARDS.read(tmp_path / "t").to_pydict() == ROWS["rewards"]
 

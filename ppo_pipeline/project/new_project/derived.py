@@ -25,6 +25,7 @@ reward:
       length_penalty: 0.0
       max_length_penalty: null
       case_column: null
+  correct: null  # or which answers count as right: {{component: found, at_least: 1.0}}
 
 """
 
