@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from ppo_pipeline.models.loading import load_tokenizer, vocabulary_of
 from ppo_pipeline.prompts.rendering import render_all
-from ppo_pipeline.rewards.scoring import check_prompts, join_prompts, score_samples
+from ppo_pipeline.rewards.scoring import check_prompts, correct_of, join_prompts, score_samples
 from ppo_pipeline.sampling.response import Response
 from ppo_pipeline.settings.params import Params, load_params
 from ppo_pipeline.tables.prompts import PROMPTS
@@ -66,16 +66,15 @@ class Task:
         return rows.slice(0, self.params.evaluate.max_prompts or None) if name == "heldout" else rows
 
     def score(self, prompt_ids: list[str], responses: list[list[int]], stops: list[int]) -> dict[str, list[float]]:
-        """Return `score`, each component and `correct`, per response, as the stages `reward` and `evaluate` do.
+        """Return `score`, each component and, where it is set, `correct`, as the stages `reward` and `evaluate` do.
 
         responses: token ids, each with the stop token that ended it, one of `stops`.
         """
-        ended = ["stop" if ids and ids[-1] in stops else "length" for ids in responses]
-        answers = [Response(ids, finish_reason=how).text(self.tokenizer) for ids, how in zip(responses, ended, strict=True)]
+        ends = ["stop" if ids and ids[-1] in stops else "length" for ids in responses]
+        ended = [Response(ids, finish_reason=end) for ids, end in zip(responses, ends, strict=True)]
+        answers = [response.text(self.tokenizer) for response in ended]
         texts = [self.texts[name] for name in prompt_ids]
         samples = join_prompts(prompt_ids, prompt_ids, texts, answers, responses, self.prompts)
         scores = score_samples(self.params.reward, samples)
-        correct = getattr(self.params.reward, "correct", None)
-        if correct is not None:
-            scores["correct"] = [float(reward >= correct.at_least) for reward in scores[correct.component]]
-        return scores
+        correct = correct_of(self.params.reward, scores)
+        return scores if correct is None else {**scores, "correct": [float(right) for right in correct]}

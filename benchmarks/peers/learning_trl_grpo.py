@@ -43,7 +43,8 @@ def noting(trainer: type, record: Record) -> type:
                 ids, mask = (
                     torch.cat([output[f"prompt_{what}"], output[f"completion_{what}"]], 1) for what in ("ids", "mask")
                 )
-                asked = (self.model, ids, mask, output["completion_ids"].shape[1], self.args.per_device_train_batch_size)
+                width, rows = output["completion_ids"].shape[1], self.args.per_device_train_batch_size
+                asked = (self.model, ids, mask, width, rows)
                 policy = self._get_per_token_logps_and_entropies(*asked)[0]
                 with self.accelerator.unwrap_model(self.model).disable_adapter():
                     base = self._get_per_token_logps_and_entropies(*asked)[0]
