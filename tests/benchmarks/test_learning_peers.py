@@ -58,8 +58,12 @@ def test_a_peer_is_asked_the_held_out_prompts_as_the_stage_evaluate_asks_them(pr
     model = load_model(task.base, "cpu", "auto")
     stops = stop_ids_of(model, task.tokenizer)
     model.train()
-    answers = greedy(model, [task.ids[name] for name in names], stops, 40, batch=2)
+    prompts = [task.ids[name] for name in names]
+    answers = greedy(model, prompts, stops, 40, batch=2)
     assert model.training
+    uneven = [*prompts, prompts[0] + prompts[1][-3:]]
+    alone = [greedy(model, [prompt], stops, 40, batch=1)[0] for prompt in uneven]
+    assert greedy(model, uneven, stops, 40, batch=3) == alone
     assert (names, answers) == (evaluated["prompt_id"], evaluated["response_ids"])
     assert [task.texts[name] for name in names] == evaluated["prompt_text"]
 
