@@ -1,4 +1,4 @@
-"""TRL 1.12.0's PPOTrainer, the last release but a few that has it, learning the run's task: its curve as JSON.
+"""TRL 1.12.0's PPOTrainer (1.16.0 has none) learning the run's task: its curve as JSON.
 
     TRL_EXPERIMENTAL_SILENCE=1 PYTHONPATH=. python benchmarks/peers/learning_trl_ppo.py --base data/base \
         --prompts data/prompts.parquet --params params.yaml --settings docs --seed 0 --device cuda --out ppo.json
