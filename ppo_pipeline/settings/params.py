@@ -75,8 +75,8 @@ class Params(Section):
             )
         if asks and self.compute.head == "fp32":
             raise ValueError(
-                f"{asks[0]}.engine: vllm computes the head in the model's dtype; set compute.head to auto, or the engine "
-                "to own"
+                f"{asks[0]}.engine: vllm computes the head in the model's dtype; set compute.head to auto, or the "
+                "engine to own"
             )
         if asks and self.compute.device == "mps":
             raise ValueError(f"{asks[0]}.engine: vllm is not there for compute.device mps; set it to own")
