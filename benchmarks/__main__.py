@@ -13,7 +13,7 @@ from .decoder import VLLM
 from .machine import limits
 
 NAMES = ("decoder", "whole_round", "notebooks")
-SLOW = ("rounds", "growth", "flips", "invariant", "workers")  # only by name
+SLOW = ("rounds", "growth", "flips", "invariant", "workers", "bf16")  # only by name
 
 
 @click.command()
@@ -24,12 +24,14 @@ SLOW = ("rounds", "growth", "flips", "invariant", "workers")  # only by name
               show_default=True)  # fmt: skip
 @click.option("--vllm", type=click.Path(path_type=Path), default=VLLM, show_default=True, envvar="BENCH_VLLM",
               show_envvar=True, help="The interpreter that has vLLM; `make vllm` makes it.")  # fmt: skip
-def main(names: tuple[str, ...], base: Path, target: Path, vllm: Path) -> None:
+@click.option("--policy", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Of bf16: a round's policy folder; a random LoRA unless given.")  # fmt: skip
+def main(names: tuple[str, ...], base: Path, target: Path, vllm: Path, policy: Path | None) -> None:
     """Run the benchmarks named, one after the other, beside their peers; without a name all but the slow ones."""
     machine = limits()
     rows: list[dict[str, Any]] = []
     for name in names or NAMES:
-        more = {"vllm": vllm} if name == "decoder" else {}
+        more: dict[str, Any] = {"decoder": {"vllm": vllm}, "bf16": {"policy": policy}}.get(name, {})
         rows += importlib.import_module(f"benchmarks.{name}").run(base, **more)
         target.parent.mkdir(parents=True, exist_ok=True)  # after each, so that a break loses one benchmark only
         target.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n", encoding="utf-8")

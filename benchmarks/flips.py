@@ -28,7 +28,8 @@ def run(base: Path) -> list[dict[str, Any]]:
     ids = [render(tokenizer, [{"role": "user", "content": text}], "auto")[1] for text in prompts(COUNT)]
     rows = []
     for name in ("fp32", "bf16"):
-        device, dtype = set_up(Compute(device="auto", dtype=name, threads=0, kernels="auto", batch_invariant=False))
+        compute = Compute(device="auto", dtype=name, threads=0, kernels="auto", batch_invariant=False, head="auto")
+        device, dtype = set_up(compute)
         model = load_model(base, device, dtype)
         accelerate_model(model)
         stop_ids = stop_ids_of(model, tokenizer)

@@ -42,7 +42,8 @@ PARTS = (64, 128, 256, 512)
 
 def run(base: Path) -> list[dict[str, Any]]:
     """Return a row for sampling and one for the training forward with its backward pass; medians of turns."""
-    device, dtype = set_up(Compute(device="cpu", dtype="auto", threads=0, kernels="auto", batch_invariant=False))
+    compute = Compute(device="cpu", dtype="auto", threads=0, kernels="auto", batch_invariant=False, head="auto")
+    device, dtype = set_up(compute)
     with tempfile.TemporaryDirectory() as folder:
         paths = Paths(ROOT, root=Path(folder))
         paths.base.parent.mkdir()

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ppo_pipeline.models.averaging import averaged
 from ppo_pipeline.models.loading import load_tokenizer, vocabulary_of
 from ppo_pipeline.project.stage_run import stage_run
 from ppo_pipeline.prompts.rendering import render_all
@@ -16,6 +17,7 @@ from ppo_pipeline.sampling.response import Response
 from ppo_pipeline.sampling.shards import SampleWork, generate_in_shards
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
+from ppo_pipeline.settings.params import ROOT
 from ppo_pipeline.settings.stage_settings import EvaluateSettings
 from ppo_pipeline.tables.evaluation import EVALUATION, EVALUATION_SAMPLES
 from ppo_pipeline.tables.heldout import by_prompt, heldout_metrics
@@ -49,10 +51,17 @@ def run(name: str) -> None:
         asked = settings.model_dump_json(exclude={"reward"})  # other rewards ask for no other answers
         with stage.pool(settings.compute, sampling.gpus) as pool:
             pool.open(SampleWork(paths.base, paths.policy, sampling, s.engine))
-            scratch = stage.scratch(paths.base, paths.policy, paths.prompts, more=(asked,))
-            with stage.progress(len(greedy.requests) + len(sampled.requests)) as counter:
+            mean = name != ROOT and averaged(paths.average)
+            inputs = (paths.base, paths.policy, paths.prompts, *([paths.average] if mean else []))
+            scratch = stage.scratch(*inputs, more=(asked,))
+            with stage.progress((1 + mean) * len(greedy.requests) + len(sampled.requests)) as counter:
                 answers = generate_in_shards(pool, greedy.requests, s.shard_samples, counter, scratch.part("answers"))
                 drawn = generate_in_shards(pool, sampled.requests, s.shard_samples, counter, scratch.part("sampled"))
+                by_mean: list[Response] = []
+                if mean:  # the mean of the last rounds' policies
+                    pool.open(SampleWork(paths.base, paths.average, sampling, s.engine))
+                    part = scratch.part("average")
+                    by_mean = generate_in_shards(pool, greedy.requests, s.shard_samples, counter, part)
 
             def scored(asked: Asked, responses: list[Response], part: str = "") -> dict[str, Any]:
                 columns, samples = columns_of(asked, responses, tokenizer, prompts)
@@ -67,11 +76,19 @@ def run(name: str) -> None:
                 of_samples["sample_index"] = [n % s.samples_per_prompt for n in range(len(drawn))]
                 of_samples["vote"] = votes_of(settings.reward, of_samples["response_text"])
                 samples = EVALUATION_SAMPLES.checked(pa.table(of_samples), str(paths.evaluation_samples))
+            of_mean: dict[str, float] = {}
+            if by_mean:
+                answered = pa.table(scored(greedy, by_mean, "average-"))
+                of_mean = heldout_metrics(by_prompt(EVALUATION.checked(answered, str(paths.average))))
         EVALUATION.write(table, paths.evaluation)
         EVALUATION_SAMPLES.write(samples, paths.evaluation_samples)
         numbers = heldout_metrics(by_prompt(table, samples))
+        numbers |= {metric.replace("eval/", "eval_average/"): number for metric, number in of_mean.items()}
         more = f" and {len(drawn)} sampled" if drawn else ""
-        stage.done(f"{len(answers)} answers{more} in {counter.seconds:.1f} s, {told(numbers)}", numbers)
+        text = f"{len(answers)} answers{more} in {counter.seconds:.1f} s, {told(numbers)}"
+        if of_mean:
+            text += f", of the averaged policy {of_mean['eval/scores']:+.3f}"
+        stage.done(text, numbers)
 
 
 def asked_samples(settings: EvaluateSettings, prompt_ids: list[str], rendered: list[tuple[str, list[int]]]) -> Asked:

@@ -14,10 +14,11 @@ from ppo_pipeline.observe.progress import result
 from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.settings.params import ROOT, load_params
 from ppo_pipeline.storage.files import atomic_folder
+from ppo_pipeline.tables.prompt_scores import PROMPT_SCORES
 
 
 def run() -> None:
-    """Write r000: a policy that is the base still, a fresh critic, no moments."""
+    """Write r000: a policy that is the base still, a fresh critic, no moments, nothing remembered of any prompt."""
     params, paths = load_params(), Paths(ROOT)
     settings = params.policy
     model = load_model(paths.base, torch.device("cpu"), "auto")
@@ -45,6 +46,7 @@ def run() -> None:
         with atomic_folder(paths.policy) as partial:
             copy_model_files(paths.base, partial, weights=True)
     save_trainer(policy, TrainerState(), paths.trainer)
+    PROMPT_SCORES.write(PROMPT_SCORES.arrow.empty_table(), paths.prompt_scores)
     trained = sum(p.numel() for p in policy.policy_parameters().values())
     result("init", f"{text}, {trained:,} trained parameters, critic: {settings.critic}")
 

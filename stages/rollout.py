@@ -13,6 +13,7 @@ from ppo_pipeline.sampling.shards import SampleWork, generate_in_shards
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
 from ppo_pipeline.settings.stage_settings import RolloutSettings
+from ppo_pipeline.tables.prompt_scores import PROMPT_SCORES
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
 from ppo_pipeline.training.round_prompts import round_prompts
@@ -23,7 +24,8 @@ def run(name: str) -> None:
     with stage_run(RolloutSettings, name) as stage:
         settings, paths, s = stage.settings, stage.paths, stage.settings.rollout
         prompts = PROMPTS.read(paths.prompts)
-        chosen = round_prompts(prompts, s.prompts_per_round, settings.depth, settings.seed)
+        memory = PROMPT_SCORES.read(paths.parent_prompt_scores)
+        chosen = round_prompts(prompts, s.prompts_per_round, settings.depth, settings.seed, s.prompt_choice, memory)
         tokenizer = load_tokenizer(paths.base)
         how = {**settings.shown, "limit": s.max_prompt_tokens, "vocabulary": vocabulary_of(paths.base)}
         if settings.depth == 1:
@@ -43,7 +45,8 @@ def run(name: str) -> None:
         with stage.pool(settings.compute, sampling.gpus) as pool:
             if not pool.open(SampleWork(paths.base, paths.parent_policy, sampling, s.engine)) and settings.depth == 1:
                 result(stage.label, "no end token, so each response is cut (rollout.stop_tokens)")
-            scratch = stage.scratch(paths.settings("rollout"), paths.base, paths.parent_policy, paths.prompts)
+            inputs = (paths.base, paths.parent_policy, paths.prompts, paths.parent_prompt_scores)
+            scratch = stage.scratch(paths.settings("rollout"), *inputs)
             with stage.progress(len(requests)) as counter:
                 responses = generate_in_shards(pool, requests, s.shard_samples, counter, scratch.part("responses"))
         stage.record["tokens"] = counter.tokens

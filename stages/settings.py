@@ -3,6 +3,7 @@
 from ppo_pipeline.observe.progress import result
 from ppo_pipeline.project.local_models import check_sources, model_texts, settle_records
 from ppo_pipeline.project.paths import Paths
+from ppo_pipeline.project.sealing.older import refuse_parents_without_memory
 from ppo_pipeline.rewards import component  # noqa: F401  (its types check their settings; they are found by name)
 from ppo_pipeline.sampling.engines.vllm_engine.installed import check_engines
 from ppo_pipeline.settings.files import settings_texts
@@ -18,6 +19,7 @@ def run() -> None:
     params, paths = load_params(), Paths()
     check_engines(params)
     check_sources(params)
+    refuse_parents_without_memory(params)
     settle_records(params)
     with atomic_folder(paths.models) as partial:
         for name, text in model_texts(params):

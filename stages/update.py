@@ -4,6 +4,7 @@ from ppo_pipeline.project.stage_run import stage_run
 from ppo_pipeline.project.stages import STAGES
 from ppo_pipeline.settings.stage_settings import UpdateSettings
 from ppo_pipeline.tables.rollouts import ROLLOUTS
+from ppo_pipeline.training.critic_warmup import settings_of_round
 from ppo_pipeline.training.round_update import RoundUpdate, Updated
 
 
@@ -13,18 +14,18 @@ def run(name: str) -> None:
         settings = stage.settings
         samples = ROLLOUTS.read(stage.paths.rollouts, ["sample_id"]).num_rows
         work = RoundUpdate(settings, stage.paths, STAGES["update"].less_memory)
-        with stage.progress(settings.update.epochs * samples) as counter:
+        with stage.progress(settings_of_round(settings).epochs * samples) as counter:
             found = stage.together(settings.compute, work, counter)
         stage.record["padding_share"] = found.padding_share
         for worker, idle in zip(stage.record.get("workers", ()), found.idle_seconds, strict=False):
             worker["idle_seconds"] = idle
         stage.keeps(found.scratch)
-        stage.done(text_of(found, counter.seconds), found.numbers)
+        stage.done(text_of(found, counter.seconds, settings.critic_alone), found.numbers)
 
 
-def text_of(found: Updated, seconds: float) -> str:
+def text_of(found: Updated, seconds: float, critic_alone: bool) -> str:
     """Return the line of result."""
-    texts = [f"{found.steps} steps in {seconds:.1f} s"]
+    texts = [f"{found.steps} steps{' of the critic alone' * critic_alone} in {seconds:.1f} s"]
     shown = {
         "approxkl": "policy/approxkl", "clipped": "policy/clipfrac", "correction cut": "policy/correction_cut",
         "value loss": "loss/value",

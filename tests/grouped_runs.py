@@ -5,12 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from updating import TEMPERATURE, make_data, make_policy, make_targets, parameters_of, update_settings, weights_of
+from updating import (
+    TEMPERATURE,
+    make_data,
+    make_policy,
+    make_targets,
+    parameters_of,
+    update_settings,
+    weights_of,
+    with_chosen,
+)
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.checkpoint import TrainerState
 from ppo_pipeline.models.tensors import checksum
 from ppo_pipeline.resume.snapshots import Snapshots
+from ppo_pipeline.training.critic_warmup import freeze_policy
 from ppo_pipeline.training.optimizer import make_optimizer, moments_of
 from ppo_pipeline.training.ppo import PPO, loss_scaler
 from ppo_pipeline.training.ranks import Ranks
@@ -24,9 +34,11 @@ CASES: dict[str, dict[str, Any]] = {
     "separate critic": {"policy": {"critic": "separate"}},
     "no critic": {"policy": {"critic": "none"}},
     "values not learned": {"returns": False, "settings": {"weight_decay": 0.1}},
+    "critic alone": {"frozen": True},
     "empty groups": {"count": 3},
     "sequence mean, whitened": {"settings": {"loss_normalization": "sequence_mean"}, "whiten": True},
     "weighted": {"weights": True},
+    "gspo, some chosen": {"chosen": True, "settings": {"policy_loss": "gspo", "likelihood_coef": 0.3}},
     "fp16": {"dtype": torch.float16, "scale": 2.0**40, "settings": {"epochs": 12}},
 }
 
@@ -40,10 +52,14 @@ def build(case: str, ranks: Ranks | None = None, tuning: str = "lora", **setting
     options = CASES[case]
     policy, data = make_policy(tuning=tuning, **options.get("policy", {})), make_data(options.get("count", 13))
     targets = make_targets(policy, data)
+    if options.get("frozen"):
+        freeze_policy(policy)
     if not options.get("returns", True):
         targets = targets.__class__(targets.old_logprobs, None, targets.advantages, None)
     if options.get("weights"):
         targets = replace(targets, weights=weights_of(data))
+    if options.get("chosen"):
+        targets = with_chosen(targets, data)
     dtype = options.get("dtype", torch.float32)
     policy.model.to(dtype)
     for layer in policy.all_layers():

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 
 from ppo_pipeline.tables.advantages import ADVANTAGES
 from ppo_pipeline.tables.evaluation import EVALUATION, EVALUATION_SAMPLES
+from ppo_pipeline.tables.prompt_scores import PROMPT_SCORES
 from ppo_pipeline.tables.prompts import PROMPTS, SPLITS
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rewards import REWARDS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
 from ppo_pipeline.tables.schema import TableSchema
 
-SCHEMAS = [PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION, EVALUATION_SAMPLES]
+SCHEMAS = [PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION, EVALUATION_SAMPLES, PROMPT_SCORES]
 EXTRAS = {
     "number": (pa.float64(), st.floats(allow_nan=False, allow_infinity=False)),
     "text": (pa.string(), st.none() | st.text(max_size=4)),

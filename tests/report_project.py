@@ -89,7 +89,12 @@ def write_round(folder: Path, name: str, texts: Any, samples: int, tokenizer: An
     reference = {column: floats() for column in known if column in REFERENCE.arrow.names}
     more = {"bootstrap_value": random.standard_normal(samples)}
     REFERENCE.write(pa.table({"sample_id": keys, **reference, **more}), folder / "reference.parquet")
-    advantages = {"token_rewards": floats(0.1), "advantages": floats(), "returns": floats()}
+    advantages = {
+        "token_rewards": floats(0.1),
+        "advantages": floats(),
+        "returns": floats(),
+        "correct": pa.nulls(samples, pa.bool_()),
+    }
     ADVANTAGES.write(pa.table({"sample_id": keys, **advantages}), folder / "advantages.parquet")
 
 

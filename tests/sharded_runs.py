@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from updating import TEMPERATURE, make_data, make_policy, make_targets, parameters_of, update_settings, weights_of
+from updating import (
+    TEMPERATURE,
+    make_data,
+    make_policy,
+    make_targets,
+    parameters_of,
+    update_settings,
+    weights_of,
+    with_chosen,
+)
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.acceleration import accelerate_policy
@@ -21,6 +30,7 @@ from ppo_pipeline.models.tensors import checksum
 from ppo_pipeline.resume.snapshots import Snapshots
 from ppo_pipeline.tables.controllers import Controllers
 from ppo_pipeline.training.batches import shuffled_minibatches
+from ppo_pipeline.training.critic_warmup import freeze_policy
 from ppo_pipeline.training.optimizer import make_optimizer, moments_of, trained_parameters
 from ppo_pipeline.training.ppo import PPO
 from ppo_pipeline.training.ranks import Ranks
@@ -40,9 +50,12 @@ CASES: dict[str, dict[str, Any]] = {
     "clipping": {"settings": {"max_grad_norm": 0.01}},
     "sequence mean, whitened": {"settings": {"loss_normalization": "sequence_mean"}, "whiten": True},
     "weighted": {"weights": True},
+    "gspo, some chosen": {"chosen": True, "settings": {"policy_loss": "gspo", "likelihood_coef": 0.3}},
     "target kl": {"settings": {"target_kl": 0.002, "epochs": 4, "lr": 1e-3}},
     "bf16": {"dtype": torch.bfloat16},
 }
+
+FROZEN = {"critic alone": {}, "separate critic alone": {"critic": "separate"}}  # the policy gets no gradient
 
 
 class Killed(BaseException):
@@ -60,18 +73,22 @@ def spread(policy: Policy, ranks: Ranks) -> Policy:
 
 def build(case: str, ranks: Ranks, state: TrainerState | None = None, **settings: Any) -> tuple[PPO, Any, Any]:
     """Return an update that has not begun, its samples and its targets."""
-    options = CASES[case]
+    options = {**CASES, **FROZEN}[case]
     made = {"architecture": options.get("architecture", "llama"), "critic": options.get("critic", "shared")}
     data = make_data(9)
     targets = make_targets(make_policy(**made, tuning="full"), data)
     if options.get("weights"):
         targets = replace(targets, weights=weights_of(data))
+    if options.get("chosen"):
+        targets = with_chosen(targets, data)
     policy = make_policy(**made, tuning="full")
     for model in (policy.model, *([policy.separate.model] if policy.separate else ())):
         model.to(options.get("dtype", torch.float32))
     if policy.separate:  # as a checkpoint is loaded
         backbone_of(policy.separate.model.requires_grad_(False)).requires_grad_(True)
     accelerate_policy(policy)
+    if case in FROZEN:
+        freeze_policy(policy)
     policy = spread(policy, ranks)
     s = update_settings(**{"microbatch_tokens": 20, "lr": 1e-4, **options.get("settings", {}), **settings})
     optimizer = make_optimizer(policy, s, state or TrainerState())

@@ -1,5 +1,7 @@
 """Policies, samples and targets for tests of the update."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from conftest import targets_of, tiny_model
@@ -9,6 +11,7 @@ from ppo_pipeline.models.lora import add_lora, copy_with_same_weights, init_lora
 from ppo_pipeline.models.policy import Policy, SeparateCritic
 from ppo_pipeline.models.value_head import ValueHead
 from ppo_pipeline.settings.learning_sections import Update
+from ppo_pipeline.training.chosen import chosen
 from ppo_pipeline.training.data import Sampled
 from ppo_pipeline.training.loss_inputs import LossInputs
 from ppo_pipeline.training.optimizer import make_optimizer, trained_parameters
@@ -20,13 +23,15 @@ TEMPERATURE = 0.8
 def update_settings(**changes: object) -> Update:
     values = {
         "lr": 0.01, "value_lr": 0.02, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_eps": 1e-5, "weight_decay": 0.0,
+        "critic_warmup_rounds": 0, "critic_warmup_epochs": 4,
         "epochs": 2, "minibatches": 2, "microbatch_tokens": 64, "gradient_groups": 1, "clip_range": 0.2,
         "value_clip_range": 0.2, "value_coef": 0.1, "entropy_coef": 0.01, "max_grad_norm": 1.0,
         "lr_schedule": "constant", "warmup_rounds": 0,
         "schedule_rounds": None, "gradient_checkpointing": False, "clip_range_high": None, "dual_clip": None,
-        "loss_normalization": "token_mean", "target_kl": None, "kl_loss_coef": 0.0,
+        "policy_loss": "ppo",
+        "loss_normalization": "token_mean", "mask_truncated": False, "target_kl": None, "kl_loss_coef": 0.0,
         "rollout_correction": None, "rollout_correction_max": None, "rollout_correction_min": None,
-        "kl_loss_estimator": "k3",
+        "kl_loss_estimator": "k3", "likelihood_coef": 0.0, "average_rounds": 1,
     }  # fmt: skip
     return Update(**{**values, **changes})
 
@@ -80,6 +85,16 @@ def weights_of(data: Sampled) -> list[torch.Tensor]:
     """Return weights as of a rollout correction that masks: 0, or 0.8 to 1.5."""
     waves = [1 + 0.5 * torch.cos(2.0 * torch.arange(len(r)) + i) for i, r in enumerate(data.responses)]
     return [torch.where(wave < 0.8, 0.0, wave) for wave in waves]
+
+
+CUT, RIGHT = (1, 4), (0, 2, 6)  # of the responses
+
+
+def with_chosen(targets: LossInputs, data: Sampled) -> LossInputs:
+    """Return targets of which CUT do not teach the policy, and RIGHT are right answers."""
+    every = range(len(data.responses))
+    taught, right = [i not in CUT for i in every], [i in RIGHT for i in every]
+    return replace(targets, taught=chosen(taught, data.responses), right=chosen(right, data.responses))
 
 
 def run(policy: Policy, settings: Update, data: Sampled, targets: LossInputs, state: TrainerState | None = None):

@@ -16,7 +16,7 @@ def load(work: Work, name: str) -> Sampler:
     """Return the engine of this name with the base model loaded."""
     import torch
 
-    compute = Compute(device="auto", dtype="auto", threads=0, kernels="auto", batch_invariant=False)
+    compute = Compute(device="auto", dtype="auto", threads=0, kernels="auto", batch_invariant=False, head="auto")
     tokenizer = load_tokenizer(work.base)
     ids = prompt_ids(tokenizer, work.count)
     model = Model(work.base, tokenizer, None, set_up(compute).device, getattr(torch, work.dtype))

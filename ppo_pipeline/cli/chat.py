@@ -67,11 +67,12 @@ def finite(ctx: click.Context, parameter: click.Parameter, value: float | None) 
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("--seed", type=int, default=0, help="Seed of the sampled answers.")
 @click.option("--engine", type=click.Choice(["own", "vllm"]), help="What answers; evaluate.engine unless given.")
+@click.option("--average", is_flag=True, help="The mean of the last rounds' policies: update.average_rounds.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, one per prompt.")
 def chat(
     name: str, prompts: tuple[str, ...], split: str | None, limit: int | None, temperature: float,
     top_p: float | None, top_k: int | None, max_new_tokens: int, seed: int, engine: str | None,
-    as_json: bool,
+    average: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Answer prompts with a round's policy and with the base model, side by side.
 
@@ -81,8 +82,10 @@ def chat(
     refuse(prompts, split, limit, as_json, manner)
     params = load_params(Path("params.yaml"))
     name = round_named(params, name)
-    folder = policy_folder(params, name)
+    folder = policy_folder(params, name, average)
     params = params_of_round(params, name)
+    if average:
+        name = f"{name} averaged"
     check_base()
 
     from ..models.loading import load_tokenizer, vocabulary_of

@@ -14,8 +14,9 @@ from .round_named import round_named
 @click.command()
 @click.option("--round", "name", required=True, help="Round whose policy is exported, such as r004; or best.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT where it is a model folder already.")
+@click.option("--average", is_flag=True, help="The mean of the last rounds' policies: update.average_rounds.")
 @click.argument("out", type=click.Path(path_type=Path))
-def export(name: str, overwrite: bool, out: Path) -> None:
+def export(name: str, overwrite: bool, average: bool, out: Path) -> None:
     """Merge the LoRA of a round into the base model and write it to the folder OUT."""
     import torch
 
@@ -24,13 +25,14 @@ def export(name: str, overwrite: bool, out: Path) -> None:
 
     params = load_params(Path("params.yaml"))
     name = round_named(params, name)
-    folder = policy_folder(params, name)
+    folder = policy_folder(params, name, average)
     check_target(out, overwrite)
     model = load_merged(BASE, folder, torch.device("cpu"), saved_dtype())
     with atomic_folder(out.resolve()) as partial:
         model.save_pretrained(partial)
         load_tokenizer(BASE).save_pretrained(partial)
-    click.echo(f"{out}: {name} merged; load it with AutoModelForCausalLM.from_pretrained({str(out)!r})")
+    what = f"the average at {name}" if average else name
+    click.echo(f"{out}: {what} merged; load it with AutoModelForCausalLM.from_pretrained({str(out)!r})")
 
 
 def check_target(out: Path, overwrite: bool) -> None:

@@ -15,6 +15,11 @@ COMMANDS = {
     "best": ("ppo_pipeline.cli.best", "best", "Name the round of the best held-out score, and what it is told from."),
     "show": ("ppo_pipeline.cli.show", "show", "Print rows of a table, or one sample in full."),
     "diff": ("ppo_pipeline.cli.diff", "diff", "Compare two rounds: settings, metrics, answers side by side."),
+    "seeds": (
+        "ppo_pipeline.cli.seeds",
+        "seeds",
+        "Run the settings with several seeds; median, quartiles, range.",
+    ),
     "report": ("ppo_pipeline.cli.report", "report", "Write the run as one HTML file: curves, samples, tokens."),
     "chat": ("ppo_pipeline.cli.chat", "chat", "Answer prompts with a round's policy beside the base model."),
     "export": ("ppo_pipeline.cli.export", "export", "Merge a round's LoRA into a plain transformers model."),

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 
 from ..settings.sections import Compute
+from . import head
 from .device import device_and_format
 from .native import library
 
@@ -27,7 +28,7 @@ class Machine(NamedTuple):
 
 
 def set_up(compute: Compute) -> Machine:
-    """Fix threads, kernels and determinism for this process; return the device and the dtype to use.
+    """Fix threads, kernels and the head's dtype for this process; return the device and the dtype to use.
 
     Raises PipelineError for a device that is not there.
     """
@@ -35,4 +36,5 @@ def set_up(compute: Compute) -> Machine:
         torch.set_num_threads(compute.threads)
     device, dtype = device_and_format(compute.device, compute.dtype, "compute")
     library.allow(compute.kernels == "auto" and device.type == "cpu")
+    head.choose(compute.head == "fp32")
     return Machine(device, dtype)

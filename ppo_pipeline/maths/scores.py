@@ -1,4 +1,4 @@
-"""What happens to a response's score before it becomes a reward: missing EOS, running scale, clip."""
+"""What happens to a response's score before it becomes a reward: missing EOS, length, running scale, clip."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,17 @@ def judge_missing_eos(
     if replacement is not None:
         return np.where(cut, replacement, scores)
     return scores - (penalty or 0.0) * cut
+
+
+def overlong_penalties(lengths: NDArray[np.integer], limit: int, buffer: int, penalty: float) -> Floats:
+    """Return what a response of l tokens loses for its length (N,), 0 or less.
+
+        0 up to limit - buffer tokens, then -penalty (l - (limit - buffer)) / buffer, so that -penalty at the limit
+
+    lengths: (N,), at most `limit`, where a response is cut. Source: soft overlong punishment of DAPO (Yu et al. 2025,
+    arXiv:2503.14476, eq. 13), whose penalty is 1; verl's overlong_buffer has len and penalty_factor for these.
+    """
+    return -penalty * np.maximum(lengths - (limit - buffer), 0) / buffer
 
 
 def merged_moments(count: int, mean: float, variance: float, values: Floats) -> tuple[int, float, float]:

@@ -19,6 +19,7 @@ from .policy import Policy
 from .tensors import read_tensors, write_tensors
 
 PREFIX = "base_model.model."
+WEIGHTS = "adapter_model.safetensors"
 USED: dict[str, Any] = {"r": int, "lora_alpha": int | float, "lora_dropout": int | float, "target_modules": list | str}
 # What PEFT's LoRA has besides, and the layers here have not.
 UNKNOWN = ("rank_pattern", "alpha_pattern", "use_dora", "bias", "lora_bias", "layers_to_transform", "modules_to_save")
@@ -54,7 +55,7 @@ def save_policy(policy: Policy, config: dict[str, Any], folder: Path) -> None:
         tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.lora_A.detach().cpu().contiguous()
         tensors[f"{PREFIX}{name}.lora_B.weight"] = layer.lora_B.detach().cpu().contiguous()
     with atomic_folder(folder) as partial:
-        write_tensors(tensors, partial / "adapter_model.safetensors")
+        write_tensors(tensors, partial / WEIGHTS)
         write_json(partial / "adapter_config.json", config)
 
 
@@ -95,7 +96,7 @@ def attach_policy(model: Any, folder: Path) -> dict[str, LoraLinear]:
     """Put the adapter at `folder` onto the base `model`; return its layers by path."""
     config = read_adapter_config(folder)
     layers = add_lora(model, *lora_arguments(config))
-    tensors = read_tensors(folder / "adapter_model.safetensors")
+    tensors = read_tensors(folder / WEIGHTS)
     with torch.no_grad():
         for name, layer in layers.items():
             for part in ("lora_A", "lora_B"):

@@ -2,7 +2,8 @@
 
 policy/ is a PEFT adapter folder; where the whole model is trained, a plain transformers folder. trainer/ holds
 value_head.safetensors, critic.safetensors (a separate critic's LoRA or backbone), optimizer.safetensors (Adam's
-moments by parameter name) and state.json. Nothing is pickled.
+moments by parameter name) and state.json; with update.average_rounds, earlier.safetensors too (averaging.py). Nothing
+is pickled.
 """
 
 import shutil
@@ -18,6 +19,7 @@ from ..errors import PipelineError
 from ..storage.files import atomic_folder, read_json, write_json
 from ..tables.controllers import Controllers, record_of
 from .adapter import attach_merged, attach_policy, lora_arguments, read_adapter_config, save_policy
+from .averaging import EARLIER
 from .loading import backbone_of, hidden_width, load_model
 from .lora import add_lora, copy_with_same_weights
 from .policy import Policy, SeparateCritic
@@ -127,8 +129,8 @@ def read_trainer(trainer: Path) -> tuple[TrainerState, str]:
     return replace(state, controllers=controllers, moments=moments), critic
 
 
-def save_trainer(policy: Policy, state: TrainerState, folder: Path) -> None:
-    """Write value head, critic, optimizer moments and counters, whole or not at all."""
+def save_trainer(policy: Policy, state: TrainerState, folder: Path, earlier: dict[str, Tensor] | None = None) -> None:
+    """Write value head, critic, optimizer moments, earlier rounds' adapters and counters, whole or not at all."""
     values = policy.value_parameters()
     numbers = asdict(replace(state, moments={}))  # asdict copies all that it finds, whole tensors too
     del numbers["moments"]
@@ -138,18 +140,29 @@ def save_trainer(policy: Policy, state: TrainerState, folder: Path) -> None:
             if part:
                 write_tensors(_plain(part), partial / file)
         write_tensors(_plain(state.moments), partial / "optimizer.safetensors")
+        if earlier:
+            write_tensors(earlier, partial / EARLIER)
         write_json(partial / "state.json", {"critic": policy.critic, **numbers})
 
 
-def save_checkpoint(policy: Policy, state: TrainerState, parent: Path, folder: Path, trainer: Path) -> None:
-    """Write a round's policy/ and trainer/; what training does not change comes from the `parent`'s policy folder."""
-    if policy.layers:
+def save_checkpoint(
+    policy: Policy, state: TrainerState, parent: Path, folder: Path, trainer: Path, same_policy: bool = False,
+    earlier: dict[str, Tensor] | None = None,
+) -> None:  # fmt: skip
+    """Write a round's policy/ and trainer/; what training does not change comes from the `parent`'s policy folder.
+
+    same_policy: that is all of it, byte by byte. earlier: adapters of the rounds before, as averaging.py has them.
+    """
+    if same_policy:
+        with atomic_folder(folder) as partial:
+            copy_model_files(parent, partial, weights=True)
+    elif policy.layers:
         save_policy(policy, read_adapter_config(parent), folder)
     else:
         with atomic_folder(folder) as partial:
             copy_model_files(parent, partial, weights=False)
             policy.model.save_pretrained(partial)
-    save_trainer(policy, state, trainer)
+    save_trainer(policy, state, trainer, earlier)
 
 
 def copy_model_files(source: Path, target: Path, weights: bool) -> None:

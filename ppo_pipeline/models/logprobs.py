@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..compute import head
 from ..compute.native import operations as native
 from ..compute.native.row_invariant import by_rows
 
@@ -159,6 +160,10 @@ def token_logprobs(
     hidden: (N, H) states before each target. weight: (V, H) and bias: (V,) of the language-model head.
     targets: (N,) token ids. Both results are (N,) in nats, fp32 whatever the model's dtype (float64 stays).
     Without `with_entropy` the second is NaN. Gradients flow to hidden, weight and bias. Peak memory is that of `chunk`
-    rows of logits, not of N.
+    rows of logits, not of N. With compute.head: fp32 the product is made of fp32 copies of hidden, weight and bias
+    (MiniMax-M1, arXiv:2506.13585, section 3.2).
     """
+    if head.in_fp32():
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        hidden, weight, bias = hidden.to(wide), weight.to(wide), None if bias is None else bias.to(wide)
     return _TokenLogprobs.apply(hidden, weight, bias, targets, temperature, chunk, with_entropy)  # type: ignore[no-any-return]

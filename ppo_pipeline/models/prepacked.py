@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..compute import head
 from ..compute.native.operations import LANES
 from ..compute.native.row_invariant import by_rows, no_view
 from .policy import Policy
@@ -98,7 +99,7 @@ def prepack_linears(model: Any, training: bool = False, made: dict[int, Prepacke
     if not can_prepack(model):
         return
     made = {} if made is None else made
-    kept = model.get_output_embeddings() if training else None
+    kept = model.get_output_embeddings() if training or head.in_fp32() else None
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear and module is not kept and not module.weight.requires_grad:
             parent, _, child = name.rpartition(".")

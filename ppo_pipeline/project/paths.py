@@ -61,6 +61,11 @@ class Paths:
         return self.root / "metrics/rounds"
 
     @property
+    def seed_metrics(self) -> Path:
+        """What runs with several seeds have in common, a file for each such run."""
+        return self.root / "metrics/seeds"
+
+    @property
     def sealed_metrics(self) -> Path:
         """Sealed rounds' metrics, a file for each."""
         return self.root / "sealed/metrics"
@@ -108,6 +113,11 @@ class Paths:
         return self.folder / "trainer"
 
     @property
+    def average(self) -> Path:
+        """The mean of the last rounds' policies, where there is one: a PEFT adapter folder."""
+        return self.folder / "average"
+
+    @property
     def rollouts(self) -> Path:
         """The sampled responses."""
         return self.folder / "rollouts.parquet"
@@ -131,6 +141,11 @@ class Paths:
     def controllers(self) -> Path:
         """The state of the KL coefficient and of the scores' scale after the round."""
         return self.folder / "controllers.json"
+
+    @property
+    def prompt_scores(self) -> Path:
+        """What is remembered of each prompt after the round."""
+        return self.folder / "prompt_scores.parquet"
 
     @property
     def evaluation(self) -> Path:
@@ -158,3 +173,8 @@ class Paths:
     def parent_state(self) -> Path:
         """The counters alone, the controllers' state among them."""
         return self.parent_trainer / "state.json"
+
+    @property
+    def parent_prompt_scores(self) -> Path:
+        """What is remembered of each prompt before the round."""
+        return self.rounds / self.parent / "prompt_scores.parquet"

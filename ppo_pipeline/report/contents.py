@@ -13,6 +13,7 @@ from .distributions import distributions
 from .round_data import read_round
 from .run import Run
 from .samples import FEWEST_ANSWERS, Texts, answer_table, row_limit, sample_table, token_limit
+from .seed_bands import seed_bands
 from .token_numbers import scales, token_block
 from .token_texts import TokenTexts
 
@@ -41,6 +42,7 @@ def contents(run: Run, samples: int | None = None) -> Contents:
     index: dict[str, Any] = {
         "facts": run.facts(),
         "curves": curves(run),
+        "seeds": seed_bands(run),
         "distributions": distributions(rounds),
         "samples": sample_table(rounds, texts),
         "rounds": [{"name": r.name, "shown": r.rollouts.num_rows, "total": r.total} for r in rounds],

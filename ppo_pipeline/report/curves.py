@@ -36,18 +36,22 @@ def curves(run: Run) -> dict[str, Any]:
     if without:
         run.notes.append(f"No metrics yet for {', '.join(without)}; `dvc repro` makes them.")
     names = {metric for numbers in metrics.values() for metric in numbers}
-    first = [metric for metric in CHARTS if metric in names]
-    order = [*first, *sorted(names - set(first))]
+    charts = in_order(names)
+    order = sorted(names)
     return {
-        "charts": [
-            {"metric": m, "title": CHARTS.get(m, m), "main": m in CHARTS}
-            for m in order
-            if m.removesuffix(ERROR) not in names - {m}
-        ],
+        "charts": charts,
         "lines": [{"label": line.label, "start": line.start, "rounds": line.rounds} for line in run.lines],
         "depth": {name: run.params.depth(name) for name in run.rounds},
         "values": {m: {n: float(f"{metrics[n][m]:.6g}") for n in run.rounds if m in metrics[n]} for m in order},
     }
+
+
+def in_order(names: set[str]) -> list[dict[str, Any]]:
+    """Return the charts of these metrics: the main ones first, then the others by name, but no standard errors."""
+    first = [metric for metric in CHARTS if metric in names]
+    errors = {metric for metric in names if metric.endswith(ERROR) and metric.removesuffix(ERROR) in names}
+    order = [*first, *sorted(names - set(first) - errors)]
+    return [{"metric": m, "title": CHARTS.get(m, m), "main": m in CHARTS} for m in order]
 
 
 def metrics_of(run: Run, name: str) -> dict[str, float]:

@@ -16,7 +16,6 @@ from ..compute.native.operations import serves, token_logprobs
 from ..errors import PipelineError
 from ..models.acceleration import accelerate_forward, accelerate_model
 from ..models.checkpoint import load_merged, load_unmerged
-from ..models.loading import head_of
 from ..models.logprobs import head_logits
 from ..models.packed import attend_by_layout, can_pack
 from ..models.policy import model_logprobs, pack
@@ -76,7 +75,8 @@ class BatchInvariantDecoder(Decoder):
         return hidden[0, batch.starts + batch.prompt_lengths - 1]
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return head_logits(hidden, *head_of(self.model))
+        hidden = hidden.float() if self.wide else hidden
+        return head_logits(hidden, self.head.weight, getattr(self.head, "bias", None))
 
     def _draw(self, active: list[Any], logits: Tensor) -> Drawn:
         drawn = super()._draw(active, logits)

@@ -5,6 +5,7 @@ its prefill. Each sample has its own uniform numbers, so that neither batch size
 (but for the rounding of the machine's matrix products).
 """
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..compute import head
 from ..errors import PipelineError
 from ..models.loading import backbone_of, logit_divisor
 from ..models.prefix import LEAST_PREFIX, causal_mask, common_prefix
@@ -57,6 +59,9 @@ class Decoder:
         self.cache_name = cache_name(self.backbone)
         self.masks = Masks(model)
         self.head = model.get_output_embeddings()
+        self.wide = head.in_fp32()
+        if self.wide:
+            self.head = copy.deepcopy(self.head).float()
         self.stop_ids = frozenset(stop_ids)
         self.max_new_tokens = max_new_tokens
         self.temperature = logit_divisor(model) * temperature
@@ -189,7 +194,7 @@ class Decoder:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (n, V) of hidden states (n, H)."""
-        logits: Tensor = self.head(hidden)
+        logits: Tensor = self.head(hidden.float() if self.wide else hidden)
         return logits
 
     def _extend(self, active: list[_Active], logits: Tensor) -> list[int]:

@@ -53,6 +53,33 @@ def whitening_fault(name: str, whiten: str) -> str | None:
     return None
 
 
+def lambda_fault(name: str, given: dict[str, float | None]) -> str | None:
+    """Return what is wrong with a lambda of its own for returns or by length, None where the estimator uses it.
+
+    given: lambda_returns and lambda_alpha by the name of the estimator's argument.
+    """
+    for argument, value in given.items():
+        if value is not None and not declared()[name].reads(argument):
+            return f"{argument.replace('lam', 'lambda')} is gae's, and {name} does not use it; set it to null"
+    return None
+
+
+def memory_fault(name: str, discount: float | None, whiten_rewards: str) -> str | None:
+    """Return what is wrong for an estimator that goes by earlier rounds' rewards, None where nothing is."""
+    if not declared()[name].needs_memory:
+        return None
+    if discount is None:
+        return f"{name} compares a response with its prompt's earlier ones; set memory_discount, such as 0.9"
+    if whiten_rewards != "none":
+        return f"{name} compares rewards of different rounds, which whiten_rewards rescales in each; set it to none"
+    return None
+
+
+def learns_values(name: str) -> bool:
+    """Tell whether a critic learns by this estimator."""
+    return bool(declared()[name].needs_values)
+
+
 def misfit(name: str, critic: str, samples: int, smallest: int | None) -> str | None:
     """Return what in other sections does not fit the estimator, None where all does.
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from .estimators import EstimatorName, whitening_fault
+from .estimators import EstimatorName, lambda_fault, memory_fault, whitening_fault
 from .sections import Above1, Below1, BetweenZeroAndOne, Count, NonNegative, Positive, Section, UnitInterval
 
 
@@ -27,6 +27,13 @@ class Advantage(Section):
     missing_eos_score: float | None = Field(
         description="Score that replaces that of a response cut by length; null: none does"
     )
+    overlong_buffer: Count | None = Field(
+        description="Tokens before rollout.max_new_tokens over which a growing penalty is subtracted from the score "
+        "(DAPO's soft overlong punishment); null: none"
+    )
+    overlong_penalty: Positive | None = Field(
+        description="Penalty at rollout.max_new_tokens, 1.0 in DAPO; null where overlong_buffer is null"
+    )
     score_scaling: Literal["none", "scale", "norm"] = Field(
         description="scale: scores are divided by their running standard deviation over the rounds; norm: their "
         "running mean is subtracted too"
@@ -35,8 +42,19 @@ class Advantage(Section):
     whiten_rewards: Literal["none", "variance", "mean_and_variance"] = Field(
         description="Token rewards over the round: variance 1, the mean kept; or mean 0 and variance 1"
     )
+    memory_discount: UnitInterval | None = Field(
+        description="prompt_scores.parquet keeps running means of each prompt's rewards and right answers, where what "
+        "was before counts by this factor whenever the prompt is sampled again (SPO: 0.875 to 0.96); null: no memory"
+    )
     gamma: UnitInterval = Field(description="Discount factor, of an estimator that discounts")
     lam: UnitInterval = Field(alias="lambda", description="GAE's lambda")
+    lambda_returns: UnitInterval | None = Field(
+        description="Another lambda for the returns, which the value learns: 1.0 in VC-PPO and VAPO; null: `lambda`"
+    )
+    lambda_alpha: Positive | None = Field(
+        description="The advantages' lambda by the response's length l, in place of `lambda`: 1 - 1/(alpha l), or 0 "
+        "where that is negative; VAPO has 0.05. Returns keep lambda_returns, or `lambda`. null: `lambda` for all"
+    )
     bootstrap: Literal["none", "truncated", "always"] = Field(
         description="GAE's value after the last token. none: 0; truncated: the critic's where the response was cut by "
         "length, 0 after its own end; always: the critic's"
@@ -50,9 +68,18 @@ class Advantage(Section):
     def _settings_agree(self) -> "Advantage":
         if self.missing_eos_penalty is not None and self.missing_eos_score is not None:
             raise ValueError("missing_eos_penalty subtracts, missing_eos_score replaces; set one of them to null")
+        if (self.overlong_buffer is None) != (self.overlong_penalty is None):
+            raise ValueError(
+                "overlong_buffer and overlong_penalty go together: set both, such as 20 and 1.0, or both to null"
+            )
         if self.kl_target is not None and self.kl_coef == 0:
             raise ValueError("kl_target multiplies kl_coef, and 0 stays 0; set kl_coef above 0")
         if (text := whitening_fault(self.estimator, self.whiten_advantages)) is not None:
+            raise ValueError(text)
+        lambdas = {"lam_returns": self.lambda_returns, "lam_alpha": self.lambda_alpha}
+        if (text := lambda_fault(self.estimator, lambdas)) is not None:
+            raise ValueError(text)
+        if (text := memory_fault(self.estimator, self.memory_discount, self.whiten_rewards)) is not None:
             raise ValueError(text)
         return self
 
@@ -78,6 +105,12 @@ class Update(Section):
     adam_beta2: Below1 = Field(description="AdamW's beta 2")
     adam_eps: Positive = Field(description="AdamW's epsilon")
     weight_decay: NonNegative = Field(description="AdamW's decoupled weight decay")
+    critic_warmup_rounds: int = Field(
+        description="In the first rounds, so many, the critic alone learns, and the policy stays as it is "
+        "(VC-PPO, arXiv:2503.01491)",
+        ge=0,
+    )
+    critic_warmup_epochs: Count = Field(description="Passes over the round's samples in such a round")
     epochs: Count = Field(description="Passes over the round's samples")
     minibatches: Count = Field(description="Optimizer steps in an epoch")
     microbatch_tokens: Count = Field(description="Tokens of one forward; changes memory and speed only")
@@ -87,6 +120,11 @@ class Update(Section):
     )
     gradient_checkpointing: bool = Field(
         description="Compute activations again in the backward pass instead of keeping them: less memory, more time"
+    )
+    policy_loss: Literal["ppo", "gspo", "cispo"] = Field(
+        description="ppo: each token's ratio is clipped; gspo: the response's, its geometric mean; cispo: the ratio is "
+        "a clipped weight of the logprob, through which no gradient goes. In use with gspo: clip_range 0.0003, "
+        "clip_range_high 0.0004; with cispo: clip_range 1.0 (no lower bound), clip_range_high 4.0"
     )
     clip_range: Positive = Field(description="PPO's epsilon: the ratio is clipped to 1 - eps, 1 + eps")
     clip_range_high: Positive | None = Field(
@@ -98,6 +136,10 @@ class Update(Section):
     loss_normalization: Literal["token_mean", "sequence_mean", "fixed_length"] = Field(
         description="The minibatch's loss: mean over its tokens; mean over responses of each one's mean; or sum over "
         "tokens divided by responses times rollout.max_new_tokens"
+    )
+    mask_truncated: bool = Field(
+        description="Responses that were cut by length teach the policy nothing: their tokens enter neither its loss "
+        "nor the KL and entropy terms (DAPO's overlong filtering); the value still learns from them"
     )
     target_kl: Positive | None = Field(
         description="The update ends before a step whose minibatch has an approxkl beyond this; null: never"
@@ -118,10 +160,18 @@ class Update(Section):
     kl_loss_estimator: Literal["k2", "k3"] = Field(
         description="KL estimator of the loss term; the gradient of k1 is 0 in expectation"
     )
+    likelihood_coef: NonNegative = Field(
+        description="Factor of the negative log likelihood of right answers (reward.correct) as a term of the loss, "
+        "0.1 in VAPO; 0: none"
+    )
     value_clip_range: Positive | None = Field(description="Clip of the value around its old estimate; null for none")
     value_coef: NonNegative = Field(description="Factor of the value loss")
     entropy_coef: NonNegative = Field(description="Factor of the entropy bonus")
     max_grad_norm: Positive | None = Field(description="Gradient norm is clipped to this; null for none")
+    average_rounds: Count = Field(
+        description="The mean of the last n rounds' LoRA adapters is kept beside the policy and evaluated too, as "
+        "eval_average; training goes on from the policy all the same. 1: none"
+    )
 
     @model_validator(mode="after")
     def _schedule_has_an_end(self) -> "Update":
@@ -129,6 +179,12 @@ class Update(Section):
             raise ValueError(f"lr_schedule {self.lr_schedule} needs schedule_rounds")
         if self.schedule_rounds is not None and self.schedule_rounds <= self.warmup_rounds:
             raise ValueError("schedule_rounds must be more than warmup_rounds")
+        return self
+
+    @model_validator(mode="after")
+    def _dual_clip_is_ppo_s(self) -> "Update":
+        if self.dual_clip is not None and self.policy_loss != "ppo":
+            raise ValueError(f"dual_clip is part of policy_loss ppo, not of {self.policy_loss}; set it to null")
         return self
 
     @field_validator("rollout_correction", mode="before")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
 from ..errors import PipelineError, nearest
-from .estimators import misfit
+from .estimators import learns_values, misfit
 from .explain import explain
 from .learning_sections import Advantage, Update
 from .reward_sections import Reward
@@ -65,11 +65,18 @@ class Params(Section):
             raise ValueError(text)
         if self.policy.tuning == "full" and self.compute.dtype == "fp16":
             raise ValueError("policy.tuning full trains in bf16 or fp32; set compute.dtype to one of them")
+        if self.policy.tuning == "full" and self.update.average_rounds > 1:
+            raise ValueError("update.average_rounds averages LoRA adapters; with policy.tuning full set it to 1")
         asks = [name for name in ("rollout", "evaluate") if getattr(self, name).engine == "vllm"]
         if asks and self.compute.batch_invariant:
             raise ValueError(
                 f"{asks[0]}.engine: vllm has not the training forward's own products, which compute.batch_invariant "
                 "samples with; set that to false, or the engine to own"
+            )
+        if asks and self.compute.head == "fp32":
+            raise ValueError(
+                f"{asks[0]}.engine: vllm computes the head in the model's dtype; set compute.head to auto, or the "
+                "engine to own"
             )
         if asks and self.compute.device == "mps":
             raise ValueError(f"{asks[0]}.engine: vllm is not there for compute.device mps; set it to own")
@@ -83,6 +90,24 @@ class Params(Section):
                 f"update.minibatches: {self.update.minibatches} for {count} samples a round; a minibatch without a "
                 "sample would make no step. Lower it, or sample more"
             )
+        buffer, limit = self.advantage.overlong_buffer, self.rollout.max_new_tokens
+        if buffer is not None and buffer > limit:
+            raise ValueError(
+                f"advantage.overlong_buffer: {buffer} tokens before the end of responses of at most "
+                f"rollout.max_new_tokens = {limit}; lower it, or let them be longer"
+            )
+        if self.tells_correct and self.reward.correct is None:
+            raise ValueError(
+                "update.likelihood_coef needs reward.correct, which says what answers are right; set that, or it to 0"
+            )
+        if self.rollout.prompt_choice == "informative":
+            needs = "rollout.prompt_choice: informative goes by the share of right answers"
+            if self.reward.correct is None:
+                raise ValueError(f"{needs}; say in reward.correct which are right, or set it to shuffle")
+            if self.advantage.memory_discount is None:
+                raise ValueError(f"{needs}; set advantage.memory_discount, such as 0.9, or it to shuffle")
+        if (text := self._warmup_fault()) is not None:
+            raise ValueError(text)
         horizon = self.advantage.kl_horizon
         if self.advantage.kl_target is not None and count >= 5 * horizon:  # it moves by a fifth of count / horizon
             raise ValueError(
@@ -90,6 +115,19 @@ class Params(Section):
                 f"above {count // 5}"
             )
         return self
+
+    def _warmup_fault(self) -> str | None:
+        """Return why no critic can be warmed up, None where one can, or none is to be."""
+        rounds, cure = f"update.critic_warmup_rounds: {self.update.critic_warmup_rounds}", "or set it to 0"
+        if not self.update.critic_warmup_rounds:
+            return None
+        if self.policy.critic == "none":
+            return f"{rounds} needs a critic; set policy.critic to shared or separate, {cure}"
+        if not learns_values(self.advantage.estimator):
+            return f"{rounds} needs returns; set advantage.estimator to gae, {cure}"
+        if not self.update.value_coef:
+            return f"{rounds} needs a value loss; set update.value_coef above 0, {cure}"
+        return None
 
     @property
     def threads(self) -> int:
@@ -135,6 +173,16 @@ class Params(Section):
     def whiten_minibatches(self) -> bool:
         """Whether advantages are whitened within each minibatch, which only the update knows."""
         return self.advantage.whiten_advantages == "minibatch"
+
+    @property
+    def overlong_limit(self) -> int | None:
+        """Length at which a sampled response is cut, where the advantages depend on it."""
+        return None if self.advantage.overlong_buffer is None else self.max_new_tokens
+
+    @property
+    def tells_correct(self) -> bool:
+        """Whether the update is told which responses are right answers."""
+        return self.update.likelihood_coef > 0
 
     @property
     def max_prompt_tokens(self) -> int:

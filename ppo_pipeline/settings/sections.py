@@ -137,6 +137,10 @@ class Compute(Section):
         description="Dtype of the base model; auto takes bf16 where the machine computes it fast, else fp32. "
         "fp16 scales the update's loss; for GPUs without bf16"
     )
+    head: Literal["auto", "fp32"] = Field(
+        description="Dtype that the language-model head computes logits in, for sampling and training alike: auto "
+        "takes the base model's; fp32 is closer to exact logprobs and slower. Engine own alone"
+    )
     threads: int = Field(description="CPU threads; 0 leaves torch's choice. Another number can change rounding", ge=0)
     kernels: Literal["auto", "torch"] = Field(
         description="What CPUs compute between matrix products: auto takes the project's own kernels, compiled at "
@@ -191,6 +195,10 @@ class Rollout(Section):
         "from the same random numbers, and round differently"
     )
     prompts_per_round: Count = Field(description="Training prompts sampled in a round")
+    prompt_choice: Literal["shuffle", "informative"] = Field(
+        description="shuffle: each pass over the prompts is shuffled and cut into rounds; informative: each round "
+        "draws its prompts anew, by weight sqrt(p(1-p)) + 0.05, p being the share of right answers to it so far"
+    )
     samples_per_prompt: Count = Field(description="Responses to each prompt")
     max_prompt_tokens: Count = Field(description="A longer prompt is an error")
     max_new_tokens: Count = Field(description="A response is cut at this length")

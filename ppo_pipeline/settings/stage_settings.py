@@ -23,7 +23,8 @@ Model = TypeVar("Model", bound=BaseModel)
 class StageSettings(BaseModel):
     """Base of the effective settings of one stage; subclasses name the sections that the stage uses.
 
-    A stage that reads what its parent wrote is told which round that is.
+    A stage that reads what its parent wrote is told which round that is. critic_alone: whether this is a round in
+    which the critic alone learns.
     """
 
     stage: ClassVar[str]
@@ -33,7 +34,9 @@ class StageSettings(BaseModel):
     def of(cls, params: Params, name: str) -> "StageSettings":
         """Collect this stage's settings for round `name` from `params`."""
         effective = params.of_round(name)
-        extra = {"round": name, "depth": params.depth(name), "compute": effective.compute.that_decides()}
+        depth = params.depth(name)
+        extra = {"round": name, "depth": depth, "compute": effective.compute.that_decides()}
+        extra["critic_alone"] = depth <= effective.update.critic_warmup_rounds
         if "vllm" in cls.model_fields:  # null where it has no effect, so that a change of it reruns nothing
             extra["vllm"] = effective.vllm if getattr(effective, cls.stage).engine == "vllm" else None
         if "sampling" in cls.model_fields:  # null without sampled answers, for the same reason
@@ -93,7 +96,12 @@ class RewardSettings(StageSettings):
         """The machine of the first reward model; each is loaded onto its own device and in its own dtype."""
         first = next(c for c in self.reward.components if c.loaded_model())
         return Compute(
-            device=first.device, dtype=first.dtype, threads=self.threads, kernels="auto", batch_invariant=False
+            device=first.device,
+            dtype=first.dtype,
+            head="auto",
+            threads=self.threads,
+            kernels="auto",
+            batch_invariant=False,
         )
 
 
@@ -114,6 +122,10 @@ class AdvantageSettings(StageSettings):
     stage = "advantage"
     round: str
     parent: str
+    depth: int
+    critic_alone: bool
+    overlong_limit: int | None
+    tells_correct: bool
     advantage: Advantage
 
 
@@ -124,6 +136,7 @@ class UpdateSettings(StageSettings):
     round: str
     parent: str
     depth: int
+    critic_alone: bool
     seed: int
     temperature: float
     max_new_tokens: int

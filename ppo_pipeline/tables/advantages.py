@@ -8,7 +8,7 @@ FLOATS = pa.list_(pa.float32())
 
 ADVANTAGES = TableSchema(
     name="advantages",
-    version=2,
+    version=3,
     arrow=pa.schema(
         [
             field("sample_id", pa.string(), "The sample, as in rollouts.parquet"),
@@ -18,6 +18,12 @@ ADVANTAGES = TableSchema(
                 "returns",
                 FLOATS,
                 "Target of the value: advantage before whitening, plus value; empty where no value is learned",
+                nullable=True,
+            ),
+            field(
+                "correct",
+                pa.bool_(),
+                "Whether it is a right answer, as in rewards.parquet; empty where update.likelihood_coef is 0",
                 nullable=True,
             ),
         ]

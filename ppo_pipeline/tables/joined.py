@@ -13,13 +13,15 @@ import pyarrow.parquet as pq
 from ..errors import PipelineError
 from .advantages import ADVANTAGES
 from .evaluation import EVALUATION, EVALUATION_SAMPLES
+from .prompt_scores import PROMPT_SCORES
 from .prompts import PROMPTS
 from .reference import REFERENCE
 from .rewards import REWARDS
 from .rollouts import ROLLOUTS
 from .schema import NAME_KEY, TableSchema, flat, lengths
 
-SCHEMAS = {c.name: c for c in (PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION, EVALUATION_SAMPLES)}
+ALL = (PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION, EVALUATION_SAMPLES, PROMPT_SCORES)
+SCHEMAS = {c.name: c for c in ALL}
 OF_SAMPLES = ("rollouts", "reference", "advantages", "rewards")  # one row per sample, in <name>.parquet
 OF_ROLLOUTS = ("prompt_id", "response_text", "finish_reason")
 ADDED = ("prompt", "tokens", "kl", "value", "entropy", "advantage")
@@ -61,6 +63,8 @@ def with_neighbours(schema: TableSchema, table: pa.Table, path: Path) -> pa.Tabl
         for name in OF_SAMPLES
     }
     table = renamed_components(table, len(REWARDS.arrow.names)) if schema is REWARDS else table
+    if schema is ADVANTAGES and table.column("correct").null_count:  # rewards.parquet may know
+        table = table.drop_columns(["correct"])
     added: dict[str, Any] = {}
     if (rollouts := found["rollouts"]) is not None:
         added |= {name: rollouts.column(name) for name in OF_ROLLOUTS} | texts(rollouts, path)

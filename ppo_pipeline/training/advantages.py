@@ -12,7 +12,7 @@ from ..maths.kl import kl_estimate
 from ..maths.masked import whiten, whiten_each
 from ..maths.rewards import kl_penalties, token_rewards
 from ..maths.schedule import adapted_kl_coef
-from ..maths.scores import judge_missing_eos, merged_moments, scaled
+from ..maths.scores import judge_missing_eos, merged_moments, overlong_penalties, scaled
 from ..settings.learning_sections import Advantage
 from ..tables.controllers import Controllers
 
@@ -24,7 +24,8 @@ class Responses:
     """The responses of a round, N of them with `tokens` in all; per token, sequences are concatenated.
 
     lengths: (N,). groups: (N,) the prompt of each as a number. cut: (N,) whether the length limit ended it. scores:
-    (N,). policy, reference: (tokens,) logprobs. values: (tokens,) and bootstrap: (N,) value behind the last token;
+    (N,). remembered: (N,) mean reward of each prompt in earlier rounds, NaN for a new one. policy, reference: (tokens,)
+    logprobs. values: (tokens,) and bootstrap: (N,) value behind the last token;
     None without a critic.
     """
 
@@ -32,6 +33,7 @@ class Responses:
     groups: NDArray[np.integer]
     cut: NDArray[np.bool_]
     scores: Floats
+    remembered: Floats
     policy: Floats
     reference: Floats
     values: Floats | None
@@ -42,6 +44,7 @@ class Responses:
 class Advantages:
     """What the update learns from, per token: rewards, advantages, and returns where values are learned.
 
+    summed: (N,) each response's rewards, before they are whitened, for the memory of prompts.
     state: of the controllers, for the next round. numbers: the stage's metrics. flat: responses that whitening by
     itself left nothing to learn from.
     """
@@ -49,23 +52,33 @@ class Advantages:
     rewards: Floats
     advantages: Floats
     returns: Floats | None
+    summed: Floats
     state: Controllers
     numbers: dict[str, float]
     flat: int
 
 
-def advantages_of(r: Responses, s: Advantage, state: Controllers) -> Advantages:
-    """Return a round's advantages; `state` is what the parent's controllers left."""
-    shaped, state = shaped_scores(r.scores, r.cut, s, state)
+def advantages_of(
+    r: Responses, s: Advantage, state: Controllers, critic_alone: bool = False, limit: int | None = None
+) -> Advantages:
+    """Return a round's advantages; `state` is what the parent's controllers left.
+
+    critic_alone: the policy learns nothing of this round, and an adaptive KL coefficient rests until it does. limit:
+    tokens at which a response was cut; needed for overlong_buffer alone.
+    """
+    overlong = overlong_of(r.lengths, s, limit)
+    shaped, state = shaped_scores(r.scores, r.cut, overlong, s, state)
     sums = sums_by_sequence(r.policy - r.reference, r.lengths)
-    kl_coef, state = kl_coefficient(float(sums.mean()), len(r.lengths), s, state)
+    kl_coef, adapted = kl_coefficient(float(sums.mean()), len(r.lengths), s, state)
+    state = state if critic_alone else adapted
     kl = kl_estimate(r.policy, r.reference, s.kl_estimator)
     rewards = token_rewards(kl, shaped, r.lengths, kl_coef, s.kl_penalty)
+    summed = sums_by_sequence(rewards, r.lengths)
     if s.whiten_rewards != "none":
         rewards = whiten(rewards, shift_mean=s.whiten_rewards == "mean_and_variance")
     found = estimators()[s.estimator](
         rewards=rewards, lengths=r.lengths, groups=r.groups, values=r.values, last_values=last_values(r, s.bootstrap),
-        gamma=s.gamma, lam=s.lam,
+        gamma=s.gamma, lam=s.lam, lam_returns=s.lambda_returns, lam_alpha=s.lambda_alpha, remembered=r.remembered,
     )  # fmt: skip
     used = whitened(found.advantages, r.lengths, s.whiten_advantages)
     penalties = sums_by_sequence(kl_penalties(kl, r.lengths, kl_coef, s.kl_penalty), r.lengths)
@@ -77,21 +90,35 @@ def advantages_of(r: Responses, s: Advantage, state: Controllers) -> Advantages:
         "val/advantage_mean": float(found.advantages.mean()),
         "val/advantage_std": float(found.advantages.std()),
     }
+    if overlong is not None:
+        numbers["objective/overlong_penalty"] = float(overlong.mean())
     if found.returns is not None and r.values is not None:
         numbers |= {
             "val/returns": float(found.returns.mean()),
             "val/values": float(r.values.mean()),
             "val/explained_variance": explained_variance(r.values, found.returns),
         }
+    if s.memory_discount is not None:
+        numbers["val/remembered"] = float(np.isfinite(r.remembered).mean())
     flat = flat_responses(used, r.lengths) if s.whiten_advantages == "response" else 0
-    return Advantages(rewards, used, found.returns, state, numbers, flat)
+    return Advantages(rewards, used, found.returns, summed, state, numbers, flat)
+
+
+def overlong_of(lengths: NDArray[np.integer], s: Advantage, limit: int | None) -> Floats | None:
+    """Return the soft overlong punishment of each response (N,), None where there is none."""
+    if s.overlong_buffer is None:
+        return None
+    assert limit is not None and s.overlong_penalty is not None, "the settings see to it"
+    return overlong_penalties(lengths, limit, s.overlong_buffer, s.overlong_penalty)
 
 
 def shaped_scores(
-    scores: Floats, cut: NDArray[np.bool_], s: Advantage, state: Controllers
+    scores: Floats, cut: NDArray[np.bool_], overlong: Floats | None, s: Advantage, state: Controllers
 ) -> tuple[Floats, Controllers]:
-    """Return the scores as they enter the reward: missing EOS judged, then scaled, then clipped."""
+    """Return the scores as they enter the reward: missing EOS judged, length punished, then scaled, then clipped."""
     shaped = judge_missing_eos(scores, cut, s.missing_eos_penalty, s.missing_eos_score)
+    if overlong is not None:
+        shaped = shaped + overlong
     if s.score_scaling != "none":
         moments = merged_moments(state.score_count, state.score_mean, state.score_variance, shaped)
         state = replace(state, score_count=moments[0], score_mean=moments[1], score_variance=moments[2])

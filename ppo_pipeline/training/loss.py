@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import PipelineError
+from ..maths.policy_losses import cispo_loss, sequence_log_ratios
 from ..maths.ppo import kl_loss, policy_loss, policy_statistics, value_loss
 from ..models.policy import Scores
 from ..settings.learning_sections import Update
@@ -19,18 +20,25 @@ def summed_loss(scores: Scores, batch: Batch, response_lengths: Tensor, s: Updat
 
     With loss_normalization sequence_mean a token counts 1 / its response's length (B,).
     """
-    old, advantages, device = batch.old_logprobs, batch.advantages, scores.logprobs.device
-    per_token = policy_loss(scores.logprobs, old, advantages, s.clip_range, s.clip_range_high, s.dual_clip)
+    device = scores.logprobs.device
+    per_token, statistics = policy_term(scores.logprobs, batch, response_lengths, s)
     if batch.weights is not None:
         per_token = per_token * batch.weights
-    terms = {"loss/policy": (1.0, per_token)}
+
+    def taught(term: Tensor) -> Tensor:
+        return term if batch.taught is None else term * batch.taught
+
+    terms = {"loss/policy": (1.0, taught(per_token))}
     if batch.returns is not None and scores.values is not None and batch.old_values is not None:
         value = value_loss(scores.values, batch.old_values, batch.returns, s.value_clip_range)
         terms["loss/value"] = (s.value_coef, value)
     if batch.reference_logprobs is not None:
-        terms["loss/kl"] = (s.kl_loss_coef, kl_loss(scores.logprobs, batch.reference_logprobs, s.kl_loss_estimator))
+        kl = kl_loss(scores.logprobs, batch.reference_logprobs, s.kl_loss_estimator)
+        terms["loss/kl"] = (s.kl_loss_coef, taught(kl))
     if s.entropy_coef:
-        terms["policy/entropy"] = (-s.entropy_coef, scores.entropy)
+        terms["policy/entropy"] = (-s.entropy_coef, taught(scores.entropy))
+    if batch.right is not None:
+        terms["loss/likelihood"] = (s.likelihood_coef, -scores.logprobs * batch.right)
     shares = None
     if s.loss_normalization == "sequence_mean":
         shares = torch.repeat_interleave(1 / response_lengths, response_lengths).to(device)
@@ -39,10 +47,32 @@ def summed_loss(scores: Scores, batch: Batch, response_lengths: Tensor, s: Updat
         start=torch.zeros((), device=device),
     )
     with torch.no_grad():
-        statistics = policy_statistics(scores.logprobs, old, advantages, s.clip_range, s.clip_range_high)
-        statistics |= {"policy/entropy": scores.entropy.sum()}
         statistics |= {name: term.sum() for name, (_, term) in terms.items()}
+        statistics |= {"policy/entropy": scores.entropy.sum()}
     return loss, statistics
+
+
+def policy_term(
+    logprobs: Tensor, batch: Batch, response_lengths: Tensor, s: Update
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the policy's loss per token (tokens,), and its statistics, summed over them.
+
+    policy/clipfrac counts the tokens that policy_loss clips: ppo by their own ratio, gspo by their response's, cispo
+    those whose weight was clipped. The other statistics are of the tokens' own ratios in all three.
+    """
+    old, advantages, high = batch.old_logprobs, batch.advantages, s.clip_range_high
+    with torch.no_grad():
+        statistics = policy_statistics(logprobs, old, advantages, s.clip_range, high)
+    if s.policy_loss == "cispo":
+        term, clipped = cispo_loss(logprobs, old, advantages, s.clip_range, s.clip_range if high is None else high)
+        return term, statistics | {"policy/clipfrac": clipped.sum()}
+    if s.policy_loss == "gspo":
+        ratios, zeros = sequence_log_ratios(logprobs, old, response_lengths.tolist()), torch.zeros_like(old)
+        with torch.no_grad():
+            of_responses = policy_statistics(ratios, zeros, advantages, s.clip_range, high)
+        statistics["policy/clipfrac"] = of_responses["policy/clipfrac"]
+        return policy_loss(ratios, zeros, advantages, s.clip_range, high), statistics
+    return policy_loss(logprobs, old, advantages, s.clip_range, high, s.dual_clip), statistics
 
 
 class NotFiniteError(PipelineError):

@@ -13,6 +13,7 @@ from ..errors import PipelineError
 from ..maths.masked import whiten
 from ..maths.rollout_correction import correction_weights
 from ..settings.learning_sections import Update
+from .chosen import chosen, not_cut, right_answers, scaled_to_mean, share_of
 from .data import split
 
 
@@ -25,6 +26,8 @@ class Batch(NamedTuple):
     returns: Tensor | None
     reference_logprobs: Tensor | None
     weights: Tensor | None
+    taught: Tensor | None
+    right: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class LossInputs:
 
     old_logprobs and old_values: of the training forward at the round's start. returns: what the value is to be;
     None where no value is learned. reference_logprobs: of the base, for the KL as a loss term. weights: factor of
-    the policy loss, for samples whose sampler differed from the training forward.
+    the policy loss, for samples whose sampler differed from the training forward. taught: 1 where a token teaches the
+    policy, 0 in a response that does not; None where all do. right: 1 in right answers, for the likelihood as a term.
     """
 
     old_logprobs: list[Tensor]
@@ -42,6 +46,8 @@ class LossInputs:
     returns: list[Tensor] | None
     reference_logprobs: list[Tensor] | None = None
     weights: list[Tensor] | None = None
+    taught: list[Tensor] | None = None
+    right: list[Tensor] | None = None
 
     def take(self, indices: NDArray, device: torch.device) -> Batch:
         """Return the chosen samples' entries."""
@@ -59,6 +65,18 @@ class LossInputs:
         for i, part in zip(indices, flat.split([len(part) for part in parts]), strict=True):
             advantages[i] = part
         return replace(self, advantages=advantages)
+
+    def scaled(self, indices: NDArray, normalization: str) -> "LossInputs":
+        """Return targets for the minibatch `indices`, whose loss is divided by all of its tokens or responses.
+
+        So that the terms of some responses are means over these, taught and right are scaled. right: always (VAPO's
+        eq. in sec. 4.3 with token_mean). taught: with token_mean; else all responses count in the divisor. So do TRL's
+        losses dapo and bnpo, grpo, and dr_grpo, with mask_truncated_completions.
+        """
+        by_token, found = normalization == "token_mean", self
+        if self.taught is not None and by_token:
+            found = replace(found, taught=scaled_to_mean(self.taught, indices, by_token))
+        return found if self.right is None else replace(found, right=scaled_to_mean(self.right, indices, by_token))
 
 
 def sampling_weights(
@@ -91,7 +109,7 @@ def sampling_weights(
 def loss_inputs_of(
     rollouts: pa.Table, reference: pa.Table, advantages: pa.Table, s: Update
 ) -> tuple[LossInputs, dict[str, float]]:
-    """Return what the update learns from of a round's tables, and metrics of the rollout correction.
+    """Return what the update learns from of a round's tables, and metrics of what is weighted or left out.
 
     Columns that these settings do not use are None.
     """
@@ -101,6 +119,15 @@ def loss_inputs_of(
     if s.rollout_correction is not None:
         sampler, kept = split(rollouts, "rollout_logprobs"), split(rollouts, "kept_mass")
         weights, metrics = sampling_weights(policy, sampler, kept, s)
+    taught = right = None
+    if s.mask_truncated:
+        taught = chosen(not_cut(rollouts), policy)
+        metrics["policy/truncated_masked"] = 1 - share_of(taught)
+    if s.likelihood_coef:
+        right = chosen(right_answers(advantages), policy)
+        if taught is not None:
+            right = [r * t for r, t in zip(right, taught, strict=True)]
+        metrics["policy/right_tokens"] = share_of(right)
     inputs = LossInputs(
         policy,
         split(reference, "values") if learns_values else None,
@@ -108,5 +135,7 @@ def loss_inputs_of(
         split(advantages, "returns") if learns_values else None,
         split(reference, "reference_logprobs") if s.kl_loss_coef else None,
         weights,
+        taught,
+        right,
     )
     return inputs, metrics

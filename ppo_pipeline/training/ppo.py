@@ -83,7 +83,7 @@ class PPO:
                 "without a sample would make no step. Lower it, or sample more."
             )
         for layer in self.policy.all_layers():  # LoRA's dropout alone: the base's own stays off
-            layer.dropout.train()
+            layer.dropout.train(layer.lora_A.requires_grad)
         self.snapshots, self.seed_key = snapshots, seed_key
         resumed = load_state(self, snapshots) if snapshots is not None else False
         first = self.position
@@ -112,6 +112,7 @@ class PPO:
         """
         if self.whiten_minibatches:
             targets = targets.whitened(indices)
+        targets = targets.scaled(indices, self.settings.loss_normalization)
         tokens = sum(len(targets.advantages[i]) for i in indices)
         try:
             sums, ratios = self.gradient(data, targets, indices, self._divisor(len(indices), tokens))

@@ -9,6 +9,7 @@ import torch
 from ..compute.machine import Machine
 from ..maths.schedule import learning_rate_factor
 from ..models.acceleration import accelerate_policy
+from ..models.averaging import newest_adapters, write_average
 from ..models.checkpoint import TrainerState, load_checkpoint, save_checkpoint
 from ..models.packed import can_pack
 from ..models.policy import Policy
@@ -20,6 +21,7 @@ from ..tables.controllers import Controllers
 from ..tables.reference import REFERENCE
 from ..tables.rollouts import ROLLOUTS
 from ..tables.schema import same_order
+from .critic_warmup import freeze_policy, settings_of_round
 from .data import Sampled, sampled
 from .groups import fitting
 from .loss_inputs import LossInputs, loss_inputs_of
@@ -64,15 +66,16 @@ class RoundUpdate:
     def __call__(self, machine: Machine, counter: Counter, many: bool) -> Updated:
         """Load the parent's checkpoint, make epochs x minibatches steps, write the new checkpoint: rank 0 does."""
         ranks = ProcessRanks(self.less_memory) if many else Ranks()
-        s, paths, update = self.settings, self.paths, self.settings.update
+        s, paths, update = self.settings, self.paths, settings_of_round(self.settings)
         factor = learning_rate_factor(s.depth, update.lr_schedule, update.warmup_rounds, update.schedule_rounds)
         loaded: list[Loaded] = []
         ranks.gather(lambda: loaded.append(self._load(machine)))
-        policy, before, controllers, data, targets, of_correction = loaded.pop()
+        policy, before, controllers, data, targets, of_inputs = loaded.pop()
         scratch = ranks.share(lambda: self._scratch(machine))
         ppo = ppo_of(policy, before, s, factor, machine.dtype, ranks)
-        lr = update.lr * factor
-        ppo.on_metrics = lambda means: counter.step(before.optimizer_step + ppo.steps, means | {"lr": lr})
+        lr = 0.0 if s.critic_alone else update.lr * factor
+        behind = max(before.optimizer_step, before.value_step)
+        ppo.on_metrics = lambda means: counter.step(behind + ppo.steps, means | {"lr": lr})
         counter.begin()
         ppo.run(
             data, targets, (s.seed, s.round),
@@ -80,31 +83,38 @@ class RoundUpdate:
             scratch.part("steps"),
         )  # fmt: skip
         idle = ranks.gather(lambda: round(ranks.waited, 1))
-        after = state_after(ppo, before, controllers, targets.returns is not None)
+        after = state_after(ppo, before, controllers, targets.returns is not None, s.critic_alone)
         whole = ppo.policy.assembled()
 
         def save() -> None:
             assert whole is not None
-            save_checkpoint(whole, after, paths.parent_policy, paths.policy, paths.trainer)
+            rounds, earlier = update.average_rounds, None
+            if rounds > 1 and s.depth > 1:  # r000's adapter is not among them
+                earlier = newest_adapters(paths.parent_policy, paths.parent_trainer, rounds - 1)
+            save_checkpoint(whole, after, paths.parent_policy, paths.policy, paths.trainer, s.critic_alone, earlier)
+            write_average(paths.average, paths.policy, paths.trainer, rounds)
 
         ranks.share(save)
-        numbers = {**ppo.metrics(), **of_correction, "lr": lr}
+        numbers = {**ppo.metrics(), **of_inputs, "lr": lr}
+        if s.critic_alone:
+            numbers |= {"policy/steps": 0, "critic/steps": ppo.steps}
         return Updated(numbers, ppo.steps, ppo.stopped, ppo.padding.share, scratch, idle)
 
     def _load(self, machine: Machine) -> "Loaded":
         """Return what the update goes on from and learns from."""
         paths = self.paths
-        rollouts = ROLLOUTS.read(paths.rollouts, ["prompt_ids", "response_ids", "rollout_logprobs", "kept_mass"])
+        columns = ["prompt_ids", "response_ids", "rollout_logprobs", "kept_mass", "finish_reason"]
+        rollouts = ROLLOUTS.read(paths.rollouts, columns)
         reference = REFERENCE.read(paths.reference, ["policy_logprobs", "reference_logprobs", "values"])
-        advantages = ADVANTAGES.read(paths.advantages, ["advantages", "returns"])
+        advantages = ADVANTAGES.read(paths.advantages, ["advantages", "returns", "correct"])
         controllers = Controllers.read(paths.controllers)
         same_order(rollouts, reference, f"{paths.rollouts} and {paths.reference}")
         same_order(rollouts, advantages, f"{paths.rollouts} and {paths.advantages}")
-        targets, of_correction = loss_inputs_of(rollouts, reference, advantages, self.settings.update)
+        targets, of_inputs = loss_inputs_of(rollouts, reference, advantages, settings_of_round(self.settings))
         policy, state = load_checkpoint(*self._parent(), *machine)
         accelerate_policy(policy)
         data = sampled(rollouts, can_pack(policy.model), self.settings.share_prefix)
-        return policy, state, controllers, data, targets, of_correction
+        return policy, state, controllers, data, targets, of_inputs
 
     def _parent(self) -> tuple[Path, Path, Path]:
         return self.paths.base, self.paths.parent_policy, self.paths.parent_trainer
@@ -127,7 +137,9 @@ def ppo_of(
 
     Where there are several ranks and no LoRA, the model is shared out over them.
     """
-    s, device = settings.update, policy.model.device
+    s, device = settings_of_round(settings), policy.model.device
+    if settings.critic_alone:
+        freeze_policy(policy)
     if ranks is not None and ranks.size > 1 and not policy.layers:
         from .sharded import ShardedPolicy  # it imports torch's FSDP
 
@@ -141,14 +153,16 @@ def ppo_of(
     return ppo
 
 
-def state_after(ppo: PPO, before: TrainerState, controllers: Controllers, learns_values: bool) -> TrainerState:
-    """Return what training goes on from after the update."""
+def state_after(
+    ppo: PPO, before: TrainerState, controllers: Controllers, learns_values: bool, critic_alone: bool = False
+) -> TrainerState:
+    """Return what training goes on from after the update; critic_alone: the policy's part of it is as it was."""
     scaler = ppo.scaler
     return TrainerState(
-        optimizer_step=before.optimizer_step + ppo.steps,
+        optimizer_step=before.optimizer_step + (0 if critic_alone else ppo.steps),
         value_step=before.value_step + (ppo.steps if learns_values else 0),
         loss_scale=scaler.get_scale() if scaler.is_enabled() else None,
         loss_scale_streak=scaler.state_dict()["_growth_tracker"] if scaler.is_enabled() else 0,
         controllers=controllers,
-        moments=moments_of(ppo.policy, ppo.optimizer),
+        moments=(before.moments if critic_alone else {}) | moments_of(ppo.policy, ppo.optimizer),
     )

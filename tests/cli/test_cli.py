@@ -121,6 +121,7 @@ def write_tables() -> Path:
     reference["entropy"] = [[1.1, 1.2], [1.3]]
     REFERENCE.write(pa.table(reference), folder / "reference.parquet")
     numbers = {n: [[0.11, 0.22], [0.33]] for n in ("token_rewards", "advantages", "returns")}
+    numbers["correct"] = pa.nulls(2, pa.bool_())
     ADVANTAGES.write(pa.table({"sample_id": ["a", "b"], **numbers}), folder / "advantages.parquet")
     return folder
 

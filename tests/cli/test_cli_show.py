@@ -209,10 +209,11 @@ def test_every_table_of_samples_comes_with_what_the_others_say() -> None:
     write_rewards(["a", "b"], rule=[0.5, -0.25])
     write_reference()
     lists = {name: [[2.0, 4.0], [-1.0]] for name in ("token_rewards", "advantages", "returns")}
+    lists["correct"] = pa.nulls(2, pa.bool_())  # what rewards.parquet says is shown
     ADVANTAGES.write(pa.table({"sample_id": ["a", "b"], **lists}), FOLDER / "advantages.parquet")
     wanted = {
         "sample_id": "a", "response_text": "one", "finish_reason": "stop", "tokens": 2, "score": 0.5, "rule": 0.5,
-        "kl": 0.75, "value": pytest.approx(0.15), "advantage": 3.0,
+        "kl": 0.75, "value": pytest.approx(0.15), "advantage": 3.0, "correct": True,
     }  # fmt: skip
     for table in ("rollouts", "rewards", "reference", "advantages"):
         first = rows_of("r001", table)[0]

@@ -27,7 +27,7 @@ from ppo_pipeline.resume.snapshots import INTERVAL
 from ppo_pipeline.settings.sections import Compute
 
 TESTS = Path(__file__).parent.parent
-COMPUTE = Compute(device="cpu", dtype="fp32", threads=1, kernels="auto", batch_invariant=False)
+COMPUTE = Compute(device="cpu", dtype="fp32", threads=1, kernels="auto", batch_invariant=False, head="auto")
 
 
 two_nodes = pytest.fixture(scope="module")(running_cluster)

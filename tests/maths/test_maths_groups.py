@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ppo_pipeline.maths.estimators.dr_grpo import dr_grpo, group_centred
 from ppo_pipeline.maths.estimators.grpo import group_normalised
+from ppo_pipeline.maths.estimators.reinforce_pp_baseline import reinforce_pp_baseline
 from ppo_pipeline.maths.estimators.rloo import leave_one_out
+from ppo_pipeline.maths.masked import whiten
 
 
 def case(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -40,6 +43,27 @@ def test_group_normalised_is_a_slow_loop_s(seed: int, eps: float) -> None:
         deviation = math.sqrt(sum((r - mean) ** 2 for r in group) / (len(group) - 1))
         expected.append((reward - mean) / (deviation + eps))
     np.testing.assert_allclose(group_normalised(rewards, groups, eps), expected, rtol=1e-9, atol=1e-12)
+
+
+@given(st.integers(0, 10_000))
+def test_group_centred_is_rloo_s_by_the_group_s_size(seed: int) -> None:
+    """R_i - mean = (G - 1) / G (R_i - mean of the others): a group of 4 gives three quarters of RLOO's."""
+    rewards, groups = case(seed)
+    sizes = np.array([(groups == group).sum() for group in groups])
+    expected = leave_one_out(rewards, groups) * (sizes - 1) / sizes
+    np.testing.assert_allclose(group_centred(rewards, groups), expected, atol=1e-12)
+
+
+def test_dr_grpo_and_reinforce_pp_with_a_baseline_by_hand() -> None:
+    """Two responses of 1 and 3 tokens to a prompt, rewards 1 and 2 in sum; one of 2 to another, which is its mean."""
+    rewards, lengths, groups = np.array([1.0, 0.5, 0.0, 1.5, 4.0, 3.0]), np.array([1, 3, 2]), np.array([7, 7, 3])
+    found = dr_grpo(rewards, lengths, groups)
+    assert found.advantages.tolist() == [-0.5, 0.5, 0.5, 0.5, 0.0, 0.0] and found.returns is None
+    same = reinforce_pp_baseline(rewards, lengths, groups)
+    # Over the round's 6 tokens: mean 1/6, variance (1 - 1/6) / 5 = 1/6.
+    expected = [(x - 1 / 6) * math.sqrt(6) for x in (-0.5, 0.5, 0.5, 0.5, 0.0, 0.0)]
+    np.testing.assert_allclose(whiten(same.advantages), expected, rtol=1e-6)
+    assert same.returns is None
 
 
 def test_by_hand() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.maths.schedule import adapted_kl_coef, learning_rate_factor
-from ppo_pipeline.maths.scores import judge_missing_eos, merged_moments, scaled
+from ppo_pipeline.maths.scores import judge_missing_eos, merged_moments, overlong_penalties, scaled
 from ppo_pipeline.tables.controllers import Controllers
 
 SCORES = st.lists(st.floats(-1000, 1000), max_size=9)
@@ -24,6 +24,13 @@ def test_missing_ends_by_hand() -> None:
     assert judge_missing_eos(scores, cut, None, -1.0).tolist() == [1, -1, -1]
     assert judge_missing_eos(scores, cut, None, 0.0).tolist() == [1, 0, 0]
     assert scores.tolist() == [1, 2, -3]
+
+
+def test_overlong_penalties_by_hand() -> None:
+    """At most 20 tokens, the last 4 of them punished: a quarter of the penalty each."""
+    lengths = np.array([1, 16, 17, 18, 20])
+    assert overlong_penalties(lengths, 20, 4, 2.0).tolist() == [0, 0, -0.5, -1.0, -2.0]
+    assert overlong_penalties(lengths, 20, 20, 1.0).tolist() == pytest.approx([-0.05, -0.8, -0.85, -0.9, -1.0])
 
 
 @given(st.lists(SCORES, min_size=1, max_size=6))

@@ -38,6 +38,6 @@ def test_kernels_torch_loads_no_library_and_says_so(tmp_path: Path) -> None:
     project.run("rollout", "r001")
     assert json.loads((tmp_path / "logs/r001/rollout.json").read_text())["machine"]["kernels"] == "torch"
     assert library.kernels() is None
-    compute = {"device": "cpu", "dtype": "fp32", "threads": 1, "batch_invariant": False}
+    compute = {"device": "cpu", "dtype": "fp32", "threads": 1, "batch_invariant": False, "head": "auto"}
     assert "torch" in set_up(Compute(kernels="torch", **compute)).decides()
     assert ("torch" in set_up(Compute(kernels="auto", **compute)).decides()) is (library.in_use() == "torch")

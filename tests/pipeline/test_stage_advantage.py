@@ -17,6 +17,7 @@ from ppo_pipeline.settings.learning_sections import Advantage
 from ppo_pipeline.settings.stage_settings import AdvantageSettings
 from ppo_pipeline.tables.advantages import ADVANTAGES
 from ppo_pipeline.tables.controllers import Controllers
+from ppo_pipeline.tables.prompt_scores import PROMPT_SCORES
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rewards import REWARDS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
@@ -64,12 +65,17 @@ def write_tables(critic: bool = True, seed: int = 0) -> dict[str, Rows]:
         "kept_mass": ones, "finish_reason": ["length" if c else "stop" for c in CUT],
     }  # fmt: skip
     ROLLOUTS.write(pa.table({n: pa.array(v) for n, v in table.items()}), PATHS.rollouts)
+    PROMPT_SCORES.write(PROMPT_SCORES.arrow.empty_table(), PATHS.parent_prompt_scores)
     return numbers
 
 
-def run(s: Advantage, state: Controllers | None = None) -> tuple[dict[str, Rows], dict, Controllers]:
+def run(
+    s: Advantage, state: Controllers | None = None, correct: bool = False
+) -> tuple[dict[str, Rows], dict, Controllers]:
     """Run the stage; return the columns of advantages.parquet, the metrics and the state that it hands on."""
-    settings = AdvantageSettings(round="r001", parent="r000", advantage=s)
+    limit = None if s.overlong_buffer is None else max(LENGTHS)
+    facts = {"depth": 1, "critic_alone": False, "overlong_limit": limit, "tells_correct": correct}
+    settings = AdvantageSettings(round="r001", parent="r000", **facts, advantage=s)
     PATHS.settings("advantage").parent.mkdir(parents=True, exist_ok=True)
     PATHS.settings("advantage").write_text(settings.model_dump_json(by_alias=True))
     (state or Controllers()).write(PATHS.parent_state)
@@ -92,11 +98,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def slow_scores(s: Advantage, seen: list[float]) -> list[float]:
     """Return the scores of the round as they enter the reward; `seen` are all scores of the rounds before."""
     judged = []
-    for score, cut in zip(SCORES, CUT, strict=True):
+    for score, cut, n in zip(SCORES, CUT, LENGTHS, strict=True):
         if cut and s.missing_eos_score is not None:
             score = s.missing_eos_score
         elif cut and s.missing_eos_penalty is not None:
             score -= s.missing_eos_penalty
+        if s.overlong_buffer is not None and n > max(LENGTHS) - s.overlong_buffer:
+            score -= s.overlong_penalty * (n - (max(LENGTHS) - s.overlong_buffer)) / s.overlong_buffer
         judged.append(score)
     if s.score_scaling != "none":
         everything = [*seen, *judged]
@@ -137,6 +145,8 @@ def slow(s: Advantage, numbers: dict[str, Rows], kl_coef: float, seen: list[floa
         elif s.estimator == "grpo":
             deviation = math.sqrt(sum((m - mean) ** 2 for m in mates) / (len(mates) - 1))
             advantages.append([(sum(rewards[i]) - mean) / (deviation + 1e-4)] * n)
+        elif s.estimator in ("dr_grpo", "reinforce++_baseline"):
+            advantages.append([sum(rewards[i]) - mean] * n)
         elif s.estimator == "reinforce++":
             advantages.append([sum(s.gamma ** (u - t) * rewards[i][u] for u in range(t, n)) for t in range(n)])
         else:
@@ -144,9 +154,14 @@ def slow(s: Advantage, numbers: dict[str, Rows], kl_coef: float, seen: list[floa
             last = numbers["bootstrap"][i][0] if goes_on else 0.0
             v = [*numbers["values"][i], last]
             delta = [rewards[i][t] + s.gamma * v[t + 1] - v[t] for t in range(n)]
-            row = [sum((s.gamma * s.lam) ** (u - t) * delta[u] for u in range(t, n)) for t in range(n)]
+            own = s.lam if s.lambda_alpha is None else max(0.0, 1 - 1 / (s.lambda_alpha * n))
+            of_returns = s.lam if s.lambda_returns is None else s.lambda_returns
+            row, other = (
+                [sum((s.gamma * lam) ** (u - t) * delta[u] for u in range(t, n)) for t in range(n)]
+                for lam in (own, of_returns)
+            )
             advantages.append(row)
-            returns.append([a + b for a, b in zip(row, v[:-1], strict=True)])
+            returns.append([a + b for a, b in zip(other, v[:-1], strict=True)])
     used = advantages
     if s.whiten_advantages == "round":
         used = whitened(advantages, keep_mean=False)
@@ -164,8 +179,9 @@ def agrees(found: dict[str, Any], expected: dict[str, Rows | None]) -> None:
         assert np.concatenate(found[name]) == pytest.approx(np.concatenate(table), rel=2e-6, abs=2e-6), name
 
 
-ESTIMATORS = ["gae", "rloo", "grpo", "reinforce++"]
+ESTIMATORS = ["gae", "rloo", "grpo", "dr_grpo", "reinforce++", "reinforce++_baseline"]
 WHITENED = {"whiten_advantages": "round"}
+DEFINED_WITH = {"reinforce++": "round", "reinforce++_baseline": "round", "dr_grpo": "none"}
 CASES: list[dict[str, Any]] = [
     *[{"kl_penalty": p, "kl_estimator": k} for p in ("token", "sequence_sum", "sequence_mean") for k in ("k1", "k3")],
     {"kl_estimator": "k2", "kl_coef": 0.7},
@@ -175,6 +191,7 @@ CASES: list[dict[str, Any]] = [
     {"missing_eos_score": 0.0, "score_scaling": "scale"},
     {"score_scaling": "norm", "score_clip": 0.5, "missing_eos_penalty": 1.0},
     {"score_clip": 1.0},
+    {"overlong_buffer": 3, "overlong_penalty": 1.5, "missing_eos_penalty": 1.0, "score_scaling": "scale"},
     {"whiten_rewards": "variance"},
     {"whiten_rewards": "mean_and_variance", **WHITENED},
     {"gamma": 0.9, "lambda": 0.8, "bootstrap": "truncated"},
@@ -186,7 +203,7 @@ CASES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("changes", CASES, ids=lambda c: "-".join(f"{k}={v}" for k, v in c.items()))
 def test_the_stage_is_a_slow_loop(estimator: str, changes: dict[str, Any]) -> None:
-    changes = {**changes, **(WHITENED if estimator == "reinforce++" else {})}
+    changes = {**changes, **({"whiten_advantages": DEFINED_WITH[estimator]} if estimator in DEFINED_WITH else {})}
     s = settings_of(estimator=estimator, **changes)
     numbers = write_tables(critic=estimator == "gae")
     found, metrics, _ = run(s)
@@ -197,6 +214,24 @@ def test_the_stage_is_a_slow_loop(estimator: str, changes: dict[str, Any]) -> No
     assert metrics["val/advantage_mean"] == pytest.approx(tokens.mean(), abs=1e-9)
     assert metrics["val/advantage_std"] == pytest.approx(tokens.std())
     assert ("val/explained_variance" in metrics) is (estimator == "gae")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lambda": 0.8, "lambda_returns": 1.0},
+        {"lambda": 0.6, "lambda_alpha": 0.4},  # responses of 1 and 2 tokens get 0, the longest one 0.5
+        {"lambda": 0.6, "lambda_alpha": 0.9, "lambda_returns": 0.3, **WHITENED},
+    ],
+    ids=str,
+)
+def test_lambdas_of_returns_and_by_length_are_a_slow_loop_s(changes: dict[str, Any]) -> None:
+    s = settings_of(gamma=0.9, bootstrap="truncated", **changes)
+    numbers = write_tables()
+    found, metrics, _ = run(s)
+    agrees(found, slow(s, numbers, s.kl_coef, []))
+    values, returns = np.concatenate(numbers["values"]), np.concatenate(found["returns"])
+    assert metrics["val/explained_variance"] == pytest.approx(1 - (returns - values).var() / returns.var(), abs=1e-5)
 
 
 def test_each_response_may_be_whitened_by_itself() -> None:
@@ -215,6 +250,22 @@ def test_by_minibatch_the_stage_leaves_advantages_as_they_are() -> None:
     found, _, _ = run(settings_of(whiten_advantages="minibatch"))
     assert found == raw
     assert "of one token" not in SAID[-1]
+
+
+def test_the_mean_penalty_for_length_is_told() -> None:
+    """At most 5 tokens, of which the last 3 are punished: lengths 3, 4 and 5 lose 1, 2 and 3 thirds."""
+    write_tables()
+    assert "objective/overlong_penalty" not in run(settings_of())[1]
+    _, metrics, _ = run(settings_of(overlong_buffer=3, overlong_penalty=2.0))
+    assert metrics["objective/overlong_penalty"] == pytest.approx(-2.0 * (1 + 2 + 3) / 3 / 7)
+
+
+def test_the_update_is_told_which_answers_are_right_where_it_asks() -> None:
+    write_tables()
+    table = pa.table({"sample_id": [f"s{i}" for i in range(len(LENGTHS))], "score": SCORES, "correct": CUT})
+    REWARDS.write(table, PATHS.rewards)
+    assert run(settings_of(), correct=True)[0]["correct"] == CUT
+    assert run(settings_of())[0]["correct"] == [None] * len(CUT)
 
 
 def test_metrics() -> None:

@@ -20,6 +20,7 @@ from ppo_pipeline.rewards.samples import Samples
 from ppo_pipeline.settings.params import load_params
 from ppo_pipeline.settings.stage_settings import EvaluateSettings, RolloutSettings
 from ppo_pipeline.tables.evaluation import EVALUATION
+from ppo_pipeline.tables.prompt_scores import PROMPT_SCORES
 from ppo_pipeline.tables.rollouts import ROLLOUTS
 from stages.__main__ import main
 
@@ -53,6 +54,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         data["reward"]["components"] = data["reward"]["components"][:1]
         data["reward"]["components"][0] |= {"match": "regex", "pattern": "x", "case_column": None}
         YAML().dump(data, Path("params.yaml"))
+        PROMPT_SCORES.write(PROMPT_SCORES.arrow.empty_table(), Paths("r000").prompt_scores)
         params = load_params(Path("params.yaml"))
         for stage, name in ((RolloutSettings, "r001"), (EvaluateSettings, "r000")):
             text = stage.of(params, name).model_dump_json(by_alias=True)

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from report_project import BRANCHED, IMAGE, SCRIPT, TEXTS, write_project
 
 from ppo_pipeline.cli.main import main
+from ppo_pipeline.project.seeds.spread import spread, write_spread
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -245,3 +246,17 @@ def test_of_five_thousand_samples_only_those_in_sight_are_drawn(opened: Opener, 
     seconds = page.evaluate("performance.getEntriesByName('table-drawn')[0].startTime") / 1000
     print(f"\ntable drawn after {seconds:.2f} s, {file.stat().st_size / 1e6:.1f} MB")
     assert 0 < page.locator("#table .tabulator-row").count() < 250
+
+
+def test_bands_of_several_seeds_are_drawn_below_the_curves(opened: Opener, tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "seeds", {"r001": "r000"}, samples=2)
+    numbers = {seed: {"r000": {"eval/scores": 0.5}, "r001": {"eval/scores": 1.0 + seed, "x": 1}} for seed in (0, 1, 4)}
+    write_spread(folder / "metrics/seeds/some.csv", spread(numbers, {"r000": "", "r001": "r000"}), [0, 1, 4])
+    page = opened(file=write_report(folder))
+    drawn = page.locator("#seeds figure")
+    drawn.locator("canvas").first.wait_for()
+    assert drawn.count() == 1 and page.locator("#seeds h2").all_inner_texts() == ["3 seeds: some"]
+    assert drawn.locator(".readout").inner_text() == "r001: 2 (1 to 5)"
+    page.locator("#seeds summary").click()
+    page.locator("#seeds details canvas").wait_for()
+    assert drawn.count() == 2

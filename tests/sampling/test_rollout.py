@@ -19,6 +19,7 @@ from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
 from ppo_pipeline.settings.params import load_params
 from ppo_pipeline.settings.stage_settings import RolloutSettings
+from ppo_pipeline.tables.prompt_scores import PROMPT_SCORES
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.rollouts import ROLLOUTS
 from stages.__main__ import main
@@ -113,6 +114,7 @@ def run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         link.symlink_to(base)
     messages = [[{"role": "user", "content": text}] for text in PROMPT_TEXTS]
     PROMPTS.write(pa.table({"prompt_id": ["p", "q", "r"], "messages": messages, "split": ["train"] * 3}), PATHS.prompts)
+    PROMPT_SCORES.write(PROMPT_SCORES.arrow.empty_table(), PATHS.parent_prompt_scores)
     data = YAML(typ="safe").load(COMMITTED)
     data["compute"] |= {"device": "cpu", "dtype": "fp32"}
 

@@ -144,7 +144,7 @@ def test_a_worker_takes_as_many_gpus_as_its_vllm(monkeypatch: pytest.MonkeyPatch
     nodes = [{"Alive": True, "Resources": {"CPU": 8, "GPU": gpus}} for gpus in (5, 1)]
     monkeypatch.setattr(resources.ray, "cluster_resources", lambda: {"CPU": 16, "GPU": 6})
     monkeypatch.setattr(resources.ray, "nodes", lambda: nodes)
-    compute = Compute(device="auto", dtype="auto", threads=1, kernels="auto", batch_invariant=False)
+    compute = Compute(device="auto", dtype="auto", threads=1, kernels="auto", batch_invariant=False, head="auto")
     sampling = Sampling(8, 8, vllm=Vllm(tensor_parallel=2, gpu_memory=0.9))
     needs = needs_of(compute, 1, 2, "rollout r001", sampling.gpus)
     assert needs == Needs(1, 2)

@@ -215,11 +215,12 @@ DECLARED = {
     },
     "reward": {"round", "threads", "reward"},
     "reference": {"round", "parent", "temperature", "reference", "compute"},
-    "advantage": {"round", "parent", "advantage"},
+    "advantage": {"round", "parent", "depth", "critic_alone", "overlong_limit", "tells_correct", "advantage"},
     "update": {
         "round",
         "parent",
         "depth",
+        "critic_alone",
         "seed",
         "temperature",
         "max_new_tokens",
@@ -261,6 +262,9 @@ def test_a_stage_s_file_has_its_own_sections_with_the_file_s_values(stage: str) 
         "vllm": None,
         "sampling": None,
         "whiten_minibatches": False,
+        "overlong_limit": None,
+        "tells_correct": False,
+        "critic_alone": False,
         **{n: DATA["rollout"][n] for n in ("temperature", "max_prompt_tokens", "max_new_tokens", "stop_tokens")},
         **{n: DATA["prompts"][n] for n in ("chat_template", "date", "special_tokens")},
     }

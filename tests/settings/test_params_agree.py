@@ -31,6 +31,23 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         for estimator in ("rloo", "grpo")
         for critic in ("none", "shared")
     ),
+    *(
+        (
+            {"advantage.estimator": estimator, "advantage.whiten_advantages": whiten},
+            f"advantage.estimator {estimator} compares the responses to a prompt; set rollout.samples_per_prompt to 2 "
+            "or more.",
+        )
+        for estimator, whiten in (("dr_grpo", "none"), ("reinforce++_baseline", "round"))
+    ),
+    (
+        {
+            "advantage.estimator": "dr_grpo",
+            "rollout.samples_per_prompt": 2,
+            "advantage.whiten_advantages": "round",
+        },
+        "advantage: dr_grpo is without a critic, the response's reward less the prompt's mean, divided by nothing; set "
+        "whiten_advantages to none.",
+    ),
     (
         {"advantage.estimator": "reinforce++", "advantage.whiten_advantages": "none"},
         "advantage: reinforce++ is the reward to go, whitened over the round; set whiten_advantages to round.",
@@ -68,6 +85,14 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     (
         {"policy.tuning": "full", "compute.dtype": "fp16"},
         "policy.tuning full trains in bf16 or fp32; set compute.dtype to one of them.",
+    ),
+    (
+        {"compute.head": "fp32", "evaluate.engine": "vllm"},
+        "evaluate.engine: vllm computes the head in the model's dtype; set compute.head to auto, or the engine to own.",
+    ),
+    (
+        {"policy.tuning": "full", "update.average_rounds": 2},
+        "update.average_rounds averages LoRA adapters; with policy.tuning full set it to 1.",
     ),
     (
         {"update.minibatches": 65},
@@ -113,6 +138,60 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         {"advantage.kl_target": 6.0, "advantage.kl_horizon": 12},
         "advantage.kl_horizon: 12 for 64 samples a round lets kl_coef fall to 0 or below; set it above 12.",
     ),
+    (
+        {"update.critic_warmup_rounds": 2, "policy.critic": "none", "advantage.estimator": "reinforce++"},
+        "update.critic_warmup_rounds: 2 needs a critic; set policy.critic to shared or separate, or set it to 0.",
+    ),
+    (
+        {"update.critic_warmup_rounds": 2, "advantage.estimator": "reinforce++"},
+        "update.critic_warmup_rounds: 2 needs returns; set advantage.estimator to gae, or set it to 0.",
+    ),
+    (
+        {"update.critic_warmup_rounds": 2, "update.value_coef": 0.0},
+        "update.critic_warmup_rounds: 2 needs a value loss; set update.value_coef above 0, or set it to 0.",
+    ),
+    (
+        {"advantage.estimator": "spo"},
+        "advantage: spo compares a response with its prompt's earlier ones; set memory_discount, such as 0.9.",
+    ),
+    (
+        {"advantage.estimator": "spo", "advantage.memory_discount": 0.9, "advantage.whiten_rewards": "variance"},
+        "advantage: spo compares rewards of different rounds, which whiten_rewards rescales in each; set it to none.",
+    ),
+    (
+        {"rollout.prompt_choice": "informative"},
+        "rollout.prompt_choice: informative goes by the share of right answers; set advantage.memory_discount, such as "
+        "0.9, or it to shuffle.",
+    ),
+    (
+        {"rollout.prompt_choice": "informative", "advantage.memory_discount": 0.9, "reward.correct": None},
+        "rollout.prompt_choice: informative goes by the share of right answers; say in reward.correct which are right, "
+        "or set it to shuffle.",
+    ),
+    *(
+        (
+            {"advantage.estimator": "reinforce++", f"advantage.{name}": 0.5},
+            f"advantage: {name} is gae's, and reinforce++ does not use it; set it to null.",
+        )
+        for name in ("lambda_returns", "lambda_alpha")
+    ),
+    *(
+        (
+            {f"advantage.{name}": 8},
+            "advantage: overlong_buffer and overlong_penalty go together: set both, such as 20 and 1.0, or both to "
+            "null.",
+        )
+        for name in ("overlong_buffer", "overlong_penalty")
+    ),
+    (
+        {"advantage.overlong_buffer": 49, "advantage.overlong_penalty": 1.0},
+        "advantage.overlong_buffer: 49 tokens before the end of responses of at most rollout.max_new_tokens = 48; "
+        "lower it, or let them be longer.",
+    ),
+    (
+        {"update.likelihood_coef": 0.1, "reward.correct": None},
+        "update.likelihood_coef needs reward.correct, which says what answers are right; set that, or it to 0.",
+    ),
     *(
         (
             {f"update.rollout_correction_{bound}": value},
@@ -128,10 +207,26 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         )
         for form in FORMS
     ),
+    *(
+        (
+            {"update.policy_loss": loss, "update.dual_clip": 3.0},
+            f"update: dual_clip is part of policy_loss ppo, not of {loss}; set it to null.",
+        )
+        for loss in ("gspo", "cispo")
+    ),
 ]
 AGREEING: list[dict[str, Any]] = [
     {"policy.critic": "none", "advantage.estimator": "rloo", "rollout.samples_per_prompt": 2},
     {"policy.critic": "none", "advantage.estimator": "reinforce++"},
+    *(
+        {
+            "policy.critic": "none",
+            "advantage.estimator": estimator,
+            "advantage.whiten_advantages": whiten,
+            "rollout.samples_per_prompt": 2,
+        }
+        for estimator, whiten in (("dr_grpo", "none"), ("reinforce++_baseline", "round"))
+    ),
     {"policy.tuning": "full", "compute.dtype": "auto"},
     {"update.minibatches": 64},
     {"update.minibatches": 65, "rollout.samples_per_prompt": 2},
@@ -139,7 +234,17 @@ AGREEING: list[dict[str, Any]] = [
     {"evaluate.samples_per_prompt": 8, "rollout.top_p": 0.9},
     {"update.lr_schedule": "cosine", "update.warmup_rounds": 3, "update.schedule_rounds": 4},
     {"update.warmup_rounds": 3},
+    {"update.policy_loss": "ppo", "update.dual_clip": 3.0},
+    {"update.policy_loss": "cispo", "update.clip_range": 1.0, "update.clip_range_high": 4.0},
+    {"update.critic_warmup_rounds": 2},
+    {"advantage.estimator": "spo", "advantage.memory_discount": 1.0, "policy.critic": "none"},
+    {"rollout.prompt_choice": "informative", "advantage.memory_discount": 0.0},
+    {"update.critic_warmup_rounds": 2, "policy.critic": "separate", "policy.tuning": "full"},
     {"advantage.missing_eos_score": -1.0},
+    {"advantage.overlong_buffer": 48, "advantage.overlong_penalty": 1.0},
+    {"update.likelihood_coef": 0.1},
+    {"update.likelihood_coef": 0.0, "reward.correct": None},
+    {"advantage.lambda_returns": 1.0, "advantage.lambda_alpha": 0.05},
     {"advantage.kl_target": 6.0, "advantage.kl_horizon": 13},
     {"advantage.kl_coef": 0.0, "advantage.kl_horizon": 1},
     *(

@@ -45,23 +45,28 @@ EXPECTED = {
     "any": "advantage.missing_eos_score rule.weight rule.hit rule.miss python.weight python.none_as model.weight "
     "http.weight model.label",
     "above 0": "policy.alpha policy.value_head_std advantage.kl_target advantage.score_clip "
+    "advantage.lambda_alpha advantage.overlong_penalty "
     "update.lr update.value_lr "
     "update.adam_eps update.clip_range update.clip_range_high update.target_kl update.value_clip_range "
     "update.max_grad_norm http.timeout_seconds",
     "0.0001 or more": "rollout.temperature",
     "0 or more": "seed compute.threads advantage.kl_coef advantage.missing_eos_penalty update.warmup_rounds "
-    "update.weight_decay update.kl_loss_coef update.value_coef update.entropy_coef evaluate.max_prompts "
-    "evaluate.samples_per_prompt rollout.shard_samples evaluate.shard_samples "
+    "update.weight_decay update.kl_loss_coef update.likelihood_coef update.value_coef update.entropy_coef "
+    "evaluate.max_prompts evaluate.samples_per_prompt rollout.shard_samples evaluate.shard_samples "
+    "update.critic_warmup_rounds "
     "rule.tolerance rule.length_penalty rule.max_length_penalty http.retries",
     "a power of two": "update.gradient_groups",
     "1 or more": "compute.workers vllm.tensor_parallel policy.rank "
     "rollout.prompts_per_round rollout.samples_per_prompt rollout.max_prompt_tokens "
     "rollout.max_new_tokens rollout.top_k rollout.batch_size reference.batch_tokens advantage.kl_horizon "
+    "advantage.overlong_buffer update.average_rounds "
     "update.schedule_rounds update.epochs update.minibatches update.microbatch_tokens evaluate.max_new_tokens "
+    "update.critic_warmup_epochs "
     "evaluate.batch_size model.max_tokens model.batch_tokens http.batch_size http.max_answer_bytes",
     "above 1": "update.dual_clip update.rollout_correction_max",
     "above 0 to below 1": "update.rollout_correction_min",
-    "0 to 1": "prompts.heldout_fraction advantage.gamma advantage.lambda",
+    "0 to 1": "prompts.heldout_fraction advantage.gamma advantage.lambda advantage.lambda_returns "
+    "advantage.memory_discount",
     "0 to below 1": "policy.dropout update.adam_beta1 update.adam_beta2",
     "above 0 to 1": "rollout.top_p rollout.min_p vllm.gpu_memory",
 }

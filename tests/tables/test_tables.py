@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ppo_pipeline.tables.advantages import ADVANTAGES
 from ppo_pipeline.tables.evaluation import EVALUATION, EVALUATION_SAMPLES
+from ppo_pipeline.tables.prompt_scores import PROMPT_SCORES
 from ppo_pipeline.tables.prompts import PROMPTS
 from ppo_pipeline.tables.reference import REFERENCE
 from ppo_pipeline.tables.rewards import REWARDS
@@ -35,7 +36,14 @@ ROWS = {
         "sample_id": ["a", "b"], "policy_logprobs": LISTS, "reference_logprobs": LISTS, "values": LISTS,
         "bootstrap_value": [0.0, 1.0], "entropy": LISTS,
     },
-    "advantages": {"sample_id": ["a", "b"], "token_rewards": LISTS, "advantages": LISTS, "returns": LISTS},
+    "advantages": {
+        "sample_id": ["a", "b"], "token_rewards": LISTS, "advantages": LISTS, "returns": LISTS,
+        "correct": [False, True],
+    },
+    "prompt_scores": {
+        "prompt_id": ["a", "b"], "samples": [4, 1], "weight": [3.5, 1.0], "reward_mean": [0.5, -1.0],
+        "judged": [3.5, 0.0], "right": [1.0, 0.0], "depth": [2, 1],
+    },
     "evaluation": {
         "prompt_id": ["a", "b"], "prompt_text": ["t", "u"], "response_text": ["x", "y"],
         "response_ids": [[1], [2, 3]], "finish_reason": ["stop", "stop"], "score": [1.0, 0.0], "correct": [True, False],
@@ -46,7 +54,7 @@ ROWS = {
         "vote": ["x", "y"], "score": [1.0, 0.0], "correct": [True, False], "rule": [1.0, 0.0],
     },
 }  # fmt: skip
-SCHEMAS = [PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION, EVALUATION_SAMPLES]
+SCHEMAS = [PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION, EVALUATION_SAMPLES, PROMPT_SCORES]
 
 
 def table(name: str, **changes: object) -> pa.Table:
@@ -114,8 +122,8 @@ def test_a_file_of_another_kind_version_or_none_is_refused(tmp_path: Path) -> No
     ADVANTAGES.write(table("advantages"), path)
     with pytest.raises(TableError, match="expected a 'rewards' table of version 2, found 'advantages'"):
         REWARDS.read(path)
-    newer = TableSchema("advantages", 3, ADVANTAGES.arrow)
-    with pytest.raises(TableError, match="of version 3, found 'advantages' of version 2"):
+    newer = TableSchema("advantages", 4, ADVANTAGES.arrow)
+    with pytest.raises(TableError, match="of version 4, found 'advantages' of version 3"):
         newer.read(path)
     pq.write_table(table("rewards"), path)
     with pytest.raises(TableError, match="found '\\?'"):
@@ -220,7 +228,7 @@ def test_the_row_is_right_in_a_table_of_several_chunks(tmp_path: Path) -> None:
 
 
 def test_columns_come_in_the_contract_s_order_and_no_row_is_a_table_too(tmp_path: Path) -> None:
-    ADVANTAGES.write(table("advantages").select([2, 0, 3, 1]), tmp_path / "order")
+    ADVANTAGES.write(table("advantages").select([2, 0, 4, 3, 1]), tmp_path / "order")
     ADVANTAGES.write(table("advantages"), tmp_path / "same")
     assert (tmp_path / "order").read_bytes() == (tmp_path / "same").read_bytes()
     ADVANTAGES.write(ADVANTAGES.arrow.empty_table(), tmp_path / "none")

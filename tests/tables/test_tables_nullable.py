@@ -20,12 +20,14 @@ ROWS = {
         "sample_id": ["a", "b", "c"], "policy_logprobs": LISTS, "reference_logprobs": LISTS, "values": LISTS,
         "bootstrap_value": [0.0, 1.0, 2.0], "entropy": LISTS,
     },
-    "advantages": {"sample_id": ["a", "b", "c"], "token_rewards": LISTS, "advantages": LISTS, "returns": LISTS},
+    "advantages": {
+        "sample_id": ["a", "b", "c"], "token_rewards": LISTS, "advantages": LISTS, "returns": LISTS,
+        "correct": [True, False, True],
+    },
 }  # fmt: skip
 NULLABLE = [(REFERENCE, "values"), (REFERENCE, "bootstrap_value"), (ADVANTAGES, "returns")]
-CORRECT = {
-    (name, "correct") for name in ("rewards", "evaluation", "evaluation_samples")
-}  # of the same kind, without lists
+OTHERS = ("rewards", "evaluation", "evaluation_samples", "advantages")
+CORRECT = {(name, "correct") for name in OTHERS}  # of the same kind, without lists
 each = pytest.mark.parametrize(("schema", "column"), NULLABLE, ids=lambda value: getattr(value, "name", value))
 
 

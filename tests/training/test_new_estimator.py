@@ -20,6 +20,7 @@ from ppo_pipeline.maths.estimators import registry
 from ppo_pipeline.maths.estimators.registry import estimator, estimators
 from ppo_pipeline.settings.params import load_params
 
+COMMITTED = ["dr_grpo", "gae", "grpo", "reinforce++", "reinforce++_baseline", "rloo", "spo"]
 ABOUT = "the response's reward less the round's mean"
 FILE = f'''
 import numpy as np
@@ -110,7 +111,7 @@ def test_a_file_in_the_folder_is_found_and_is_the_code_of_advantage_alone(tmp_pa
     project.change("advantage.whiten_advantages", "none")
     unknown = run("settings")
     assert unknown.returncode == 1
-    assert "advantage.estimator: must be one of gae, grpo, reinforce++, rloo, found 'round-mean'" in unknown.stderr
+    assert f"advantage.estimator: must be one of {', '.join(COMMITTED)}, found 'round-mean'" in unknown.stderr
     (tmp_path / "ppo_pipeline/maths/estimators/round_mean.py").write_text(FILE)
     said = run("settings").stderr
     assert "round-mean compares the responses to a prompt; set rollout.samples_per_prompt to 2 or more" in said
@@ -126,7 +127,13 @@ def test_a_file_in_the_folder_is_found_and_is_the_code_of_advantage_alone(tmp_pa
 
 def test_the_committed_ones_say_what_they_need() -> None:
     known = estimators()
-    assert list(known) == ["gae", "grpo", "reinforce++", "rloo"]
+    assert list(known) == COMMITTED
     assert [name for name, each in known.items() if each.needs_values] == ["gae"]
-    assert [name for name, each in known.items() if each.per_response] == ["grpo", "rloo"]
-    assert [each.samples for each in known.values()] == [1, 2, 1, 2]
+    by_group = ["dr_grpo", "grpo", "reinforce++_baseline", "rloo"]
+    assert [name for name, each in known.items() if each.per_response] == [*by_group, "spo"]
+    assert [name for name, each in known.items() if each.samples == 2] == by_group
+    assert {name: each.whiten for name, each in known.items() if each.whiten} == {
+        "dr_grpo": "none",
+        "reinforce++": "round",
+        "reinforce++_baseline": "round",
+    }

@@ -12,6 +12,7 @@ from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.checkpoint import TrainerState
 from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.resume.snapshots import Snapshots
+from ppo_pipeline.training.critic_warmup import freeze_policy
 from ppo_pipeline.training.optimizer import make_optimizer, moments_of
 from ppo_pipeline.training.ppo import PPO, loss_scaler
 
@@ -25,8 +26,13 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Snapshots, "_pause", lambda self: 0.0)
 
 
-def build(dtype: torch.dtype, dropout: float, scale: float | None, policy: dict[str, str], settings: dict) -> Any:
+def build(
+    dtype: torch.dtype, dropout: float, scale: float | None, policy: dict[str, str], settings: dict,
+    frozen: bool = False
+) -> Any:  # fmt: skip
     made = make_policy(**policy)
+    if frozen:
+        freeze_policy(made)
     made.model.to(dtype)
     if policy.get("tuning") != "full":
         for parameter in made.policy_parameters().values():
@@ -50,6 +56,7 @@ CASES: dict[str, dict[str, Any]] = {
     "separate critic": {"policy": {"critic": "separate"}},
     "no critic": {"policy": {"critic": "none"}},
     "fp16": {"dtype": torch.float16, "scale": 2.0**40, "settings": {"epochs": 12}},
+    "critic alone": {"frozen": True},
     "target kl": {"settings": {"target_kl": 0.002, "epochs": 4}},
 }
 

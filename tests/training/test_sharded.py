@@ -10,7 +10,7 @@ import torch
 from conftest import save_tiny, tiny_model
 from rank_processes import on_ranks
 from safetensors import safe_open
-from sharded_runs import CASES, bits, finished, gradients, killed_within, not_finite, resumed, rounds
+from sharded_runs import CASES, FROZEN, bits, finished, gradients, killed_within, not_finite, resumed, rounds
 from torch import Tensor, nn
 from updating import make_policy
 
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def runs(folder: Path) -> dict[str, list[Any]]:
     """Return what two processes made, by rank, under a name for each call."""
-    calls = {f"gradient of {case}": ["gradients", case, "ranks"] for case in CASES}
+    calls = {f"gradient of {case}": ["gradients", case, "ranks"] for case in (*CASES, *FROZEN)}
     calls |= {f"end of {case}": ["finished", case, "ranks"] for case in CASES}
     calls |= {f"bits of {case}": ["bits", case, "ranks"] for case in TWICE}
     calls["factor on the root alone"] = ["gradients", "shared", "ranks", True]
@@ -68,6 +68,13 @@ def test_the_gradient_is_that_of_one_process(case: str, runs: dict[str, list[Any
     wanted = gradients(case, Ranks())
     assert all(grad.norm() > 0 for grad in wanted.values())
     assert max(errors(found, wanted).values()) < (0.02 if case == "bf16" else 1e-5)
+
+
+@pytest.mark.parametrize("case", FROZEN)
+def test_a_frozen_policy_s_critic_gets_the_gradient_of_one_process(case: str, runs: dict[str, list[Any]]) -> None:
+    found, wanted = runs[f"gradient of {case}"][0], gradients(case, Ranks())
+    assert all(name.startswith(("value_head.", "critic.")) for name in wanted)
+    assert max(errors(found, wanted).values()) < 1e-5
 
 
 def test_that_test_sees_blocks_whose_gradients_are_averaged(runs: dict[str, list[Any]]) -> None:

@@ -1,6 +1,7 @@
 """The options of the PPO update against a slow loop over tokens, properties and numbers worked by hand."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from updating import (
+    CUT,
+    RIGHT,
     TEMPERATURE,
     make_data,
     make_policy,
@@ -16,6 +19,7 @@ from updating import (
     run,
     update_settings,
     weights_of,
+    with_chosen,
 )
 
 from ppo_pipeline.maths.schedule import learning_rate_factor
@@ -43,6 +47,22 @@ CASES = {
         "rollout_correction": "token_mask", "rollout_correction_max": 2.0, "loss_normalization": "sequence_mean",
         "gradient_groups": 4,
     },
+    "gspo": {"policy_loss": "gspo", "clip_range": 0.02, "loss_normalization": "sequence_mean"},
+    "gspo in groups": {"policy_loss": "gspo", "clip_range": 0.05, "clip_range_high": 0.02, "gradient_groups": 4},
+    "cispo": {"policy_loss": "cispo", "clip_range_high": 0.5},
+    "cispo, masked": {
+        "policy_loss": "cispo", "rollout_correction": "token_mask", "rollout_correction_max": 2.0, "gradient_groups": 2,
+    },
+    **{
+        f"cut ones masked, right ones likely, {how}": {
+            "mask_truncated": True, "likelihood_coef": 0.3, "loss_normalization": how, "kl_loss_coef": 0.7,
+        }
+        for how in ("token_mean", "sequence_mean", "fixed_length")
+    },
+    "gspo, masked, right ones likely, in groups": {
+        "policy_loss": "gspo", "clip_range": 0.05, "clip_range_high": 0.02, "mask_truncated": True,
+        "likelihood_coef": 0.3, "gradient_groups": 4,
+    },
     "all": {
         "clip_range_high": 0.5, "dual_clip": 1.3, "loss_normalization": "sequence_mean", "kl_loss_coef": 0.7,
         "rollout_correction": "token_truncate", "rollout_correction_max": 2.0, "value_clip_range": None,
@@ -56,11 +76,12 @@ def far_targets(policy: Policy, data: Sampled, settings: Update) -> LossInputs:
     for i, logprobs in enumerate(targets.old_logprobs):
         logprobs += 0.7 * torch.sin(2.0 * torch.arange(len(logprobs)) + i)
     reference = [lp + 0.5 * torch.cos(torch.arange(len(lp)) + i) for i, lp in enumerate(targets.old_logprobs)]
-    return replace(
+    targets = replace(
         targets,
         reference_logprobs=reference if settings.kl_loss_coef else None,
         weights=weights_of(data) if settings.rollout_correction else None,
     )
+    return with_chosen(targets, data) if settings.mask_truncated else targets
 
 
 def slow_loss(policy: Policy, data: Sampled, targets: LossInputs, s: Update) -> tuple[torch.Tensor, dict[str, float]]:
@@ -70,16 +91,23 @@ def slow_loss(policy: Policy, data: Sampled, targets: LossInputs, s: Update) -> 
     responses = []
     for i, (prompt, response) in enumerate(zip(data.prompts, data.responses, strict=True)):
         out = policy.model(torch.cat([prompt, response])[None].long(), output_hidden_states=True)
-        terms = []
+        terms, rests, likely = [], [], []
+        rows = [torch.log_softmax(out.logits[0, len(prompt) + t - 1] / TEMPERATURE, -1) for t in range(len(response))]
+        own = [row[x] - old for row, x, old in zip(rows, response.tolist(), targets.old_logprobs[i], strict=True)]
+        of_response = (sum(own) / len(own)).exp().item()
         for t, token in enumerate(response.tolist()):
-            place = len(prompt) + t - 1
-            every = torch.log_softmax(out.logits[0, place] / TEMPERATURE, -1)
+            place, every = len(prompt) + t - 1, rows[t]
             lp, a = every[token], targets.advantages[i][t]
             rho = (lp - targets.old_logprobs[i][t]).exp()
+            if s.policy_loss == "gspo":
+                rho = of_response * lp.exp() / lp.exp().item()
             clipped = min(max(rho, torch.tensor(1 - s.clip_range)), torch.tensor(1 + high))
             gain = min(a * rho, a * clipped)
-            counts["high"] += bool(a > 0 and rho > 1 + high)
-            counts["low"] += bool(a < 0 and rho < 1 - s.clip_range)
+            either = s.policy_loss == "cispo"
+            if either:
+                gain = clipped.item() * a * lp
+            counts["high"] += bool((a > 0 or either) and rho > 1 + high)
+            counts["low"] += bool((a < 0 or either) and rho < 1 - s.clip_range)
             if s.dual_clip is not None and a < 0:
                 counts["dual"] += bool(gain < s.dual_clip * a)
                 gain = max(gain, s.dual_clip * a)
@@ -91,18 +119,35 @@ def slow_loss(policy: Policy, data: Sampled, targets: LossInputs, s: Update) -> 
             if s.value_clip_range is not None:
                 errors.append((old + (v - old).clamp(-s.value_clip_range, s.value_clip_range) - ret) ** 2)
             entropy = -(every.exp() * every).sum()
-            loss = -gain + s.value_coef * 0.5 * max(errors) - s.entropy_coef * entropy
+            rests.append(s.value_coef * 0.5 * max(errors))
+            likely.append(-s.likelihood_coef * lp)
+            loss = -gain - s.entropy_coef * entropy
             if targets.reference_logprobs is not None:
                 r = targets.reference_logprobs[i][t] - lp
                 loss = loss + s.kl_loss_coef * (r**2 / 2 if s.kl_loss_estimator == "k2" else r.exp() - 1 - r)
             terms.append(loss)
-        responses.append(terms)
-    total = sum(sum(terms) for terms in responses)
+        responses.append((terms, rests, likely))
+    everyone = range(len(responses))
+    policy_s = [i for i in everyone if not s.mask_truncated or i not in CUT]
+    # Responses left out count in the divisor of the policy's terms, but by token.
+    loss = mean_of(
+        [r[0] for r in responses], policy_s, policy_s if s.loss_normalization == "token_mean" else everyone, s
+    )
+    loss = loss + mean_of([r[1] for r in responses], everyone, everyone, s)
+    if s.likelihood_coef:
+        loss = loss + mean_of([r[2] for r in responses], RIGHT, RIGHT, s)
+    return loss, counts
+
+
+def mean_of(terms: list[list[torch.Tensor]], of: Iterable[int], over: Iterable[int], s: Update) -> torch.Tensor:
+    """Return the terms of the responses `of`, by the normalization over the responses `over`."""
+    over = [*over]
     if s.loss_normalization == "sequence_mean":
-        return sum(sum(terms) / len(terms) for terms in responses) / len(responses), counts
+        return sum(sum(terms[i]) / len(terms[i]) for i in of) / len(over)
+    total = sum(sum(terms[i]) for i in of)
     if s.loss_normalization == "fixed_length":
-        return total / (len(responses) * MAX_NEW_TOKENS), counts
-    return total / sum(len(terms) for terms in responses), counts
+        return total / (len(over) * MAX_NEW_TOKENS)
+    return total / sum(len(terms[i]) for i in over)
 
 
 def gradients(policy: Policy) -> dict[str, torch.Tensor]:
@@ -111,18 +156,24 @@ def gradients(policy: Policy) -> dict[str, torch.Tensor]:
 
 def one_step(settings: Update, policy: Policy, data: Sampled, targets: LossInputs) -> dict[str, torch.Tensor]:
     """Return the gradients of an update of one step."""
-    optimizer = make_optimizer(policy, settings, TrainerState())
-    PPO(policy, optimizer, settings, TEMPERATURE, 0, MAX_NEW_TOKENS).run(data, targets, ("k",))
-    return gradients(policy)
+    return gradients(stepped(settings, policy, data, targets).policy)
+
+
+def stepped(settings: Update, policy: Policy, data: Sampled, targets: LossInputs) -> PPO:
+    """Return an update of one step that is done."""
+    ppo = PPO(policy, make_optimizer(policy, settings, TrainerState()), settings, TEMPERATURE, 0, MAX_NEW_TOKENS)
+    ppo.run(data, targets, ("k",))
+    return ppo
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_equal_those_of_a_slow_loop(case: str) -> None:
     settings, data = update_settings(**ONE_STEP, **CASES[case]), make_data()
     targets = far_targets(make_policy(), data, settings)
-    found = one_step(settings, make_policy(), data, targets)
-    slow = make_policy()
+    ppo, slow = stepped(settings, make_policy(), data, targets), make_policy()
+    found = gradients(ppo.policy)
     loss, counts = slow_loss(slow, data, targets, settings)
+    assert ppo.metrics()["policy/clipfrac"] == pytest.approx((counts["low"] + counts["high"]) / ppo.tokens)
     assert counts["low"] > 2 and counts["high"] > 2 and (counts["dual"] > 2) == (settings.dual_clip is not None)
     loss.backward()
     assert set(found) == set(gradients(slow))
@@ -131,7 +182,9 @@ def test_gradients_equal_those_of_a_slow_loop(case: str) -> None:
         torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("case", ["sequence mean", "fixed length", "all"])
+@pytest.mark.parametrize(
+    "case", ["sequence mean", "fixed length", "all", "gspo", "cut ones masked, right ones likely, token_mean"]
+)
 @pytest.mark.parametrize("tokens", [1, 40])
 def test_microbatches_do_not_change_the_gradient(case: str, tokens: int) -> None:
     data, found = make_data(), []

@@ -11,7 +11,10 @@ It asks for what it needs by the names of its parameters:
     groups: (N,) the prompt of each response, as integers.
     values: V of the state before each token, as `rewards`; last_values: (N,) V after each response's last token. Who
         asks for `values` needs a critic.
-    gamma, lam: the settings.
+    remembered: (N,) mean reward of each response's prompt in earlier rounds, NaN for a new one. Who asks for it needs
+        advantage.memory_discount.
+    gamma, lam: the settings; lam_returns, lam_alpha: lambda_returns and lambda_alpha, which are refused with an
+        estimator that does not ask for them.
 Settings, checks and docs/params.md know it from then on; nothing else is to be edited.
 """
 
@@ -56,7 +59,16 @@ class Estimator:
     @property
     def needs_values(self) -> bool:
         """Whether it reads a critic's values."""
-        return "values" in signature(self.compute).parameters
+        return self.reads("values")
+
+    def reads(self, name: str) -> bool:
+        """Tell whether it asks for this of the above."""
+        return name in signature(self.compute).parameters
+
+    @property
+    def needs_memory(self) -> bool:
+        """Whether it reads what earlier rounds remember of the prompts."""
+        return self.reads("remembered")
 
     def __call__(self, **known: Any) -> Estimated:
         """Compute, from those of the above that the function asks for."""

@@ -1,6 +1,7 @@
 """Rule rewards: is the expected answer there, and how long is the response?"""
 
 import re
+from difflib import SequenceMatcher
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
@@ -21,11 +22,12 @@ class RuleComponent(Component):
     """A reward computed from the response's text, mostly with the prompt's `expected` answer."""
 
     type: Literal["rule"]
-    match: Literal["exact", "word", "number", "contains", "characters", "regex", "none"] = Field(
+    match: Literal["exact", "word", "number", "contains", "characters", "similarity", "regex", "none"] = Field(
         description="exact: the response is the answer; word: the answer stands in it as whole words and numbers; "
         "number: the last number in it has the answer's value; contains: it stands anywhere in it; "
-        "characters: the same, white space and punctuation left out of both everywhere; regex: `pattern` is "
-        "found in it; none: only the length counts"
+        "characters: the same, white space and punctuation left out of both everywhere; similarity: from miss to hit "
+        "by the share of characters that it has in common with the answer; regex: `pattern` is found in it; none: only "
+        "the length counts"
     )
     pattern: str | None = Field(
         description="With match: regex, a Python regular expression, searched in the response as it was written; "
@@ -76,8 +78,8 @@ class RuleComponent(Component):
         """Return, per sample, `hit` or `miss`, less `length_penalty` for each character of the normalised response.
 
         exact, word, contains and characters (of which both sides are `bare`) look for the prompt's `expected` in the
-        normalised response, any answer of a list; number compares the response's last number with it; regex searches
-        `pattern` in the response as it was written.
+        normalised response, any answer of a list; similarity takes the `ratio` to the nearest; number compares the
+        response's last number with it; regex searches `pattern` in the response as it was written.
 
         At most `max_length_penalty` is subtracted, so that rambling does not drown the rest of a batch. The LoRA
         notebook's reward is match: characters, hit: 1, miss: -1, length_penalty: 0.002, no limit. Raises
@@ -90,7 +92,10 @@ class RuleComponent(Component):
         for text, wanted in zip(samples.responses, read_wanted(self, samples), strict=True):
             response = (bare if self.match == "characters" else normalise)(text, wanted.keep_case)
             reward = 0.0
-            if self.match != "none":
+            if self.match == "similarity":
+                share = max((ratio(response, each) for each in wanted.texts), default=0.0)
+                reward = self.miss + share * (self.hit - self.miss)
+            elif self.match != "none":
                 reward = self.hit if _is_hit(self, text, response, wanted) else self.miss
             penalty = self.length_penalty * len(response)
             if self.max_length_penalty is not None:
@@ -135,6 +140,14 @@ def matches(response: str, expected: str, how: str) -> bool:
         if all(start <= first and last <= end for first, last in numbers if first < end and start < last):
             return True
     return False
+
+
+def ratio(response: str, expected: str) -> float:
+    """Return 2 M / T, M the characters in matching blocks, T all characters of both: 1 where they are equal.
+
+    Ratcliff and Obershelp's measure, as difflib has it, without its heuristic for frequent characters.
+    """
+    return SequenceMatcher(None, response, expected, autojunk=False).ratio()
 
 
 def _is_hit(rule: RuleComponent, text: str, response: str, wanted: "Wanted") -> bool:

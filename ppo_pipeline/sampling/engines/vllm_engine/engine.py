@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ....compute import head
 from ....errors import PipelineError
 from ....models.adapter import attach_policy, read_adapter_config
 from ....models.loading import read_source, readable, stop_ids_of
@@ -31,6 +32,10 @@ class VllmEngine:
             raise PipelineError(
                 "engine: vllm: compute.batch_invariant samples with the training forward's own products, which vLLM "
                 "has not; set that to false, or the engine to own."
+            )
+        if head.in_fp32():
+            raise PipelineError(
+                "engine: vllm: compute.head: fp32 is not there; set that to auto, or the engine to own."
             )
         whole = model.policy is not None and (model.policy / "config.json").is_file()
         folder = model.policy if whole and model.policy is not None else model.base

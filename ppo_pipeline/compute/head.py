@@ -1,0 +1,14 @@
+"""The dtype that the language-model head computes in: a choice of the process, as its kernels are."""
+
+_fp32 = False
+
+
+def choose(fp32: bool) -> None:
+    """Say whether this process computes the head in fp32, whatever the model's dtype; from compute.head."""
+    global _fp32
+    _fp32 = fp32
+
+
+def in_fp32() -> bool:
+    """Tell whether it does."""
+    return _fp32
