@@ -25,6 +25,9 @@ DERIVED = (
     "max_prompt_tokens",
     "stop_tokens",
     "sampling",
+    "critic_alone",
+    "overlong_limit",
+    "tells_correct",
 )
 
 
