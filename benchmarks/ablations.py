@@ -38,7 +38,7 @@ SHOWN = {
 @click.option("--params", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=ROOT / "params.yaml")
 @click.option("--seeds", default="0,1,2", show_default=True)
 @click.option("--rounds", "count", default=20, show_default=True)
-@click.option("--evaluate", default="4,8,12,16,18,19,20", show_default=True, help="Rounds that are evaluated.")
+@click.option("--evaluate", default="0,4,8,12,16,18,19,20", show_default=True, help="Rounds that are evaluated.")
 @click.option("--jobs", default=1, show_default=True, help="Runs at a time.")
 @click.option("--only", default="", help="Names of variants, with commas; without it all.")
 @click.option("--seconds", default=0, help="No run begins, and none goes on, after so many; 0: no limit.")
@@ -51,7 +51,7 @@ def main(
     table: dict[str, dict[str, Any]] = YAML(typ="safe").load(variants)
     chosen = {name: table[name] for name in (only.split(",") if only else table)}
     todo = [(name, int(seed)) for seed in seeds.split(",") for name in chosen]
-    todo = [(name, seed) for name, seed in todo if not curve_file(out, name, seed).is_file()]
+    todo = [(name, seed) for name, seed in todo if len(read_curve(curve_file(out, name, seed))) <= count]
     running: list[subprocess.Popen[bytes]] = []
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     started = time.monotonic()
@@ -72,7 +72,7 @@ def main(
                 running.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT))
         else:
             time.sleep(0.2)
-    print(markdown(out, list(chosen)))
+    print(markdown(out, list(chosen)))  # of what there is
 
 
 def curve_file(out: Path, name: str, seed: int) -> Path:
@@ -94,16 +94,16 @@ def make_project(folder: Path, base: Path, params: Path, settings: dict[str, Any
 
 
 def run(folder: Path, evaluate: set[int], target: Path) -> None:
-    """Run the stages of all rounds in this process; write each round's metrics and seconds as they come."""
+    """Run the stages of all rounds in this process; write the rounds' metrics and seconds so far after each."""
     with chdir(folder), redirect_stdout(StringIO()):
         for stage in ("settings", "prompts", "init"):
             import_module(f"stages.{stage}").run()
         names = list(YAML(typ="safe").load(Path("params.yaml"))["rounds"])
-        curve = [{"round": "r000", **of_round("r000", ("evaluate",) if evaluate else ())}]
-        for depth, name in enumerate(names, 1):
-            curve.append({"round": name, **of_round(name, STAGES + (("evaluate",) if depth in evaluate else ()))})
-            Path("curve.json").write_text(json.dumps(curve))
-    target.write_bytes((folder / "curve.json").read_bytes())
+        curve = []
+        for depth, name in enumerate(["r000", *names]):
+            stages = STAGES if depth else ()
+            curve.append({"round": name, **of_round(name, stages + (("evaluate",) if depth in evaluate else ()))})
+            target.write_text(json.dumps(curve))
 
 
 def of_round(name: str, stages: tuple[str, ...]) -> dict[str, Any]:
@@ -119,8 +119,13 @@ def of_round(name: str, stages: tuple[str, ...]) -> dict[str, Any]:
 
 
 def curves_of(out: Path, name: str) -> list[list[dict[str, Any]]]:
-    """Return the curves of a variant, one for each seed that is through."""
-    return [json.loads(path.read_text()) for path in sorted(out.glob(f"{name}-*.json"))]
+    """Return the curves of a variant, one for each seed."""
+    return [read_curve(path) for path in sorted(out.glob(f"{name}-*.json"))]
+
+
+def read_curve(path: Path) -> list[dict[str, Any]]:
+    """Return a run's rounds so far; none where it has not begun."""
+    return json.loads(path.read_text()) if path.is_file() else []
 
 
 def summary(curves: list[list[dict[str, Any]]], metric: str, last: int = 3) -> tuple[float, float, float]:

@@ -3,7 +3,7 @@
     python scripts/make_skills.py
     python scripts/make_skills.py --kinds addition --train 1500 --heldout 500 addition.jsonl
 
-The same bytes at each run. Each prompt comes with one worked example. No held-out item stands in a training prompt.
+The same bytes at each run. Each prompt holds one worked example. No held-out item stands in a training prompt.
 """
 
 import itertools
@@ -48,14 +48,14 @@ def sorting(rng: random.Random) -> Item:
     """Return three or four words to put in alphabetical order; the difficulty is their number."""
     count = rng.randint(3, 4)
     chosen = rng.sample(NOUNS, count)
-    return f"Sort by alphabet: {', '.join(chosen)}", ", ".join(sorted(chosen)), count
+    return f"Sort by alphabet: {', '.join(chosen)}.", ", ".join(sorted(chosen)), count
 
 
-KINDS: dict[str, tuple[Callable[[random.Random], Item], tuple[str, str]]] = {
-    "addition": (addition, ("What is 47 + 85?", "47 + 85 = 132")),
-    "multiplication": (multiplication, ("What is 12 x 12?", "12 x 12 = 144")),
-    "reversal": (reversal, ("Spell house backwards.", "e-s-u-o-h")),
-    "sorting": (sorting, ("Sort by alphabet: table, house, piano", "house, piano, table")),
+KINDS: dict[str, tuple[Callable[[random.Random], Item], str]] = {
+    "addition": (addition, "What is 47 + 85? Answer: 47 + 85 = 132"),
+    "multiplication": (multiplication, "What is 12 x 12? Answer: 12 x 12 = 144"),
+    "reversal": (reversal, "Spell house backwards. Answer: e-s-u-o-h"),
+    "sorting": (sorting, "Sort by alphabet: table, house, piano. Answer: house, piano, table"),
 }
 
 
@@ -63,19 +63,18 @@ def rows_of(kind: str, train: int, heldout: int) -> Iterator[dict[str, object]]:
     """Yield so many different tasks of a kind; the held-out ones are drawn first, so that they depend on no count."""
     make, example = KINDS[kind]
     rng = random.Random(kind)  # of a text, the same on every machine
-    seen = {example[0]}
+    seen: set[str] = set()
     for _ in range(100 * (heldout + train)):
         question, answer, difficulty = make(rng)
         if question in seen:
             continue
-        number = len(seen) - 1
+        number = len(seen)
         if number == heldout + train:
             return
         split = "heldout" if number < heldout else "train"
-        said = [("user", example[0]), ("assistant", example[1]), ("user", question)]
         yield {
             "prompt_id": f"{kind}-{number:04d}",
-            "messages": [{"role": role, "content": content} for role, content in said],
+            "prompt": f"Example: {example}\n{question} Give the answer only.",
             "expected": answer,
             "kind": kind,
             "difficulty": difficulty,

@@ -46,7 +46,7 @@ def write(
 
 
 def own(model: str, name: str = "judge") -> dict[str, Any]:
-    return {"parent": "r000", "reward": {"components": [JUDGE | {"model": model, "name": name}]}}
+    return {"parent": "r000", "reward": {"components": [JUDGE | {"model": model, "name": name}], "correct": None}}
 
 
 @pytest.mark.parametrize(
