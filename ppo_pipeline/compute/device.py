@@ -21,6 +21,7 @@ def device_and_format(device: str, dtype: str, setting: str) -> tuple[torch.devi
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with this
     # use_deterministic_algorithms(True, warn_only=True) does the same, but imports torch's compiler: a second a stage
     torch.set_deterministic_debug_mode("warn")
+    torch.backends.cuda.enable_cudnn_sdp(False)  # its backward pass adds in an order of its own each time
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
     found = torch.device(_device(device, setting))
     return found, _dtype(dtype, found)

@@ -105,7 +105,7 @@ def can_pack(model: Any) -> bool:
     layout = packed_layout(torch.tensor([5, 5]), 4, 14, 8, model.device)
     try:
         found, beside_others = (packed_hidden(model, row, layout)[0, 4:] for row in (ids, others))
-        error = _errors(found, expected).view(2, 5).median(1).values.max()
+        error = _errors(found, expected).view(2, 5).cpu().median(1).values.max()  # a GPU's median may vary
         leaked = _errors(beside_others[5:], found[5:]).max()
         limit = 1e-3 if model.dtype == torch.float32 else 0.3
         fits = layout.calls == 2 * config.num_hidden_layers and bool(error < limit) and bool(leaked < limit)
