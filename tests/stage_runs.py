@@ -24,6 +24,12 @@ def command_of(stage: str, name: str = "") -> list[str]:
     return shlex.split(entry.get("do", entry)["cmd"].replace("${key}", name))[3:]
 
 
+def right_up_to(params: Any, characters: int) -> None:
+    """Call a response right whose text has at most so many characters: some of a random model's are, some are not."""
+    params["reward"]["components"][1].update(match="none", hit=0.0, length_penalty=1.0)
+    params["reward"]["correct"] = {"component": params["reward"]["components"][1]["name"], "at_least": -characters}
+
+
 class Stages:
     """A project folder with a tiny base model and prompts; `change` edits the settings in place.
 

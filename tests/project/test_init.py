@@ -139,7 +139,8 @@ def test_the_example_s_reward_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_params_differ_from_the_committed_ones_in_prompts_reward_and_size_alone(here: Path) -> None:
     init("mine")
     committed, new = yaml(REPOSITORY / "params.yaml"), yaml(here / "mine/params.yaml")
-    for section, changed in {"prompts": ["source"], "rollout": ["prompts_per_round", "samples_per_prompt"]}.items():
+    sizes = ["prompts_per_round", "samples_per_prompt", "max_new_tokens"]
+    for section, changed in {"prompts": ["source"], "rollout": sizes, "evaluate": ["max_new_tokens"]}.items():
         for name in changed:
             assert committed[section].pop(name) != new[section].pop(name)
     assert committed.pop("reward") != new.pop("reward")

@@ -219,9 +219,9 @@ def test_what_stands_around_an_answer_does_not_count(text: str, around: str) -> 
         ("", "Paris", -1.0),
     ],
 )
-def test_the_committed_notebook_component_by_hand(response: str, expected: str, reward: float) -> None:
+def test_the_english_task_s_notebook_component_by_hand(response: str, expected: str, reward: float) -> None:
     """It is the LoRA notebook's rule; its weight of 0 records it without rewarding it."""
-    settings = load_params(Path(__file__).resolve().parents[2] / "params.yaml").reward
+    settings = load_params(Path(__file__).resolve().parents[2] / "params/english.yaml").reward
     given = samples([response], expected=[expected], exact_case=[True])
     found = score_samples(settings, given)
     assert found["notebook"] == pytest.approx([reward])
