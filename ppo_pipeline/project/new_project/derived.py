@@ -50,7 +50,6 @@ def project_params(text: str, model: str | None = None, local: bool = False) -> 
     text = _replaced(r"(?<=\n)reward:\n(?:(?: .*)?\n)*", COMPONENTS, text, 1)
     counts = r"(?<=\n)  prompts_per_round: .*\n  samples_per_prompt: .*\n"
     text = _replaced(counts, "  prompts_per_round: 16\n  samples_per_prompt: 4\n", text, 1)
-    text = _replaced(r"(?<=\n)  max_new_tokens: .*\n", "  max_new_tokens: 48\n", text, 2)  # room for a sentence
     if model is not None:
         line = f"  model: {json.dumps(model, ensure_ascii=False)}\n"  # YAML reads JSON's strings
         text = _replaced(r"(?<=\n)  model: .*\n", line, text, 1)
