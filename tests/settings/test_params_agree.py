@@ -184,7 +184,7 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         for name in ("overlong_buffer", "overlong_penalty")
     ),
     (
-        {"advantage.overlong_buffer": 49, "advantage.overlong_penalty": 1.0},
+        {"rollout.max_new_tokens": 48, "advantage.overlong_buffer": 49, "advantage.overlong_penalty": 1.0},
         "advantage.overlong_buffer: 49 tokens before the end of responses of at most rollout.max_new_tokens = 48; "
         "lower it, or let them be longer.",
     ),
@@ -241,7 +241,7 @@ AGREEING: list[dict[str, Any]] = [
     {"rollout.prompt_choice": "informative", "advantage.memory_discount": 0.0},
     {"update.critic_warmup_rounds": 2, "policy.critic": "separate", "policy.tuning": "full"},
     {"advantage.missing_eos_score": -1.0},
-    {"advantage.overlong_buffer": 48, "advantage.overlong_penalty": 1.0},
+    {"rollout.max_new_tokens": 48, "advantage.overlong_buffer": 48, "advantage.overlong_penalty": 1.0},
     {"update.likelihood_coef": 0.1},
     {"update.likelihood_coef": 0.0, "reward.correct": None},
     {"advantage.lambda_returns": 1.0, "advantage.lambda_alpha": 0.05},
