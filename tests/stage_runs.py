@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
-from conftest import save_tiny, write_letter_prompts
+from conftest import save_tiny, tell_apart, write_letter_prompts
 from ruamel.yaml import YAML
 
 from stages.__main__ import main
@@ -52,6 +52,7 @@ class Stages:
             shutil.copy(REPOSITORY / params["prompts"]["source"], folder / params["prompts"]["source"])
         else:
             write_letter_prompts(folder, "abcdefgh")
+            tell_apart(params)
             params["rollout"].update(prompts_per_round=4, samples_per_prompt=2, max_new_tokens=6)
             params["evaluate"]["max_new_tokens"] = 6
             params["update"].update(epochs=2, minibatches=1)

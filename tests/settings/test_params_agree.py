@@ -14,9 +14,13 @@ from ppo_pipeline.settings.stage_settings import AdvantageSettings, read_setting
 
 DATA = YAML(typ="safe").load(Path(__file__).resolve().parents[2] / "params.yaml")
 DATA["rounds"] = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}}
+# 64 prompts with one sample each, GAE and a shared critic, four minibatches, whatever is committed.
+DATA["policy"]["critic"] = "shared"
+DATA["rollout"] |= {"prompts_per_round": 64, "samples_per_prompt": 1}
+DATA["advantage"] |= {"estimator": "gae", "whiten_advantages": "round"}
+DATA["update"] |= {"minibatches": 4}
 
 FORMS = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "geometric_mask")
-# 64 prompts with one sample each, GAE and a shared critic, four minibatches: what is committed.
 CONFLICTS: list[tuple[dict[str, Any], str]] = [
     (
         {"policy.critic": "none"},
