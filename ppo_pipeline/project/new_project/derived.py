@@ -48,8 +48,9 @@ def project_params(text: str, model: str | None = None, local: bool = False) -> 
     """
     text = _replaced(r"(?<=\n)  source: .*\n", f"  source: {SOURCE}\n", text, 1)
     text = _replaced(r"(?<=\n)reward:\n(?:(?: .*)?\n)*", COMPONENTS, text, 1)
-    for name, count in (("prompts_per_round", 16), ("samples_per_prompt", 4)):
-        text = _replaced(rf"(?<=\n)  {name}: .*\n", f"  {name}: {count}\n", text, 1)
+    counts = r"(?<=\n)  prompts_per_round: .*\n  prompt_choice: .*\n  samples_per_prompt: .*\n"
+    few = "  prompts_per_round: 16\n  prompt_choice: shuffle\n  samples_per_prompt: 4\n"
+    text = _replaced(counts, few, text, 1)
     if model is not None:
         line = f"  model: {json.dumps(model, ensure_ascii=False)}\n"  # YAML reads JSON's strings
         text = _replaced(r"(?<=\n)  model: .*\n", line, text, 1)
