@@ -120,7 +120,7 @@ def of_round(name: str, stages: tuple[str, ...]) -> dict[str, Any]:
 
 def curves_of(out: Path, name: str) -> list[list[dict[str, Any]]]:
     """Return the curves of a variant, one for each seed."""
-    return [read_curve(path) for path in sorted(out.glob(f"{name}-*.json"))]
+    return [read_curve(path) for path in sorted(out.glob("*.json")) if path.stem.rpartition("-")[0] == name]
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:

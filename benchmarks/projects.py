@@ -35,8 +35,9 @@ def make_project(folder: Path, base: Path, count: int, heldout: int = 16) -> Pat
     rows = [{"prompt": text, "split": "train"} for text in prompts(count)]
     rows += [{"prompt": text.replace("?", "."), "split": "heldout"} for text in prompts(count + heldout)[count:]]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / "data/prompts/english.jsonl").write_text(lines, encoding="utf-8")
+    (folder / "data/prompts/questions.jsonl").write_text(lines, encoding="utf-8")
     settings = {
+        "prompts.source": "data/prompts/questions.jsonl",
         "base.model": str(base.resolve()),
         "sources.base": str(base.resolve()),
         "reward.components": [LENGTH_ONLY],

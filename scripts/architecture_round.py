@@ -116,8 +116,8 @@ def write_project(folder: Path, targets: str) -> None:
     params["evaluate"].update(max_new_tokens=NEW)
     params["rounds"] = {"r001": {"parent": "r000"}}
     yaml.dump(params, folder / "params.yaml")
-    lines = [{"prompt": p, "expected": "x", "exact_case": False, "split": "train"} for p in PROMPTS]
-    lines += [{"prompt": p, "expected": "x", "exact_case": False, "split": "heldout"} for p in HELDOUT]
+    lines = [{"prompt": p, "expected": "x", "split": "train"} for p in PROMPTS]
+    lines += [{"prompt": p, "expected": "x", "split": "heldout"} for p in HELDOUT]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

@@ -3,7 +3,8 @@
     python scripts/make_skills.py
     python scripts/make_skills.py --kinds addition --train 1500 --heldout 500 addition.jsonl
 
-The same bytes at each run. Each prompt holds one worked example. No held-out item stands in a training prompt.
+The same bytes at each run. Each prompt holds one worked example. No held-out question stands in a training prompt, but
+a sum or product may with its numbers the other way round.
 """
 
 import itertools

@@ -44,12 +44,20 @@ def targets_of(architecture: str) -> list[str]:
 
 
 def write_letter_prompts(folder: Path, letters: str) -> None:
-    """Write data/prompts/english.jsonl with a prompt per letter, every fourth held out."""
+    """Write the committed settings' prompt file with a prompt per letter, every fourth held out."""
+    from ruamel.yaml import YAML
+
+    committed = YAML(typ="safe").load(Path(__file__).resolve().parents[1] / "params.yaml")
     lines = [
         {"prompt": f"Say {w}", "expected": w, "exact_case": False, "split": "heldout" if i % 4 == 3 else "train"}
         for i, w in enumerate(letters)
     ]
-    (folder / "data/prompts/english.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / committed["prompts"]["source"]).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def tell_apart(params: Any) -> None:
+    """Let length count in the committed reward: else all that a random model writes gets the same score."""
+    params["reward"]["components"][1]["length_penalty"] = 0.04
 
 
 def policy_settings(**changes: Any) -> Any:

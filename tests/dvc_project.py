@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from conftest import save_tiny, write_letter_prompts
+from conftest import save_tiny, tell_apart, write_letter_prompts
 from ruamel.yaml import YAML
 
 from ppo_pipeline.errors import PipelineError
@@ -107,6 +107,7 @@ def make_small(path: Path, **policy: Any) -> None:
     params["rollout"].update(prompts_per_round=4, samples_per_prompt=2, max_new_tokens=6)
     params["evaluate"]["max_new_tokens"] = 6
     params["update"].update(epochs=1, minibatches=2)
+    tell_apart(params)
     params["rounds"] = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}}
     yaml.dump(params, path)
 

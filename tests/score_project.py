@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.settings.params import load_params
 
-COMMITTED = Path(__file__).resolve().parent.parent / "params.yaml"
+ENGLISH = Path(__file__).resolve().parent.parent / "params/english.yaml"
 RULE: dict[str, Any] = {
     "name": "found", "type": "rule", "weight": 1.0, "match": "word", "pattern": None, "tolerance": None, "hit": 1.0,
     "miss": 0.0, "length_penalty": 0.0, "max_length_penalty": None, "case_column": None,
@@ -82,7 +82,7 @@ def bare_project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "score_functions", raising=False)
     Path("score_functions.py").write_text(FUNCTIONS)
-    Path("params.yaml").write_text(COMMITTED.read_text())
+    Path("params.yaml").write_text(ENGLISH.read_text())
 
 
 def settings(*components: dict[str, Any], rounds: dict[str, Any] | None = None, **prompts: Any) -> None:

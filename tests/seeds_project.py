@@ -20,7 +20,7 @@ stages:
     outs: [data/base]
   prompts:
     cmd: python -c "open('data/prompts.parquet', 'w').write('p')"
-    deps: [data/prompts/english.jsonl]
+    deps: [data/prompts/skills.jsonl]
     outs: [data/prompts.parquet]
   train:
     cmd: python train.py
@@ -72,7 +72,7 @@ class SeedsProject:
         (self.folder / "reward_functions/__init__.py").touch()
         for name, text in (("dvc.yaml", PIPELINE), ("base.py", BASE), ("train.py", TRAIN)):
             (self.folder / name).write_text(text)
-        for name in (".gitignore", ".dvcignore", "data/prompts/english.jsonl"):
+        for name in (".gitignore", ".dvcignore", "data/prompts/skills.jsonl"):
             shutil.copy(REPOSITORY / name, self.folder / name)
         settings = (REPOSITORY / "params.yaml").read_text(encoding="utf-8").partition("\nrounds:")[0]
         (self.folder / "params.yaml").write_text(f"{settings}\nrounds:\n  r001: {{parent: r000}}\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
-from conftest import save_tiny, write_letter_prompts
+from conftest import save_tiny, tell_apart, write_letter_prompts
 from ruamel.yaml import YAML
 
 from stages.__main__ import main
@@ -22,6 +22,12 @@ def command_of(stage: str, name: str = "") -> list[str]:
     """Return the arguments that dvc.yaml gives to `python -m stages` for a stage, of round `name` where it is one's."""
     entry = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")["stages"][stage]
     return shlex.split(entry.get("do", entry)["cmd"].replace("${key}", name))[3:]
+
+
+def right_up_to(params: Any, characters: int) -> None:
+    """Call a response right whose text has at most so many characters: some of a random model's are, some are not."""
+    params["reward"]["components"][1].update(match="none", hit=0.0, length_penalty=1.0)
+    params["reward"]["correct"] = {"component": params["reward"]["components"][1]["name"], "at_least": -characters}
 
 
 class Stages:
@@ -46,6 +52,7 @@ class Stages:
             shutil.copy(REPOSITORY / params["prompts"]["source"], folder / params["prompts"]["source"])
         else:
             write_letter_prompts(folder, "abcdefgh")
+            tell_apart(params)
             params["rollout"].update(prompts_per_round=4, samples_per_prompt=2, max_new_tokens=6)
             params["evaluate"]["max_new_tokens"] = 6
             params["update"].update(epochs=2, minibatches=1)

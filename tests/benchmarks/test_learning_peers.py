@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from stage_runs import REPOSITORY, Stages
+from stage_runs import REPOSITORY, Stages, right_up_to
 
 from benchmarks.peers.learning_record import Record, ended, greedy, means
 from benchmarks.peers.learning_task import Task, arguments
@@ -22,7 +22,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Stages:
     def change(params: Any) -> None:
         params["rollout"].update(temperature=2.0, samples_per_prompt=8, max_new_tokens=40)
         params["evaluate"]["max_new_tokens"] = 40
-        params["reward"]["correct"] = {"component": "notebook", "at_least": -1.05}
+        right_up_to(params, 25)
 
     folder = tmp_path_factory.mktemp("project")
     (folder / "data").mkdir()
@@ -47,7 +47,7 @@ def test_a_peer_s_samples_are_scored_as_the_stage_reward_scores_them(project: St
     stops = [task.tokenizer.eos_token_id]
     found = task.score(rollouts["prompt_id"], rollouts["response_ids"], stops)
     assert len(set(found["correct"])) == 2
-    for name in ("score", "answer", "mentioned", "notebook", "correct"):
+    for name in ("score", "answer", "near", "correct"):
         assert found[name] == pytest.approx([float(x) for x in rewards[name]]), name
     assert means({"score": [1.0, 2.0]}) == {"score": 1.5}
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def test_settings_are_those_that_the_rounds_ran_with() -> None:
     wanted = {"advantage.kl_coef": {"a": "0.05", "b": "0.2"}}
     assert document("r002", "b")["settings"] == wanted
     text = Path("params.yaml").read_text(encoding="utf-8")
-    Path("params.yaml").write_text(text.replace("kl_coef: 0.05", "kl_coef: 0.3"), encoding="utf-8")
+    Path("params.yaml").write_text(re.sub(r"(?m)^  kl_coef: .*$", "  kl_coef: 0.3", text), encoding="utf-8")
     assert document("r002", "b")["settings"] == wanted
     Path("data/settings/b/update.json").write_text("{}", encoding="utf-8")  # not what b ran with, and no cache here
     assert document("r002", "b")["settings"] is None

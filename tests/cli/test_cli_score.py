@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from reward_models import save_reward_model
-from score_project import COMMITTED, MODEL, RULE, ask, bare_project, component, python, rows, run, settings, write
+from score_project import ENGLISH, MODEL, RULE, ask, bare_project, component, python, rows, run, settings, write
 
 
 @pytest.fixture(autouse=True)
@@ -223,7 +223,7 @@ def test_the_installed_command_finds_the_project_s_functions_and_loads_no_torch_
     )
     settings(RULE, python("") | {"function": "reward_functions.own:reward"})
     code = "import sys; sys.path[0] = '/nowhere'; from ppo_pipeline.cli.main import main; main()"
-    path = str(COMMITTED.parent)  # of the package, as an installation has it
+    path = str(ENGLISH.parent.parent)  # of the package, as an installation has it
     command = [sys.executable, "-c", code, "score", *ask("a"), "--column", "expected=a", "--json"]
     shown = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, check=True)
     assert json.loads(shown.stdout)["components"] == {"found": 1.0, "mine": 0.0}

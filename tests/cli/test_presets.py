@@ -138,6 +138,16 @@ def test_the_scaled_preset_is_the_lora_notebook_s_but_for_the_lines_that_say_so(
     assert params.rollout.prompts_per_round * params.rollout.samples_per_prompt == 64
 
 
+def test_english_differs_from_the_committed_settings_in_what_is_of_its_task() -> None:
+    committed, english = (load_params(path).model_dump() for path in (ROOT / "params.yaml", PRESETS["english"]))
+    sizes = {"rollout": ["max_new_tokens"], "evaluate": ["max_new_tokens", "batch_size"]}
+    for section, names in {"prompts": ["source"], **sizes}.items():
+        for name in names:
+            assert committed[section].pop(name) != english[section].pop(name)
+    assert committed.pop("reward") != english.pop("reward")
+    assert english == committed
+
+
 def test_scaled_is_short_for_the_preset_of_that_name(project: Path) -> None:
     preset("notebook-lora", "--scaled")
     assert Path("params.yaml").read_bytes() == PRESETS["notebook-lora-scaled"].read_bytes()
@@ -254,8 +264,8 @@ def test_without_a_params_yaml_the_preset_makes_one(project: Path) -> None:
     ("name", "message"),
     [
         ("notebook-ful", r"no preset 'notebook-ful'. Did you mean 'notebook-full'?"),
-        ("../params", r"There are: notebook-full, notebook-lora"),
-        ("", r"There are: notebook-full, notebook-lora"),
+        ("../params", r"There are: english, notebook-full, notebook-lora"),
+        ("", r"There are: english, notebook-full, notebook-lora"),
     ],
 )
 def test_an_unknown_name_is_told_with_the_nearest(project: Path, name: str, message: str) -> None:

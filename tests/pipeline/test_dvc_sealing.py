@@ -61,7 +61,7 @@ def test_a_sealed_project_goes_on_as_one_that_was_never_sealed(tmp_path: Path) -
         rounds(each, "add", "1")
         assert each.repro() == {"settings", "summary"} | ROUND_3
     wanted = of_round(never, "r003")
-    assert len(wanted) == 15 and of_round(project, "r003") == wanted
+    assert len(wanted) == 17 and of_round(project, "r003") == wanted
     assert summaries(project) == summaries(never)
 
     # Their settings are no longer in data/settings, and params.yaml has others by now: DVC's cache knows.

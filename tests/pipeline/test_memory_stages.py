@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from stage_runs import Stages
+from stage_runs import Stages, right_up_to
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.project.sealing.older import refuse_parents_without_memory
@@ -22,7 +22,7 @@ def change(params: Any) -> None:
     params["policy"]["critic"] = "none"
     params["advantage"].update(estimator="spo", memory_discount=DISCOUNT, kl_coef=0.05)
     params["rollout"]["prompt_choice"] = "informative"
-    params["reward"]["correct"].update(component="mentioned", at_least=-1.2)
+    right_up_to(params, 5)
     params["rounds"] = {
         "r001": {"parent": "r000"}, "r002": {"parent": "r001"}, "b": {"parent": "r001", "seed": 5},
     }  # fmt: skip

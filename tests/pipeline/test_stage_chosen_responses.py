@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_runs import Stages
+from stage_runs import Stages, right_up_to
 
 ENDS = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
 COLUMNS = {
@@ -17,7 +17,7 @@ def change(params: Any) -> None:
     params["policy"]["critic"] = "none"
     params["advantage"].update(estimator="reinforce++", whiten_advantages="round")
     params["rollout"].update(temperature=1.0, max_new_tokens=4, stop_tokens=ENDS)
-    params["reward"]["correct"] = {"component": "notebook", "at_least": -1.003}  # what has at most 1 character
+    right_up_to(params, 1)
     params["update"].update(epochs=1, minibatches=1)
     own = {"mask_truncated": True, "likelihood_coef": 0.5}
     params["rounds"] = {

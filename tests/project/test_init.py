@@ -139,9 +139,14 @@ def test_the_example_s_reward_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_params_differ_from_the_committed_ones_in_prompts_reward_and_size_alone(here: Path) -> None:
     init("mine")
     committed, new = yaml(REPOSITORY / "params.yaml"), yaml(here / "mine/params.yaml")
-    for section, changed in {"prompts": ["source"], "rollout": ["prompts_per_round", "samples_per_prompt"]}.items():
-        for name in changed:
-            assert committed[section].pop(name) != new[section].pop(name)
+    wanted: dict[str, dict[str, Any]] = {
+        "prompts": {"source": "prompts/example.jsonl"},
+        "rollout": {"prompts_per_round": 16, "samples_per_prompt": 4, "max_new_tokens": 48},
+        "evaluate": {"max_new_tokens": 48},
+    }
+    for section, settings in wanted.items():
+        assert {name: new[section][name] for name in settings} == settings
+        committed[section] |= settings
     assert committed.pop("reward") != new.pop("reward")
     assert list(new) == list(committed)
     assert new == committed

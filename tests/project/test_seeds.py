@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -27,9 +28,8 @@ def rows(project: SeedsProject, name: str = "seeds") -> dict[tuple[str, str], di
 
 
 def test_seeds_run_once_and_a_failing_one_leaves_the_others(project: SeedsProject) -> None:
-    (project.folder / "params.yaml").write_text(
-        (project.folder / "params.yaml").read_text().replace("lr: 0.0003", "lr: 0.25")
-    )  # not committed: the seeds take it as it is
+    settings = project.folder / "params.yaml"
+    settings.write_text(re.sub(r"(?m)^  lr: .*$", "  lr: 0.25", settings.read_text()))  # not committed: taken as it is
     before = {name: project.run("git", *command.split()) for name, command in STATE.items()}
     said = project.seeds("3", "-S", "update.epochs=7", FAIL="1", code=1)
     assert "seed 0 (1 of 3): held-out +0.250 after 1 round" in said and "; about " in said

@@ -81,6 +81,33 @@ def test_characters_leave_white_space_and_punctuation_out(response: str, expecte
     assert rule(match="characters").score(given) == pytest.approx([reward])
 
 
+@pytest.mark.parametrize(
+    ("response", "expected", "share"),
+    [
+        ("abcd", "bcde", 2 * 3 / 8),  # bcd
+        ("e-o-h", "e-s-u-o-h", 2 * 5 / 14),  # e- and o-h
+        ("A = 12.", "a = 12", 1.0),  # normalised
+        ("132", ["321", "13"], 2 * 2 / 5),  # of 321 it has 32, of 13 both
+        ("xyz", ["abc", "d"], 0.0),
+        ("", "abc", 0.0),
+    ],
+)
+def test_similarity_goes_from_miss_to_hit_by_the_share_in_common_with_the_nearest_answer(
+    response: str, expected: str | list[str], share: float
+) -> None:
+    given = samples([response], expected=[expected])
+    settings = {"match": "similarity", "hit": 0.75, "miss": -0.25, "length_penalty": 0.0}
+    assert rule(**settings).score(given) == pytest.approx([-0.25 + share])
+    length = len(normalise(response))
+    assert rule(**settings | {"length_penalty": 0.5}).score(given) == pytest.approx([-0.25 + share - 0.5 * length])
+
+
+def test_similarity_has_no_heuristic_for_frequent_characters() -> None:
+    """difflib takes a character for junk that is more than a hundredth of 200 or more, if nobody stops it."""
+    given = samples(["a" * 150], expected=["a" * 250])
+    assert rule(match="similarity", miss=0.0, length_penalty=0.0).score(given) == pytest.approx([300 / 400])
+
+
 def test_case_counts_only_where_the_column_says_so() -> None:
     given = samples(["CAT", "CAT", "cat"], expected=["cat", "cat", "cat"], exact_case=[True, False, True])
     settings = rule(match="exact", length_penalty=0.0, case_column="exact_case")
@@ -219,9 +246,9 @@ def test_what_stands_around_an_answer_does_not_count(text: str, around: str) -> 
         ("", "Paris", -1.0),
     ],
 )
-def test_the_committed_notebook_component_by_hand(response: str, expected: str, reward: float) -> None:
+def test_the_english_task_s_notebook_component_by_hand(response: str, expected: str, reward: float) -> None:
     """It is the LoRA notebook's rule; its weight of 0 records it without rewarding it."""
-    settings = load_params(Path(__file__).resolve().parents[2] / "params.yaml").reward
+    settings = load_params(Path(__file__).resolve().parents[2] / "params/english.yaml").reward
     given = samples([response], expected=[expected], exact_case=[True])
     found = score_samples(settings, given)
     assert found["notebook"] == pytest.approx([reward])

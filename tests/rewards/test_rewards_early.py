@@ -14,6 +14,7 @@ from ppo_pipeline.tables.prompts import PROMPTS
 def project(tmp_path: Path) -> Stages:
     def change(params: Any) -> None:
         params["rollout"]["prompts_per_round"] = 1
+        params["reward"]["components"][0]["case_column"] = "exact_case"
 
     return Stages(tmp_path, change)
 

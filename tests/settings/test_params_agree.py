@@ -14,9 +14,13 @@ from ppo_pipeline.settings.stage_settings import AdvantageSettings, read_setting
 
 DATA = YAML(typ="safe").load(Path(__file__).resolve().parents[2] / "params.yaml")
 DATA["rounds"] = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}}
+# 64 prompts with one sample each, GAE and a shared critic, four minibatches, whatever is committed.
+DATA["policy"]["critic"] = "shared"
+DATA["rollout"] |= {"prompts_per_round": 64, "samples_per_prompt": 1}
+DATA["advantage"] |= {"estimator": "gae", "whiten_advantages": "round"}
+DATA["update"] |= {"minibatches": 4}
 
 FORMS = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "geometric_mask")
-# 64 prompts with one sample each, GAE and a shared critic, four minibatches: what is committed.
 CONFLICTS: list[tuple[dict[str, Any], str]] = [
     (
         {"policy.critic": "none"},
@@ -184,7 +188,7 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         for name in ("overlong_buffer", "overlong_penalty")
     ),
     (
-        {"advantage.overlong_buffer": 49, "advantage.overlong_penalty": 1.0},
+        {"rollout.max_new_tokens": 48, "advantage.overlong_buffer": 49, "advantage.overlong_penalty": 1.0},
         "advantage.overlong_buffer: 49 tokens before the end of responses of at most rollout.max_new_tokens = 48; "
         "lower it, or let them be longer.",
     ),
@@ -241,7 +245,7 @@ AGREEING: list[dict[str, Any]] = [
     {"rollout.prompt_choice": "informative", "advantage.memory_discount": 0.0},
     {"update.critic_warmup_rounds": 2, "policy.critic": "separate", "policy.tuning": "full"},
     {"advantage.missing_eos_score": -1.0},
-    {"advantage.overlong_buffer": 48, "advantage.overlong_penalty": 1.0},
+    {"rollout.max_new_tokens": 48, "advantage.overlong_buffer": 48, "advantage.overlong_penalty": 1.0},
     {"update.likelihood_coef": 0.1},
     {"update.likelihood_coef": 0.0, "reward.correct": None},
     {"advantage.lambda_returns": 1.0, "advantage.lambda_alpha": 0.05},

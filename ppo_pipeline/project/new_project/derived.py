@@ -5,6 +5,11 @@ import re
 
 SOURCE, REWARD = "prompts/example.jsonl", "reward_functions.example:reward"
 
+# Few prompts, and answers with room for a sentence.
+SIZES = (
+    ("rollout", "prompts_per_round", 16), ("rollout", "samples_per_prompt", 4),
+    ("rollout", "max_new_tokens", 48), ("evaluate", "max_new_tokens", 48),
+)  # fmt: skip
 COMPONENTS = f"""\
 reward:
   components:
@@ -48,8 +53,8 @@ def project_params(text: str, model: str | None = None, local: bool = False) -> 
     """
     text = _replaced(r"(?<=\n)  source: .*\n", f"  source: {SOURCE}\n", text, 1)
     text = _replaced(r"(?<=\n)reward:\n(?:(?: .*)?\n)*", COMPONENTS, text, 1)
-    counts = r"(?<=\n)  prompts_per_round: .*\n  samples_per_prompt: .*\n"
-    text = _replaced(counts, "  prompts_per_round: 16\n  samples_per_prompt: 4\n", text, 1)
+    for section, name, count in SIZES:
+        text = _replaced(rf"(?<=\n)({section}:\n(?:  .*\n)*?  {name}: ).*", str(count), text, 1)
     if model is not None:
         line = f"  model: {json.dumps(model, ensure_ascii=False)}\n"  # YAML reads JSON's strings
         text = _replaced(r"(?<=\n)  model: .*\n", line, text, 1)
@@ -60,8 +65,11 @@ def project_params(text: str, model: str | None = None, local: bool = False) -> 
 
 
 def _replaced(pattern: str, by: str, text: str, times: int | None = None) -> str:
-    """Return `text` with each match replaced; LookupError where there is none, or not as many as there must be."""
-    new, count = re.subn(pattern, lambda _: by, text)
+    """Return `text` with each match replaced, but for its group where the pattern has one.
+
+    LookupError where there is no match, or not as many as there must be.
+    """
+    new, count = re.subn(pattern, lambda match: (match[1] if match.re.groups else "") + by, text)
     if count == 0 or times not in (None, count):
         raise LookupError(f"{count} matches of {pattern!r}; derived.py no longer fits the repository's file")
     return new
