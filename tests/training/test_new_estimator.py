@@ -136,4 +136,5 @@ def test_the_committed_ones_say_what_they_need() -> None:
         "dr_grpo": "none",
         "reinforce++": "round",
         "reinforce++_baseline": "round",
+        "spo": "round",
     }
