@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
 from ..errors import PipelineError, nearest
-from .estimators import learns_values, misfit
+from .agreement import disagreements
 from .explain import explain
 from .learning_sections import Advantage, Update
 from .reward_sections import Reward
@@ -57,77 +57,15 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Params":
-        """Refuse settings of different sections that exclude each other; one sentence each says the cure."""
-        samples = self.rollout.samples_per_prompt
-        count = self.rollout.prompts_per_round * samples
-        smallest = count // self.update.minibatches if self.whiten_minibatches else None
-        if (text := misfit(self.advantage.estimator, self.policy.critic, samples, smallest)) is not None:
+        """Refuse settings of different sections that exclude each other."""
+        if (text := next(disagreements(self), None)) is not None:
             raise ValueError(text)
-        if self.policy.tuning == "full" and self.compute.dtype == "fp16":
-            raise ValueError("policy.tuning full trains in bf16 or fp32; set compute.dtype to one of them")
-        if self.policy.tuning == "full" and self.update.average_rounds > 1:
-            raise ValueError("update.average_rounds averages LoRA adapters; with policy.tuning full set it to 1")
-        asks = [name for name in ("rollout", "evaluate") if getattr(self, name).engine == "vllm"]
-        if asks and self.compute.batch_invariant:
-            raise ValueError(
-                f"{asks[0]}.engine: vllm has not the training forward's own products, which compute.batch_invariant "
-                "samples with; set that to false, or the engine to own"
-            )
-        if asks and self.compute.head == "fp32":
-            raise ValueError(
-                f"{asks[0]}.engine: vllm computes the head in the model's dtype; set compute.head to auto, or the "
-                "engine to own"
-            )
-        if asks and self.compute.device == "mps":
-            raise ValueError(f"{asks[0]}.engine: vllm is not there for compute.device mps; set it to own")
-        if self.evaluate.samples_per_prompt and self.rollout.greedy:
-            raise ValueError(
-                "evaluate.samples_per_prompt: answers are drawn as in the rollout, and rollout.greedy draws none; set "
-                "it to 0, or greedy to false"
-            )
-        if self.update.minibatches > count:
-            raise ValueError(
-                f"update.minibatches: {self.update.minibatches} for {count} samples a round; a minibatch without a "
-                "sample would make no step. Lower it, or sample more"
-            )
-        buffer, limit = self.advantage.overlong_buffer, self.rollout.max_new_tokens
-        if buffer is not None and buffer > limit:
-            raise ValueError(
-                f"advantage.overlong_buffer: {buffer} tokens before the end of responses of at most "
-                f"rollout.max_new_tokens = {limit}; lower it, or let them be longer"
-            )
-        if self.tells_correct and self.reward.correct is None:
-            raise ValueError(
-                "update.likelihood_coef needs reward.correct, which says what answers are right; set that, or it to 0"
-            )
-        if self.rollout.prompt_choice == "informative":
-            needs = "rollout.prompt_choice: informative goes by the share of right answers"
-            if self.reward.correct is None:
-                raise ValueError(f"{needs}; say in reward.correct which are right, or set it to shuffle")
-            if self.advantage.memory_discount is None:
-                raise ValueError(f"{needs}; set advantage.memory_discount, such as 0.9, or it to shuffle")
-        if (text := self._warmup_fault()) is not None:
-            raise ValueError(text)
-        horizon = self.advantage.kl_horizon
-        if self.advantage.kl_target is not None and count >= 5 * horizon:  # it moves by a fifth of count / horizon
-            raise ValueError(
-                f"advantage.kl_horizon: {horizon} for {count} samples a round lets kl_coef fall to 0 or below; set it "
-                f"above {count // 5}"
-            )
         return self
 
-    def _warmup_fault(self) -> str | None:
-        """Return why no critic can be warmed up, None where one can, or none is to be."""
-        rounds, cure = f"update.critic_warmup_rounds: {self.update.critic_warmup_rounds}", "or set it to 0"
-        if not self.update.critic_warmup_rounds:
-            return None
-        if self.policy.critic == "none":
-            return f"{rounds} needs a critic; set policy.critic to shared or separate, {cure}"
-        if not learns_values(self.advantage.estimator):
-            return f"{rounds} needs returns; set advantage.estimator to gae, {cure}"
-        if not self.update.value_coef:
-            return f"{rounds} needs a value loss; set update.value_coef above 0, {cure}"
-        return None
+    @property
+    def samples(self) -> int:
+        """Responses of a round."""
+        return self.rollout.prompts_per_round * self.rollout.samples_per_prompt
 
     @property
     def threads(self) -> int:
