@@ -1,7 +1,7 @@
-"""Draw what `dvc plots show` shows as one PNG, without a browser: the README's picture of the learning curve.
+"""Draw what `dvc plots show` shows as one PNG, without a browser: a picture for a page.
 
 pip install vl-convert-python pillow
-python scripts/plot_pictures.py docs/learning-curve.png reward kl response_length entropy
+python scripts/plot_pictures.py docs/english-curve.png reward kl response_length entropy
 """
 
 import io

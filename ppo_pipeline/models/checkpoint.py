@@ -146,7 +146,7 @@ def save_trainer(policy: Policy, state: TrainerState, folder: Path, earlier: dic
 
 
 def save_checkpoint(
-    policy: Policy, state: TrainerState, parent: Path, folder: Path, trainer: Path, same_policy: bool = False,
+    policy: Policy, state: TrainerState, parent: Path, folder: Path, trainer: Path, *, same_policy: bool = False,
     earlier: dict[str, Tensor] | None = None,
 ) -> None:  # fmt: skip
     """Write a round's policy/ and trainer/; what training does not change comes from the `parent`'s policy folder.

@@ -91,7 +91,8 @@ class RoundUpdate:
             rounds, earlier = update.average_rounds, None
             if rounds > 1 and s.depth > 1:  # r000's adapter is not among them
                 earlier = newest_adapters(paths.parent_policy, paths.parent_trainer, rounds - 1)
-            save_checkpoint(whole, after, paths.parent_policy, paths.policy, paths.trainer, s.critic_alone, earlier)
+            where = (paths.parent_policy, paths.policy, paths.trainer)
+            save_checkpoint(whole, after, *where, same_policy=s.critic_alone, earlier=earlier)
             write_average(paths.average, paths.policy, paths.trainer, rounds)
 
         ranks.share(save)

@@ -31,7 +31,7 @@ def lineage(folder: Path, architecture: str, use_rslora: bool, rounds: int, coun
                 layer.lora_B.normal_(std=0.3)
         earlier = newest_adapters(parent / "policy", parent / "trainer", rounds - 1) if found else None
         here = folder / f"r{number}"
-        save_checkpoint(policy, TrainerState(), parent / "policy", here / "policy", here / "trainer", earlier)
+        save_checkpoint(policy, TrainerState(), parent / "policy", here / "policy", here / "trainer", earlier=earlier)
         write_average(here / "average", here / "policy", here / "trainer", rounds)
         found.append(here)
         parent = here

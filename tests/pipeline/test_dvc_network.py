@@ -80,7 +80,7 @@ def test_a_run_asks_no_network_and_a_reward_service_trips_the_trap(
         "columns": [], "batch_size": 8, "timeout_seconds": 300.0, "retries": 0, "max_answer_bytes": 1000,
         "token_variable": None,
     }  # fmt: skip
-    project.change("reward.components", [service])
+    project.change("reward", {"components": [service], "correct": None})
     process = project.start("dvc", "repro", "reward@r001")
     _, err = process.communicate()
     assert process.returncode

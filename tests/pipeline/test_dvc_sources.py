@@ -21,6 +21,7 @@ JUDGE = {
     "input": "pair", "label": None, "output": "logit", "max_tokens": 90, "too_long": "cut_start", "batch_tokens": 500,
     "device": "cpu", "dtype": "fp32",
 }  # fmt: skip
+JUDGED = {"components": [JUDGE], "correct": None}
 ROUND = {f"{stage}@r001" for stage in ("rollout", "reward", "reference", "advantage", "update", "evaluate")}
 
 
@@ -29,7 +30,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> ForetoldProject:
     made = ForetoldProject(tmp_path_factory.mktemp("project"))
     save_reward_model(made.folder / "judge")
     made.change("sources", {"base": "model", "judge": "judge"})
-    judged: dict[str, Any] = {"parent": "r000", "reward": {"components": [JUDGE]}}
+    judged: dict[str, Any] = {"parent": "r000", "reward": JUDGED}
     made.change("rounds", {"r001": judged, "r002": {"parent": "r000"}})
     made.repro()
     return made
@@ -116,7 +117,8 @@ def test_a_judge_less_reruns_nothing_of_the_other_rounds_and_leaves_no_record(pr
     assert clean(project)
     project.change("sources", {"base": "model", "judge": "judge"})
     project.change(
-        "rounds", {"r001": {"parent": "r000", "reward": {"components": [JUDGE]}}, "r002": {"parent": "r000"}}
+        "rounds",
+        {"r001": {"parent": "r000", "reward": JUDGED}, "r002": {"parent": "r000"}},
     )
     assert stages_run(project.run("dvc", "repro")) == {"source@judge", "summary"}, "all else lies in DVC's cache"
     assert project.hashes() == before

@@ -122,7 +122,7 @@ def test_full_tuning_s_scores_are_the_reward_model_s_logits_of_the_joined_texts(
     model = AutoModelForSequenceClassification.from_pretrained(full.folder / "reward-model", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(full.folder / "reward-model")
     rollouts, rewards = full.table("r001/rollouts.parquet"), full.table("r001/rewards.parquet")
-    assert set(rewards) == {"sample_id", "score", "helpful"}
+    assert set(rewards) == {"sample_id", "score", "correct", "helpful"}
     with torch.no_grad():
         wanted = [
             model.eval()(**tokenizer(prompt + response, return_tensors="pt")).logits.item()
@@ -166,7 +166,7 @@ def test_lora_writes_an_adapter_that_peft_loads(lora: Preset) -> None:
 
 def test_lora_s_prompts_are_in_the_chat_template_and_its_scores_the_notebook_s_rule(scaled: Preset) -> None:
     rollouts, rewards = scaled.table("r001/rollouts.parquet"), scaled.table("r001/rewards.parquet")
-    assert set(rewards) == {"sample_id", "score", "notebook"}
+    assert set(rewards) == {"sample_id", "score", "correct", "notebook"}
     lines = (scaled.folder / "data/prompts/tasks-chinese.jsonl").read_text(encoding="utf-8").splitlines()
     prompts = {json.loads(line)["prompt_id"]: json.loads(line) for line in lines}
     assert len(rollouts["sample_id"]) == 4 * 3 and len(set(rollouts["prompt_id"])) == 4
