@@ -1,11 +1,20 @@
-"""The table of benchmarks.ablations, from curves written by hand."""
+"""The table of benchmarks.ablations, from curves written by hand, and the committed variants."""
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from benchmarks.ablations import curve_file, curves_of, markdown, read_curve, summary
+from benchmarks.measuring import ROOT
+from benchmarks.projects import change
+from ruamel.yaml import YAML
+
+from ppo_pipeline.settings.params import load_params
+
+VARIANTS: dict[str, dict[str, Any]] = YAML(typ="safe").load(ROOT / "benchmarks/ablations.yaml")
 
 
 def curve(*scores: float | None, seconds: float = 1.0) -> list[dict[str, Any]]:
@@ -48,3 +57,10 @@ def test_the_table_has_a_row_for_each_variant_with_its_own_seeds_alone(tmp_path:
 
 def test_a_run_that_has_not_begun_has_no_rounds(tmp_path: Path) -> None:
     assert read_curve(curve_file(tmp_path, "a", 0)) == [] == curves_of(tmp_path, "a")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_each_committed_variant_is_settings_that_go_together(name: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    change(tmp_path, VARIANTS[name])
+    load_params(tmp_path / "params.yaml")
