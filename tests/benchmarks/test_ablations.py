@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
+
 from benchmarks.ablations import curve_file, curves_of, markdown, read_curve, summary
 from benchmarks.measuring import ROOT
 from benchmarks.projects import change
-from ruamel.yaml import YAML
-
 from ppo_pipeline.settings.params import load_params
 
 VARIANTS: dict[str, dict[str, Any]] = YAML(typ="safe").load(ROOT / "benchmarks/ablations.yaml")
