@@ -7,6 +7,7 @@ many short runs share a machine with no start but their own.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,12 +21,13 @@ import click
 import numpy as np
 from ruamel.yaml import YAML
 
-from ppo_pipeline.project.sealing.index import EMPTY
+from ppo_pipeline.project.seeds.spread import statistics
+from ppo_pipeline.settings.stage_settings import ROUND_STAGES
 
 from .measuring import ROOT, environment, module
-from .projects import change, rounds
+from .projects import change, make_folders, rounds
 
-STAGES = ("rollout", "reward", "reference", "advantage", "update")
+STAGES = tuple(stage for stage in ROUND_STAGES if stage != "evaluate")
 SHOWN = {
     "eval/scores": "score", "eval/correct": "correct", "objective/kl": "KL", "policy/approxkl": "approxkl",
     "val/response_length": "tokens",
@@ -83,10 +85,8 @@ def curve_file(out: Path, name: str, seed: int) -> Path:
 def make_project(folder: Path, base: Path, params: Path, settings: dict[str, Any], count: int) -> None:
     """Fill `folder` with settings, prompts and the base model; what a killed run left there goes."""
     if folder.exists():
-        subprocess.run(["rm", "-rf", str(folder)], check=True)
-    (folder / "data/sources").mkdir(parents=True)
-    (folder / "sealed/metrics").mkdir(parents=True)
-    (folder / "sealed/rounds.yaml").write_text(EMPTY, encoding="utf-8")
+        shutil.rmtree(folder)
+    make_folders(folder)
     (folder / "params.yaml").write_bytes(params.read_bytes())
     (folder / "data/prompts").symlink_to(ROOT / "data/prompts")
     (folder / "data/base").symlink_to(base.resolve())
@@ -132,7 +132,10 @@ def summary(curves: list[list[dict[str, Any]]], metric: str, last: int = 3) -> t
     """Return median, lowest and highest over the seeds of a metric's mean over the last rounds that have it."""
     ends = [[row[metric] for row in curve if metric in row][-last:] for curve in curves]
     means = [float(np.mean(end)) for end in ends if end]
-    return (float(np.median(means)), min(means), max(means)) if means else (float("nan"),) * 3
+    if not means:
+        return (float("nan"),) * 3
+    found = statistics(means)
+    return found["median"], found["min"], found["max"]
 
 
 def markdown(out: Path, names: list[str]) -> str:

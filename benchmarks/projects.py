@@ -28,9 +28,7 @@ def make_project(folder: Path, base: Path, count: int, heldout: int = 16) -> Pat
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, folder / name)
-    (folder / "sealed/metrics").mkdir(parents=True)
-    (folder / "sealed/rounds.yaml").write_text(EMPTY, encoding="utf-8")
-    (folder / "data/sources").mkdir(parents=True)
+    make_folders(folder)
     (folder / "data" / "prompts").mkdir()
     rows = [{"prompt": text, "split": "train"} for text in prompts(count)]
     rows += [{"prompt": text.replace("?", "."), "split": "heldout"} for text in prompts(count + heldout)[count:]]
@@ -50,6 +48,13 @@ def make_project(folder: Path, base: Path, count: int, heldout: int = 16) -> Pat
     for command in (["git", "init", "--quiet"], ["dvc", "init", "--quiet"]):
         subprocess.run(command, cwd=folder, env=environment(), check=True)
     return folder
+
+
+def make_folders(folder: Path) -> None:
+    """Make what a project without sealed rounds and local models has of both: empty folders, an empty list."""
+    (folder / "sealed/metrics").mkdir(parents=True)
+    (folder / "sealed/rounds.yaml").write_text(EMPTY, encoding="utf-8")
+    (folder / "data/sources").mkdir(parents=True)
 
 
 def change(folder: Path, settings: dict[str, Any]) -> None:

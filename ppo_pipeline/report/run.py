@@ -71,7 +71,7 @@ class Run:
         return [
             ("model", model),
             ("rounds", f"{trained}{branches}"),
-            ("samples a round", str(p.rollout.prompts_per_round * p.rollout.samples_per_prompt)),
+            ("samples a round", str(p.samples)),
             ("KL coefficient", f"{p.advantage.kl_coef:g}"),
             ("learning rate", f"{p.update.lr:g}"),
             ("estimator", p.advantage.estimator),

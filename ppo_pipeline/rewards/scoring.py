@@ -93,6 +93,6 @@ def join_prompts(
     return Samples(sample_ids, messages, prompt_texts, responses, response_ids, columns)
 
 
-def component_means(scores: dict[str, list[float]], prefix: str) -> dict[str, float]:
+def component_means(scores: dict[str, list[float]]) -> dict[str, float]:
     """Return the mean of each reward component as a metric."""
-    return {f"{prefix}/{name}": float(np.mean(numbers)) for name, numbers in scores.items() if name != "score"}
+    return {f"reward/{name}": float(np.mean(numbers)) for name, numbers in scores.items() if name != "score"}

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppo_pipeline.maths.estimators.dr_grpo import dr_grpo, group_centred
+from ppo_pipeline.maths.estimators.dr_grpo import dr_grpo
 from ppo_pipeline.maths.estimators.grpo import group_normalised
 from ppo_pipeline.maths.estimators.reinforce_pp_baseline import reinforce_pp_baseline
 from ppo_pipeline.maths.estimators.rloo import leave_one_out
+from ppo_pipeline.maths.groups import group_centred
 from ppo_pipeline.maths.masked import whiten
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..groups import sums_by_group, sums_by_sequence
+from ..groups import group_centred, sums_by_sequence
 from .registry import Estimated, Floats, Integers, estimator
 
 
@@ -17,16 +17,7 @@ def dr_grpo(rewards: Floats, lengths: Integers, groups: Integers) -> Estimated:
     """Return `group_centred` of each response's summed rewards, at each of its tokens; no returns to learn.
 
     rewards: per token, sequences concatenated (sum of lengths,). lengths, groups: (N,). The other half of Dr. GRPO,
-    no bias by length, is update.loss_normalization: fixed_length.
+    no bias by length, is update.loss_normalization: fixed_length. Source: Liu et al. 2025, arXiv:2503.20783, sec. 3.2.
+    It is RLOO's advantage times (G - 1) / G for G responses.
     """
     return Estimated(np.repeat(group_centred(sums_by_sequence(rewards, lengths), groups), lengths), None)
-
-
-def group_centred(rewards: Floats, groups: Integers) -> Floats:
-    """Return A_i = R_i - mean of the group's R_j, its own included.
-
-    rewards: (N,) one number per response. groups: (N,) the prompt of each, as integers.
-    Source: Liu et al. 2025, arXiv:2503.20783, sec. 3.2. It is RLOO's advantage times (G - 1) / G for G responses.
-    """
-    sums, counts = sums_by_group(rewards, groups)
-    return rewards - sums / counts

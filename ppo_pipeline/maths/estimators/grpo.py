@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..groups import sums_by_group, sums_by_sequence
+from ..groups import group_centred, sums_by_group, sums_by_sequence
 from .registry import Estimated, Floats, Integers, estimator
 
 
@@ -27,9 +27,8 @@ def group_normalised(rewards: Floats, groups: Integers, eps: float = 1e-4) -> Fl
     Source: Shao et al. 2024, arXiv:2402.03300, sec. 4.1.2. As in TRL's GRPOTrainer the variance is the unbiased
     one and eps is 1e-4; a group whose rewards are all equal gives 0. Every group has 2 or more (ValueError).
     """
-    sums, counts = sums_by_group(rewards, groups)
+    centred = group_centred(rewards, groups)
+    squares, counts = sums_by_group(centred**2, groups)
     if counts.min(initial=2) < 2:
         raise ValueError("a group's standard deviation needs two responses or more to each prompt")
-    centred = rewards - sums / counts
-    squares, _ = sums_by_group(centred**2, groups)
     return centred / (np.sqrt(squares / (counts - 1)) + eps)

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from ..groups import sums_by_sequence
-from .dr_grpo import group_centred
+from ..groups import group_centred, sums_by_sequence
 from .registry import Estimated, Floats, Integers, estimator
 
 
