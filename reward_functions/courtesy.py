@@ -1,7 +1,7 @@
-"""A gold reward for messages: short, polite, on the subject. `type: python`, `function: reward_functions.courtesy:reward`.
+"""A gold reward for messages: short, polite, on the subject; `function: reward_functions.courtesy:reward`.
 
-params/rlhf.yaml records it with weight 0: the pipeline learns from a reward model of pairs that this function judged, and
-never from it, so that one sees how far the two go apart.
+params/rlhf.yaml records it with weight 0: the pipeline learns from a reward model of pairs that this function judged,
+and never from it, so that one sees how far the two go apart.
 """
 
 import re
@@ -17,8 +17,8 @@ SHORT, LONG = 25, 60  # words: up to the first a message is short, from the seco
 def reward(prompts: list[str], completions: list[str], *, subject: list[str], **columns: list[Any]) -> list[float]:
     """Return, from 0 to 3, the sum of three parts from 0 to 1; 0 for a text without a word.
 
-    polite: half for each of two different polite words. on the subject: 1 where the word `subject` stands in it. short: 1 up
-    to 25 words, falling to 0 at 60.
+    polite: half for each of two different polite words. on the subject: 1 where the word `subject` stands in it.
+    short: 1 up to 25 words, falling to 0 at 60.
     """
     return [courtesy(completion, word) for completion, word in zip(completions, subject, strict=True)]
 

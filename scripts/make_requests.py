@@ -2,8 +2,8 @@
 
     python scripts/make_requests.py
 
-The same bytes at each run. A held-out prompt has a recipient, an aim and a subject that stand together in no training prompt.
-`subject` has the words that an answer on the subject uses, for the gold reward (reward_functions/courtesy.py).
+The same bytes at each run. A held-out prompt has a recipient, an aim and a subject that stand together in no training
+prompt. `subject` has the words that an answer on the subject uses, for the gold reward (reward_functions/courtesy.py).
 """
 
 import itertools
