@@ -26,10 +26,10 @@ ERROR = "_se"
 
 
 def curves(run: Run) -> dict[str, Any]:
-    """Return {charts: [{metric, title, main}], lines: [{label, start, rounds}], depth: {round: n}, values}.
+    """Return {charts: [{metric, title, main}], lines: [{label, start, rounds}], depth: {round: n}, values, rewards}.
 
     values: {metric: {round: number}}; a standard error, <metric>_se, is told with its metric and has no chart of its
-    own. Adds a note for the rounds that have no metrics.
+    own. rewards: the metrics that are drawn against the KL. Adds a note for the rounds that have no metrics.
     """
     metrics = {name: metrics_of(run, name) for name in run.rounds}
     without = [name for name in run.rounds if not metrics[name]]
@@ -43,7 +43,21 @@ def curves(run: Run) -> dict[str, Any]:
         "lines": [{"label": line.label, "start": line.start, "rounds": line.rounds} for line in run.lines],
         "depth": {name: run.params.depth(name) for name in run.rounds},
         "values": {m: {n: float(f"{metrics[n][m]:.6g}") for n in run.rounds if m in metrics[n]} for m in order},
+        "rewards": rewards_in(run, names),
     }
+
+
+def rewards_in(run: Run, names: set[str]) -> list[dict[str, str]]:
+    """Return metric and title of the score and of each component that is recorded beside it, with its weight.
+
+    None where the score is all there is. How a reward that is learnt from (a proxy) parts from one that is only
+    recorded (gold) as the policy leaves the base: Gao et al. 2022, arXiv:2210.10760.
+    """
+    components = {f"reward/{c.name}": f"{c.name}, weight {c.weight:g}" for c in run.params.reward.components}
+    found = [{"metric": metric, "title": title} for metric, title in components.items() if metric in names]
+    if len(found) < 2 or "objective/kl" not in names:
+        return []
+    return [{"metric": "objective/scores", "title": CHARTS["objective/scores"]}, *found]
 
 
 def in_order(names: set[str]) -> list[dict[str, Any]]:

@@ -185,6 +185,19 @@ def test_a_standard_error_is_told_with_its_metric_and_has_no_chart(project: Path
     assert "eval/scores" in charts and "of_use_se" in charts and "eval/scores_se" not in charts
 
 
+def test_rewards_beside_the_score_are_told_with_their_weights(project: Path) -> None:
+    report()
+    assert parsed().blocks()["index"]["curves"]["rewards"] == [], "no component was recorded"
+    path = Path("metrics/rounds/r001.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "reward/answer": 0.25, "reward/near": 0.5}))
+    report()
+    found = [(reward["metric"], reward["title"]) for reward in parsed().blocks()["index"]["curves"]["rewards"]]
+    assert found == [
+        ("objective/scores", "Training score"),
+        ("reward/answer", "answer, weight 1"), ("reward/near", "near, weight 1"),
+    ]  # fmt: skip
+
+
 def test_every_round_is_in_one_line_and_branches_start_at_their_parent(project: Path) -> None:
     lines = lines_of(Run(project).params)
     assert [(line.start, line.rounds) for line in lines] == [

@@ -3,6 +3,7 @@
 Needs the extra `browser` and a Chromium; skipped where one of them is missing.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -260,3 +261,20 @@ def test_bands_of_several_seeds_are_drawn_below_the_curves(opened: Opener, tmp_p
     page.locator("#seeds summary").click()
     page.locator("#seeds details canvas").wait_for()
     assert drawn.count() == 2
+
+
+def test_rewards_are_drawn_against_the_root_of_the_kl(opened: Opener, tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "proxy", {"r001": "r000", "r002": "r001"}, samples=2)
+    for name, kl in (("r001", 0.25), ("r002", 9.0)):
+        rewards = {"objective/scores": kl, "reward/answer": 1 - kl, "reward/answer_std": 0.5, "reward/near": 2}
+        path = folder / f"metrics/rounds/{name}.json"
+        path.write_text(json.dumps({"objective/kl": kl, **rewards}))
+    page = opened(file=write_report(folder))
+    drawn = page.locator("#against-kl figure")
+    drawn.locator("canvas").first.wait_for()
+    assert drawn.locator(".name").all_inner_texts() == ["Training score", "answer, weight 1", "near, weight 1"]
+    assert drawn.locator(".readout").all_inner_texts() == [
+        "r002: 9 at 3", "r002: -8 ± 0.500 between members at 3".replace("-", "\u2212"), "r002: 2 at 3",
+    ]  # fmt: skip
+    said = drawn.locator("[role=img]").nth(1).get_attribute("aria-label")
+    assert said.endswith("r001 0.750 at 0.500; r002 \u22128 at 3")

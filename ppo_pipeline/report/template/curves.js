@@ -36,6 +36,7 @@ function startCurves() {
     const host = $("more-charts").querySelector(".charts");
     if (!host.childElementCount) add(host, more);
   });
+  figures.push(...startRewards());
   startSeeds();
 }
 
