@@ -46,7 +46,7 @@ def settings_of(trainer: str, which: str, params: Params, samples: int, rounds: 
 def _optimizer(params: Params) -> dict[str, Any]:
     update = params.update
     return {
-        "learning_rate": update.lr, "lr_scheduler_type": "constant", "adam_beta1": update.adam_beta1,
+        "learning_rate": update.lr, "lr_scheduler_type": update.lr_schedule, "adam_beta1": update.adam_beta1,
         "adam_beta2": update.adam_beta2, "adam_epsilon": update.adam_eps, "weight_decay": update.weight_decay,
         "max_grad_norm": update.max_grad_norm or 0.0,  # PPOTrainer clips no gradient
     }  # fmt: skip

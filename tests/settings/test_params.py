@@ -83,7 +83,7 @@ def test_a_file_that_is_no_settings_file_is_refused(tmp_path: Path, text: str) -
 
 
 def test_yaml_1_2_floats_need_no_decimal_point(tmp_path: Path) -> None:
-    text = COMMITTED.read_text().replace("lr: 0.0003", "lr: 3e-4", 1)
+    text = COMMITTED.read_text().replace("lr: 0.0006", "lr: 6e-4", 1)
     (tmp_path / "params.yaml").write_text(text)
     assert isinstance(load_params(tmp_path / "params.yaml").update.lr, float)
 

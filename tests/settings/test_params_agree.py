@@ -120,7 +120,10 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         "or greedy to false.",
     ),
     *(
-        ({"update.lr_schedule": schedule}, f"update: lr_schedule {schedule} needs schedule_rounds.")
+        (
+            {"update.lr_schedule": schedule, "update.schedule_rounds": None},
+            f"update: lr_schedule {schedule} needs schedule_rounds.",
+        )
         for schedule in ("linear", "cosine")
     ),
     *(
@@ -298,7 +301,7 @@ def test_settings_that_do_not(tmp_path: Path, changes: dict[str, Any]) -> None:
         ({"rollout": {"prompts_per_round": 3}}, "update.minibatches: 4 for 3 samples a round"),
         ({"advantage": {"estimator": "grpo"}}, "advantage.estimator grpo compares the responses to a prompt"),
         ({"rollout": {"greedy": True, "top_k": 5}}, "rollout: greedy takes the likeliest token"),
-        ({"update": {"lr_schedule": "linear"}}, "update: lr_schedule linear needs schedule_rounds"),
+        ({"update": {"schedule_rounds": None}}, "update: lr_schedule linear needs schedule_rounds"),
     ],
 )
 def test_a_round_s_override_that_disagrees_names_the_round(
