@@ -23,8 +23,9 @@ NOT_JSON = (ValueError, RecursionError)  # what json.loads raises: bad syntax, t
 def prompt_files(source: Path, setting: str = "prompts.source") -> list[Path]:
     """Return the file `source`, or the files of the folder and its subfolders in the order of their names.
 
-    Hidden files and folders, README, LICENSE, .md and .dvc files are left out. setting: which one names `source`. Raises
-    PipelineError for any other file that is no prompt file: one that is passed over in silence would be missed by nobody.
+    setting: the one that names it. Hidden files and folders, README, LICENSE, .md and .dvc files are left out. Raises
+    PipelineError for any other file that is no prompt file: one that is passed over in silence would be missed by
+    nobody.
     """
     if source.is_dir():
         files = list(_walk(source))

@@ -21,11 +21,11 @@ class Pair(NamedTuple):
 def pair_of(row: dict[str, Any], continue_final_message: bool, place: str) -> Pair:
     """Return the pair of a row in one of TRL's preference formats.
 
-    `chosen` and `rejected` are texts or lists of messages, whose last is the assistant's answer; before it may stand the
-    prompt's own messages. The prompt stands in `prompt` or `messages`, as in a prompt set (conversation_of), or it is
-    what both begin with alike. Raises PipelineError, starting with `place`, for whatever else.
-    Source: TRL's dataset_formats.md, and extract_prompt in its trl/data_utils.py. There a prompt that is not written out
-    ends where the first character differs; here before the word with that character.
+    `chosen` and `rejected` are texts or lists of messages, whose last is the assistant's answer; before it may stand
+    the prompt's own messages. The prompt stands in `prompt` or `messages`, as in a prompt set (conversation_of), or it
+    is what both begin with alike. Raises PipelineError, starting with `place`, for whatever else.
+    Source: TRL's dataset_formats.md, and extract_prompt in its trl/data_utils.py. There a prompt that is not written
+    out ends where the first character differs; here before the word with that character.
     """
     missing = [name for name in ANSWERS if is_absent(row.get(name))]
     if missing and not is_absent(row.get("responses")):

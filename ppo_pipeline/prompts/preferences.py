@@ -40,7 +40,9 @@ def read_preferences(settings: Preferences, name: str, continue_final_message: b
                 row, digest = _row(source, settings.heldout_fraction, continue_final_message, place)
                 split, first = splits.setdefault(digest, (row["split"], place))
                 if split != row["split"]:
-                    raise PipelineError(f"{place}: split '{row['split']}', and '{split}' for the same prompt in {first}.")
+                    raise PipelineError(
+                        f"{place}: split '{row['split']}', and '{split}' for the same prompt in {first}."
+                    )
             except PipelineError as error:
                 bad.append(error.message)
                 continue

@@ -50,8 +50,8 @@ PREFERENCES = TableSchema(
 def preference_metrics(table: pa.Table) -> dict[str, Any]:
     """Return what a table of pairs is like, by metric: counts, mean lengths in characters, shares.
 
-    chosen_longer, rejected_longer: shares of the pairs in which that answer has more characters; a reward model of pairs
-    whose chosen answers are mostly the longer ones learns length too. repeated: pairs that an earlier row has, too;
+    chosen_longer, rejected_longer: shares of the pairs in which that answer has more characters; where the chosen ones
+    mostly are the longer ones, a reward model learns length. repeated: pairs that an earlier row has, too;
     contradicted: those that some row has the other way round.
     """
     if not table.num_rows:
