@@ -26,6 +26,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
         "max_answer_bytes": 9, "token_variable": None,
     },
 }  # fmt: skip
+MAPS: dict[str, dict[str, Any]] = {"preferences": {"source": "a.jsonl", "heldout_fraction": 0.1}}  # one entry of each
 
 # (inside, outside); the limits themselves are among them.
 RANGES: dict[str, tuple[list[float], list[float]]] = {
@@ -65,8 +66,8 @@ EXPECTED = {
     "evaluate.batch_size model.max_tokens model.batch_tokens http.batch_size http.max_answer_bytes",
     "above 1": "update.dual_clip update.rollout_correction_max",
     "above 0 to below 1": "update.rollout_correction_min",
-    "0 to 1": "prompts.heldout_fraction advantage.gamma advantage.lambda advantage.lambda_returns "
-    "advantage.memory_discount",
+    "0 to 1": "prompts.heldout_fraction preferences.heldout_fraction advantage.gamma advantage.lambda "
+    "advantage.lambda_returns advantage.memory_discount",
     "0 to below 1": "policy.dropout update.adam_beta1 update.adam_beta2",
     "above 0 to 1": "rollout.top_p rollout.min_p vllm.gpu_memory",
 }
@@ -105,6 +106,8 @@ def refused(setting: str, value: Any) -> bool:
     if section in SAMPLES:
         component = {"type": section, "name": "c", "weight": 1.0, **SAMPLES[section], name: value}
         data["reward"] = {"components": [component], "correct": None}
+    elif section in MAPS:
+        data[section] = {"a": {**MAPS[section], name: value}}
     else:
         holder = data[section] if section else data
         assert name in holder
