@@ -11,6 +11,7 @@ from .explain import explain
 from .learning_sections import Advantage, Update
 from .reward_sections import Reward
 from .sections import Base, ComputeAnywhere, Evaluate, Name, Policy, Prompts, Reference, Rollout, Section, Vllm
+from .supervised_sections import Sft
 
 ROOT = "r000"
 SEALED = Path("sealed/rounds.yaml")  # beside params.yaml; ppo_pipeline/project/sealing/ says what sealing is
@@ -43,6 +44,7 @@ class Params(Section):
         "folder or .gguf file, any other for a reward model's folder, such as the component's"
     )
     prompts: Prompts
+    sft: dict[Name, Sft] = Field(description="Supervised training of the base model, by a name")
     policy: Policy
     compute: ComputeAnywhere
     rollout: Rollout
@@ -61,6 +63,18 @@ class Params(Section):
         if (text := next(disagreements(self), None)) is not None:
             raise ValueError(text)
         return self
+
+    def entry(self, section: str, name: str) -> Any:
+        """Return an entry of a section that is a map from names; PipelineError where there is none."""
+        entries = getattr(self, section)
+        if name not in entries:
+            raise PipelineError(f"params.yaml: {section}: no '{name}'.{nearest(name, list(entries))}")
+        return entries[name]
+
+    @property
+    def start(self) -> str:
+        """Folder of the model that the policies start from."""
+        return self.policy.start
 
     @property
     def samples(self) -> int:
