@@ -12,6 +12,7 @@ from .learning_sections import Advantage, Update
 from .preference_sections import Preferences
 from .reward_sections import Reward
 from .sections import Base, ComputeAnywhere, Evaluate, Name, Policy, Prompts, Reference, Rollout, Section, Vllm
+from .supervised_sections import Sft
 
 ROOT = "r000"
 SEALED = Path("sealed/rounds.yaml")  # beside params.yaml; ppo_pipeline/project/sealing/ says what sealing is
@@ -45,8 +46,9 @@ class Params(Section):
     )
     prompts: Prompts
     preferences: dict[Name, Preferences] = Field(
-        description="A table of pairs of answers by each name, for reward models to learn from"
+        description="Pairs of answers for a reward model to learn from, by a name"
     )
+    sft: dict[Name, Sft] = Field(description="Supervised training of the base model, by a name")
     policy: Policy
     compute: ComputeAnywhere
     rollout: Rollout
@@ -65,6 +67,18 @@ class Params(Section):
         if (text := next(disagreements(self), None)) is not None:
             raise ValueError(text)
         return self
+
+    def entry(self, section: str, name: str) -> Any:
+        """Return an entry of a section that is a map from names; PipelineError where there is none."""
+        entries = getattr(self, section)
+        if name not in entries:
+            raise PipelineError(f"params.yaml: {section}: no '{name}'.{nearest(name, list(entries))}")
+        return entries[name]
+
+    @property
+    def start(self) -> str:
+        """Folder of the model that the policies start from."""
+        return self.policy.start
 
     @property
     def samples(self) -> int:

@@ -229,7 +229,7 @@ def test_the_stage_writes_table_and_metrics_the_same_each_time(tmp_path: Path) -
     )
     entry = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")["stages"]["preferences"]["do"]
     outs = ["data/preferences/mine.parquet", "metrics/preferences/mine.json"]
-    names = [out if isinstance(out, str) else next(iter(out)) for out in entry["outs"]]
+    names = [*entry["outs"], *(name for out in entry["metrics"] for name in out)]
     assert [name.replace("${key}", "mine") for name in names] == outs
     found = []
     for _ in range(2):
