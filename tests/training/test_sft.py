@@ -13,8 +13,9 @@ import torch
 from click.testing import CliRunner
 from conftest import lora_policy, save_tiny, targets_of, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file
+from sft_project import sft_project
 from stage_runs import Stages
-from supervised_entries import VALUES, sft_values, supervised_settings
+from supervised_entries import VALUES, supervised_settings
 from tiny_models import tiny_model as model_of_kind
 from transformers import AutoModelForCausalLM
 
@@ -116,24 +117,6 @@ def test_a_model_in_bf16_stays_one(tuning: str, tmp_path: Path) -> None:
 # ---- the stage
 
 
-def project(folder: Path, start: str = "data/base", **changes: Any) -> Stages:
-    """Make a project whose entry `sft.chat` teaches to answer a letter by letters."""
-    (folder / "data").mkdir(parents=True)
-    rows = [
-        {"messages": [{"role": "user", "content": f"Say {c}"}, {"role": "assistant", "content": c * (1 + i % 5)}],
-         "split": "heldout" if i % 4 == 3 else "train"}
-        for i, c in enumerate("abcdefghijkl")
-    ]  # fmt: skip
-    (folder / "data/talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def change(params: Any) -> None:
-        small = {"lr": 0.01, "microbatch_tokens": 40, "epochs": 3, "max_tokens": 200}
-        params["sft"] = {"chat": sft_values(**small | changes)}
-        params["policy"]["start"] = start
-
-    return Stages(folder, change)
-
-
 def files(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of all that the stage writes."""
     found = [*(folder / "data/sft").rglob("*"), *(folder / "metrics/sft").rglob("*")]
@@ -143,7 +126,7 @@ def files(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_the_stage_s_numbers_are_those_of_the_model_that_it_writes(tuning: str, tmp_path: Path) -> None:
-    made = project(tmp_path, tuning=tuning)
+    made = sft_project(tmp_path, tuning=tuning)
     said = made.run("sft", "chat")
     numbers = json.loads((tmp_path / "metrics/sft/chat.json").read_text())
     tokenizer = tiny_tokenizer()
@@ -176,9 +159,9 @@ class Killed(BaseException):
 def test_killed_after_each_piece_of_work_it_ends_with_the_same_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = project(tmp_path / "whole", dropout=0.2, microbatch_tokens=26)
+    whole = sft_project(tmp_path / "whole", dropout=0.2, microbatch_tokens=26, epochs=1)
     whole.run("sft", "chat")
-    again = project(tmp_path / "again", dropout=0.2, microbatch_tokens=26)
+    again = sft_project(tmp_path / "again", dropout=0.2, microbatch_tokens=26, epochs=1)
     monkeypatch.setattr(Snapshots, "_pause", lambda self: 0.0)
     work, left, stops = Answers._batch, 0, 0
 
@@ -191,14 +174,14 @@ def test_killed_after_each_piece_of_work_it_ends_with_the_same_files(
 
     monkeypatch.setattr(Answers, "_batch", piece)
     while True:
-        left = 4
+        left = 3
         torch.manual_seed(stops)
         try:
             again.run("sft", "chat")
             break
         except Killed:
             stops += 1
-    assert stops >= 3
+    assert stops >= 2
     assert files(tmp_path / "again") == files(tmp_path / "whole")
     monkeypatch.undo()
     whole.run("sft", "chat")
@@ -229,11 +212,11 @@ def refused(made: Stages) -> str:
 def test_what_it_cannot_do_is_said_by_row_or_by_the_entry_s_settings(
     changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    assert re.search(message, refused(project(tmp_path, **changes)))
+    assert re.search(message, refused(sft_project(tmp_path, **changes)))
 
 
 def test_rows_that_are_too_long_may_be_left_out_and_are_counted(tmp_path: Path) -> None:
-    assert "6 rows longer than max_tokens left out" in project(tmp_path, max_tokens=11, too_long="skip").run(
+    assert "6 rows longer than max_tokens left out" in sft_project(tmp_path, max_tokens=11, too_long="skip").run(
         "sft", "chat"
     )
     numbers = json.loads((tmp_path / "metrics/sft/chat.json").read_text())
