@@ -28,6 +28,7 @@ from ppo_pipeline.resume.snapshots import Snapshots
 from ppo_pipeline.storage.files import sha256_of
 from ppo_pipeline.training.supervised.answers import Answers
 from ppo_pipeline.training.supervised.loop import SupervisedLoop
+from ppo_pipeline.training.supervised.tuning import dropout_on
 from stages.__main__ import main
 
 ROWS = [
@@ -234,3 +235,10 @@ def test_the_loop_s_curve_is_of_the_mean_over_the_batch_s_tokens() -> None:
     )  # fmt: skip
     loop.run(("k",))
     assert [row["loss"] for row in loop.curve] == [pytest.approx(expected, rel=1e-5)]
+
+
+def test_dropout_is_on_in_training_alone() -> None:
+    policy = lora_policy(tiny_model("llama"), VALUES["target_modules"])
+    with dropout_on(policy):
+        assert all(layer.dropout.training for layer in policy.all_layers()) and not policy.model.training
+    assert not any(layer.dropout.training for layer in policy.all_layers())

@@ -74,7 +74,7 @@ def fit(
     counter.begin()
     before = heldout.heldout(counter, scratch.part("before")) if heldout.rows else None
     with dropout_on(policy):
-        loop.run(("sft", name), lambda n, tokens: told(counter, loop, n, tokens), scratch.part("steps"))
+        loop.run(("sft",), lambda n, tokens: told(counter, loop, n, tokens), scratch.part("steps"))
     after = heldout.heldout(counter, scratch.part("after")) if heldout.rows else None
     return Fitted(numbers_of(loop, train, heldout, before, after), loop.curve)
 
