@@ -221,11 +221,14 @@ def test_what_it_cannot_do_is_said_by_row_or_by_the_entry_s_settings(
 
 
 def test_rows_that_are_too_long_may_be_left_out_and_are_counted(tmp_path: Path) -> None:
-    assert "6 rows longer than max_tokens left out" in sft_project(tmp_path, max_tokens=11, too_long="skip").run(
-        "sft", "chat"
-    )
+    project = sft_project(tmp_path, max_tokens=11, too_long="skip")
+    with (tmp_path / "data/talk.jsonl").open("a") as file:
+        file.write(json.dumps({"prompt": "Say <s>", "completion": "<s>" * 9, "split": "train"}) + "\n")
+    said = project.run("sft", "chat")
+    assert "7 rows longer than max_tokens left out" in said
+    assert "answers with special tokens' text: 1, such as '<s>' in data/talk.jsonl, row 13" in said
     numbers = json.loads((tmp_path / "metrics/sft/chat.json").read_text())
-    assert (numbers["train/rows"], numbers["eval/rows"], numbers["train/rows_skipped"]) == (5, 1, 6)
+    assert (numbers["train/rows"], numbers["eval/rows"], numbers["train/rows_skipped"]) == (5, 1, 7)
 
 
 def test_the_loop_s_curve_is_of_the_mean_over_the_batch_s_tokens() -> None:
