@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import click
 from pydantic import BaseModel
@@ -77,10 +77,16 @@ def page() -> str:
         if name == "sources":
             parts.append(f"## {name}\n\n{field.description}. Committed: none.")
             continue
-        cls = field.annotation
+        by_name = get_args(field.annotation)[1:]  # of dict[Name, Section]: a map from names
+        cls = by_name[0] if by_name else field.annotation
         assert isinstance(cls, type)
         doc = (cls.__doc__ or "").strip()
-        if name == "reward":
+        if by_name:
+            parts.append(
+                f"## {name}\n\n{doc} A map from a name to these. Committed: none.\n\n{head}\n"
+                + "\n".join(rows(cls, None))
+            )
+        elif name == "reward":
             parts.append(f"## {name}\n\n{doc} `components` is a list; each entry is one of these.")
             for kind, cls in component_types().items():
                 committed = next((c for c in values["reward"]["components"] if c["type"] == kind), None)

@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from ..settings.sections import Policy as PolicySettings
+from ..settings.supervised_sections import Supervised
 from .lora import LoraLinear, NoPlaceForLora, add_lora, init_lora, kind_of, remove_lora
 from .peft_names import check_loadable
 from .policy import Policy
@@ -14,7 +15,7 @@ ALL = "all-linear"
 
 
 def fresh_lora(
-    model: Any, settings: PolicySettings, seed: int, targets: list[str] | str | None = None
+    model: Any, settings: PolicySettings | Supervised, seed: int, targets: list[str] | str | None = None
 ) -> tuple[dict[str, LoraLinear], list[str]]:
     """Put LoRA that changes nothing yet onto the model; return its layers by path, and what is left without, by kind.
 

@@ -9,21 +9,31 @@ class Paths:
     """The files of a project, and of one round where `round` names it. dvc.yaml has the same paths.
 
     parent: the round that this one starts from, where its files are asked for. root: the project's folder.
+    start: `policy.start` of the settings, the base model or what supervised training made of it.
     """
 
     round: str = ""
     parent: str = ""
     root: Path = Path()
+    start: str = "data/base"
 
     @property
     def base(self) -> Path:
-        """The base model, a plain transformers folder."""
-        return self.root / "data/base"
+        """The model that the policies start from, a plain transformers folder."""
+        return self.root / self.start
 
     @property
     def prompts(self) -> Path:
         """The prompts, training and held-out."""
         return self.root / "data/prompts.parquet"
+
+    def preferences(self, name: str) -> Path:
+        """Pairs of answers, training and held-out, of an entry of `preferences`."""
+        return self.root / f"data/preferences/{name}.parquet"
+
+    def preference_metrics(self, name: str) -> Path:
+        """What is to be known of them in numbers."""
+        return self.root / f"metrics/preferences/{name}.json"
 
     @property
     def code_folder(self) -> Path:
@@ -78,6 +88,14 @@ class Paths:
     def summary(self) -> Path:
         """Where the learning curve ends."""
         return self.root / "metrics/summary.json"
+
+    def sft(self, name: str) -> Path:
+        """What supervised training makes of the base model, a plain transformers folder."""
+        return self.root / "data/sft" / name
+
+    def named_metrics(self, stage: str, name: str) -> Path:
+        """The metrics of a stage that belongs to no round."""
+        return self.root / "metrics" / stage / f"{name}.json"
 
     def code(self, stage: str) -> Path:
         """The fingerprint of a stage's code."""

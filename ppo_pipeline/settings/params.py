@@ -9,8 +9,10 @@ from ..errors import PipelineError, nearest
 from .agreement import disagreements
 from .explain import explain
 from .learning_sections import Advantage, Update
+from .preference_sections import Preferences
 from .reward_sections import Reward
 from .sections import Base, ComputeAnywhere, Evaluate, Name, Policy, Prompts, Reference, Rollout, Section, Vllm
+from .supervised_sections import Sft
 
 ROOT = "r000"
 SEALED = Path("sealed/rounds.yaml")  # beside params.yaml; ppo_pipeline/project/sealing/ says what sealing is
@@ -43,6 +45,10 @@ class Params(Section):
         "folder or .gguf file, any other for a reward model's folder, such as the component's"
     )
     prompts: Prompts
+    preferences: dict[Name, Preferences] = Field(
+        description="Pairs of answers for a reward model to learn from, by a name"
+    )
+    sft: dict[Name, Sft] = Field(description="Supervised training of the base model, by a name")
     policy: Policy
     compute: ComputeAnywhere
     rollout: Rollout
@@ -61,6 +67,23 @@ class Params(Section):
         if (text := next(disagreements(self), None)) is not None:
             raise ValueError(text)
         return self
+
+    def entry(self, section: str, name: str) -> Any:
+        """Return an entry of a section that is a map from names; PipelineError where there is none."""
+        entries = getattr(self, section)
+        if name not in entries:
+            raise PipelineError(f"params.yaml: {section}: no '{name}'.{nearest(name, list(entries))}")
+        return entries[name]
+
+    @property
+    def data_files(self) -> list[str]:
+        """Files and folders of data that the pipeline starts from, besides models."""
+        return [self.prompts.source, *(entry.source for entry in self.sft.values())]
+
+    @property
+    def start(self) -> str:
+        """Folder of the model that the policies start from."""
+        return self.policy.start
 
     @property
     def samples(self) -> int:

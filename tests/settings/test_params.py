@@ -136,6 +136,12 @@ def test_a_damaged_settings_file_is_refused(tmp_path: Path) -> None:
         read_settings(AdvantageSettings, tmp_path / "b.json")
 
 
+def test_the_entry_of_sft_that_the_docs_have_is_a_whole_one(tmp_path: Path) -> None:
+    page = (COMMITTED.parent / "docs/prompts.md").read_text(encoding="utf-8")
+    entry = YAML(typ="safe").load(page.partition("```yaml\nsft:")[2].partition("```")[0])
+    assert load_params(changed(tmp_path, "sft", entry)).sft["chat"].alpha == 32
+
+
 def test_every_setting_has_a_description() -> None:
     def walk(cls: Any, path: str) -> None:
         for name, field in cls.model_fields.items():
@@ -203,6 +209,7 @@ def test_all_mistakes_are_told_at_a_time(tmp_path: Path) -> None:
 DECLARED = {
     "rollout": {
         "round",
+        "start",
         "parent",
         "depth",
         "seed",
@@ -214,10 +221,11 @@ DECLARED = {
         "compute",
     },
     "reward": {"round", "threads", "reward"},
-    "reference": {"round", "parent", "temperature", "reference", "compute"},
+    "reference": {"round", "start", "parent", "temperature", "reference", "compute"},
     "advantage": {"round", "parent", "depth", "critic_alone", "overlong_limit", "tells_correct", "advantage"},
     "update": {
         "round",
+        "start",
         "parent",
         "depth",
         "critic_alone",
@@ -231,6 +239,7 @@ DECLARED = {
     },
     "evaluate": {
         "round",
+        "start",
         "chat_template",
         "date",
         "special_tokens",
@@ -255,6 +264,7 @@ def test_a_stage_s_file_has_its_own_sections_with_the_file_s_values(stage: str) 
         "compute": decides,
         "threads": DATA["compute"]["threads"],
         "round": "r002",
+        "start": "data/base",
         "parent": "r001",
         "depth": 2,
         "seed": DATA["seed"],
