@@ -10,7 +10,7 @@ import datetime
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -21,6 +21,18 @@ BetweenZeroAndOne = Annotated[float, Field(gt=0, lt=1)]
 Above1 = Annotated[float, Field(gt=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+
+
+def _pattern_is_one(targets: list[str] | str) -> list[str] | str:
+    if isinstance(targets, str):
+        try:
+            re.compile(targets)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"not a regular expression ({error})") from None
+    return targets
+
+
+TargetModules = Annotated[list[str] | str, Field(min_length=1), AfterValidator(_pattern_is_one)]
 
 
 class Section(BaseModel):
@@ -102,11 +114,10 @@ class Policy(Section):
         description="Rank-stabilised LoRA: scaled by alpha / sqrt(rank) instead (Kalajdzievski 2023)"
     )
     dropout: Below1 = Field(description="Dropout on LoRA's input; above 0 the first ratio is no longer 1")
-    target_modules: list[str] | str = Field(
+    target_modules: TargetModules = Field(
         description="Names of the linear or Conv1D modules that get LoRA, each matching the end of a module's path; or "
         "one text: a regular expression for the whole path, or all-linear for all but the language-model head and "
-        "layers that LoRA has no place on (some routers, parts that text does not reach), which `init` tells",
-        min_length=1,
+        "layers that LoRA has no place on (some routers, parts that text does not reach), which `init` tells"
     )
 
     @model_validator(mode="after")
@@ -117,16 +128,6 @@ class Policy(Section):
                 "null"
             )
         return self
-
-    @field_validator("target_modules")
-    @classmethod
-    def _pattern_is_one(cls, targets: list[str] | str) -> list[str] | str:
-        if isinstance(targets, str):
-            try:
-                re.compile(targets)
-            except (re.error, RecursionError, OverflowError) as error:
-                raise ValueError(f"not a regular expression ({error})") from None
-        return targets
 
 
 class Compute(Section):

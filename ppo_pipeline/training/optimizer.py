@@ -1,11 +1,14 @@
 """AdamW over policy and critic, with moments that travel from round to round by parameter name."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from ..models.checkpoint import TrainerState
 from ..models.policy import Policy
 from ..settings.learning_sections import Update
+from ..settings.supervised_sections import Supervised
 from .split_adamw import SplitAdamW, join
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "low")
@@ -19,12 +22,7 @@ def make_optimizer(policy: Policy, settings: Update, state: TrainerState, factor
     groups = [{"params": list(policy.policy_parameters().values()), "lr": settings.lr * factor}]
     if policy.value_head is not None:
         groups.append({"params": list(policy.value_parameters().values()), "lr": settings.value_lr * factor})
-    betas, eps, decay = (settings.adam_beta1, settings.adam_beta2), settings.adam_eps, settings.weight_decay
-    optimizer: torch.optim.Optimizer
-    if any(p.dtype == torch.bfloat16 for p in trained_parameters(policy).values()):
-        optimizer = SplitAdamW(groups, betas, eps, decay)
-    else:
-        optimizer = torch.optim.AdamW(groups, betas=betas, eps=eps, weight_decay=decay, foreach=True)
+    optimizer = adamw(groups, settings)
     values = set(policy.value_parameters())
     for name, parameter in trained_parameters(policy).items():
         kept = {m: state.moments[f"{name}.{m}"] for m in MOMENTS if f"{name}.{m}" in state.moments}
@@ -39,6 +37,14 @@ def make_optimizer(policy: Policy, settings: Update, state: TrainerState, factor
             steps = state.value_step if name in values else state.optimizer_step
             optimizer.state[parameter]["step"] = torch.tensor(float(steps))
     return optimizer
+
+
+def adamw(groups: list[dict[str, Any]], settings: Update | Supervised) -> torch.optim.Optimizer:
+    """Return AdamW over groups of parameters, each with its own `lr`; what is in bf16 loses no small step."""
+    betas, eps, decay = (settings.adam_beta1, settings.adam_beta2), settings.adam_eps, settings.weight_decay
+    if any(p.dtype == torch.bfloat16 for group in groups for p in group["params"]):
+        return SplitAdamW(groups, betas, eps, decay)
+    return torch.optim.AdamW(groups, betas=betas, eps=eps, weight_decay=decay, foreach=True)
 
 
 def trained_parameters(policy: Policy) -> dict[str, nn.Parameter]:
