@@ -18,7 +18,8 @@ pytestmark = pytest.mark.slow
 CLEAN = "Data and pipelines are up to date."
 JUDGE = {
     "name": "judge", "type": "model", "weight": 1.0, "model": "./judge", "revision": None, "pickled_weights": False,
-    "input": "pair", "label": None, "output": "logit", "max_tokens": 90, "too_long": "cut_start", "batch_tokens": 500,
+    "input": "pair", "label": None, "output": "logit", "max_tokens": 90, "too_long": "cut_start",
+    "ensemble": None, "batch_tokens": 500,
     "device": "cpu", "dtype": "fp32",
 }  # fmt: skip
 JUDGED = {"components": [JUDGE], "correct": None}

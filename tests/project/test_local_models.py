@@ -18,7 +18,8 @@ from stages.__main__ import main
 REPOSITORY = Path(__file__).resolve().parents[2]
 JUDGE = {
     "name": "judge", "type": "model", "weight": 1.0, "model": "./j", "revision": None, "pickled_weights": False,
-    "input": "pair", "label": None, "output": "logit", "max_tokens": 90, "too_long": "cut_start", "batch_tokens": 500,
+    "input": "pair", "label": None, "output": "logit", "max_tokens": 90, "too_long": "cut_start",
+    "ensemble": None, "batch_tokens": 500,
     "device": "cpu", "dtype": "fp32",
 }  # fmt: skip
 LOCAL = "is a local folder; so that dvc repro notices when its weights change"

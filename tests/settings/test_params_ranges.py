@@ -19,7 +19,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "python": {"function": "a:b", "format": "text", "none_as": 0.0},
     "model": {
         "model": "m", "revision": None, "pickled_weights": False, "input": "pair", "label": None, "output": "logit",
-        "max_tokens": 9, "too_long": "error", "batch_tokens": 9, "device": "auto", "dtype": "auto",
+        "max_tokens": 9, "too_long": "error", "ensemble": None, "batch_tokens": 9, "device": "auto", "dtype": "auto",
     },
     "http": {
         "url": "http://host/", "format": "text", "columns": [], "batch_size": 1, "timeout_seconds": 1.0, "retries": 0,
