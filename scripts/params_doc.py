@@ -57,6 +57,12 @@ def rows(cls: type[BaseModel], values: dict[str, Any] | None) -> Iterator[str]:
         yield f"| `{shown}` | {limits(field.annotation, field)} | {value} | {meaning(field)} |"
 
 
+def entry_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the class of the entries of a section that is a map from names to them; None for any other section."""
+    kinds = [kind for kind in getattr(annotation, "__args__", ()) if isinstance(kind, type)]
+    return next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
+
+
 def meaning(field: FieldInfo) -> str:
     """Return what a setting means; of one whose choices are found in files, what each of them says of itself too."""
     return ". ".join([field.description or "", *(m.meanings() for m in field.metadata if hasattr(m, "meanings"))])
@@ -78,6 +84,10 @@ def page() -> str:
             parts.append(f"## {name}\n\n{field.description}. Committed: none.")
             continue
         cls = field.annotation
+        if (entry := entry_of(cls)) is not None:
+            text = f"A map from a name to these settings. {field.description}. Committed: none."
+            parts.append(f"## {name}\n\n{text}\n\n{head}\n" + "\n".join(rows(entry, None)))
+            continue
         assert isinstance(cls, type)
         doc = (cls.__doc__ or "").strip()
         if name == "reward":

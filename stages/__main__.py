@@ -18,9 +18,9 @@ GOES_ON = "no output is half-written. `dvc repro` goes on from here."
 
 @click.command()
 @click.argument("name", metavar="STAGE", type=click.Choice(list(STAGES)))
-@click.argument("given", metavar="[ROUND|SOURCE]", required=False)
+@click.argument("given", metavar="[ROUND|NAME]", required=False)
 def main(name: str, given: str | None) -> None:
-    """Run a stage: of a round, as in `update r003`, or of the whole project, as in `base`."""
+    """Run a stage: of a round, as in `update r003`, of the whole project, as in `base`, or of a name in params.yaml."""
     stage, arguments = STAGES[name], [given] if given else []
     stage.check(given)
     with faults_told(GOES_ON, stage.less_memory):

@@ -25,6 +25,14 @@ class Paths:
         """The prompts, training and held-out."""
         return self.root / "data/prompts.parquet"
 
+    def preferences(self, name: str) -> Path:
+        """Pairs of answers, training and held-out, of an entry of `preferences`."""
+        return self.root / f"data/preferences/{name}.parquet"
+
+    def preference_metrics(self, name: str) -> Path:
+        """What is to be known of them in numbers."""
+        return self.root / f"metrics/preferences/{name}.json"
+
     @property
     def code_folder(self) -> Path:
         """Fingerprints of the stages' code, a file for each."""

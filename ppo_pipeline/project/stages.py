@@ -11,14 +11,15 @@ from ..errors.memory import OTHERWISE
 class Stage:
     """A stage.
 
-    takes: what its command is given: a round, the name of a local model in `sources`, or nothing.
+    takes: what its command is given: a round, the name of a local model in `sources`, a name in the section of
+        params.yaml that is called like the stage, or nothing.
     start: "warm" in a child of a server that has torch imported; "ahead" starts that server; "beside" where the server
         is there; "cold" as any other program. engine/warm/ says how.
     makes: its main output in the round's folder. less_memory: what makes it need less memory.
     """
 
     name: str
-    takes: Literal["", "ROUND", "SOURCE"] = ""
+    takes: Literal["", "ROUND", "SOURCE", "NAME"] = ""
     start: Literal["warm", "ahead", "beside", "cold"] = "cold"
     makes: str = ""
     less_memory: str = OTHERWISE
@@ -34,8 +35,9 @@ class Stage:
         """Raise PipelineError where the stage is given no name that it takes, or one too many."""
         if bool(self.takes) == bool(given):
             return
-        example = {"": "", "ROUND": " r001", "SOURCE": " base"}[self.takes]
-        takes = {"": "no round", "ROUND": "a round", "SOURCE": "a name in `sources`"}[self.takes]
+        example = {"": "", "ROUND": " r001", "SOURCE": " base", "NAME": " NAME"}[self.takes]
+        section = "sources" if self.takes == "SOURCE" else self.name
+        takes = {"": "no round", "ROUND": "a round"}.get(self.takes, f"a name in `{section}`")
         raise PipelineError(f"the stage `{self.name}` takes {takes}: python -m stages {self.name}{example}")
 
 
@@ -48,6 +50,7 @@ STAGES: dict[str, Stage] = {
         Stage("source", "SOURCE"),
         Stage("base"),
         Stage("prompts"),
+        Stage("preferences", "NAME"),
         Stage("init", start="warm"),
         Stage("rollout", "ROUND", "warm", "rollouts.parquet", "lower rollout.batch_size"),
         Stage(

@@ -34,7 +34,7 @@ def conversation_of(row: dict[str, Any], continue_final_message: bool, place: st
             raise PipelineError(f"{place}: `{name}` is text that is not JSON: {error}.") from None
     if not isinstance(messages, list) or not messages:
         raise PipelineError(f"{place}: `{name}` must be a list of {{role, content}}.")
-    messages = [_message(message, place) for message in messages]
+    messages = [message_of(message, place) for message in messages]
     if messages[-1]["role"] == "assistant" and not continue_final_message:
         raise PipelineError(
             f"{place}: the last message is the assistant's; remove it, or set prompts.continue_final_message to true: "
@@ -71,7 +71,11 @@ def _column(row: dict[str, Any], place: str) -> str:
     raise PipelineError(f"{place}: neither `prompt` nor `messages`.{hint}")
 
 
-def _message(message: Any, place: str) -> dict[str, str]:
+def message_of(message: Any, place: str, what: str = "prompt") -> dict[str, str]:
+    """Return a message as role and text; raise PipelineError, starting with `place`, where it is anything else.
+
+    what: what is empty where the message is.
+    """
     if not isinstance(message, dict) or message.get("role") not in ROLES:
         raise PipelineError(f"{place}: a message's role must be one of {', '.join(ROLES)}; found {message!r}.")
     more = [key for key, value in message.items() if key not in ("role", "content") and not _is_empty(value)]
@@ -80,7 +84,7 @@ def _message(message: Any, place: str) -> dict[str, str]:
     content = message.get("content")
     text = _text(content)
     if text is None or not text.strip():
-        raise PipelineError(f"{place}: empty prompt: a message's content must be text, found {content!r}.")
+        raise PipelineError(f"{place}: empty {what}: a message's content must be text, found {content!r}.")
     if "\0" in text:
         raise PipelineError(f"{place}: a character U+0000 in {text[:40]!r}; a file in UTF-16 must be made UTF-8.")
     return {"role": message["role"], "content": text}

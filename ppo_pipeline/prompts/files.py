@@ -20,11 +20,12 @@ ABOUT = (".md", ".dvc")  # pages about the files of a folder, and DVC's notes of
 NOT_JSON = (ValueError, RecursionError)  # what json.loads raises: bad syntax, thousands of digits or brackets
 
 
-def prompt_files(source: Path) -> list[Path]:
+def prompt_files(source: Path, setting: str = "prompts.source") -> list[Path]:
     """Return the file `source`, or the files of the folder and its subfolders in the order of their names.
 
-    Hidden files and folders, README, LICENSE, .md and .dvc files are left out. Raises PipelineError for any other
-    file that is no prompt file: one that is passed over in silence would be missed by nobody.
+    setting: the one that names it. Hidden files and folders, README, LICENSE, .md and .dvc files are left out. Raises
+    PipelineError for any other file that is no prompt file: one that is passed over in silence would be missed by
+    nobody.
     """
     if source.is_dir():
         files = list(_walk(source))
@@ -32,9 +33,9 @@ def prompt_files(source: Path) -> list[Path]:
             raise PipelineError(f"{source}: no {NAMED} file in this folder.")
         return files
     if not source.is_file():
-        raise PipelineError(f"params.yaml: prompts.source: no file or folder '{source}'.")
+        raise PipelineError(f"params.yaml: {setting}: no file or folder '{source}'.")
     if not _kind(source):
-        raise PipelineError(f"params.yaml: prompts.source: '{source}' is not a {NAMED} file.")
+        raise PipelineError(f"params.yaml: {setting}: '{source}' is not a {NAMED} file.")
     return [source]
 
 

@@ -34,8 +34,8 @@ def read_prompts(settings: Prompts) -> pa.Table:
             place = f"{path}, row {number}"
             written = conversation_of(source, settings.continue_final_message, place)
             messages = with_system(written, settings.system)
-            digest, shown = _digest(written, place), _digest(messages, place)
-            prompt_id = _prompt_id(source.get("prompt_id"), digest, place)
+            digest, shown = digest_of(written, place), digest_of(messages, place)
+            prompt_id = name_of("prompt_id", source.get("prompt_id"), digest, place)
             for key, seen, what in ((shown, seen_prompts, "prompt"), (prompt_id, seen_ids, "prompt_id")):
                 if key in seen:
                     raise PipelineError(f"{place}: the same {what} as in {seen[key]}; remove one of them.")
@@ -48,7 +48,8 @@ def read_prompts(settings: Prompts) -> pa.Table:
     return prompts_table(rows, settings.source)
 
 
-def _digest(messages: Messages, place: str) -> str:
+def digest_of(messages: Messages, place: str) -> str:
+    """Return the SHA-256 of a conversation, by which it is split and named."""
     return hashlib.sha256(encoded(json.dumps(messages, ensure_ascii=False), place)).hexdigest()
 
 
@@ -60,14 +61,14 @@ def encoded(text: str, place: str) -> bytes:
         raise PipelineError(f"{place}: half of a character, as cutting an emoji leaves ({error}).") from None
 
 
-def _prompt_id(given: Any, digest: str, place: str) -> str:
+def name_of(column: str, given: Any, digest: str, place: str) -> str:
     """Return a text as it is, a whole number as pandas may write it (3.0) without a point; none: from the hash."""
     if given in (None, ""):
         return digest[:12]
     if isinstance(given, float) and given.is_integer():
         given = int(given)
     if not isinstance(given, (str, int)) or isinstance(given, bool):
-        raise PipelineError(f"{place}: a prompt_id must be text or a whole number, found {given!r}.")
+        raise PipelineError(f"{place}: a {column} must be text or a whole number, found {given!r}.")
     return str(given)
 
 

@@ -9,6 +9,7 @@ from ..errors import PipelineError, nearest
 from .agreement import disagreements
 from .explain import explain
 from .learning_sections import Advantage, Update
+from .preference_sections import Preferences
 from .reward_sections import Reward
 from .sections import Base, ComputeAnywhere, Evaluate, Name, Policy, Prompts, Reference, Rollout, Section, Vllm
 
@@ -43,6 +44,9 @@ class Params(Section):
         "folder or .gguf file, any other for a reward model's folder, such as the component's"
     )
     prompts: Prompts
+    preferences: dict[Name, Preferences] = Field(
+        description="A table of pairs of answers by each name, for reward models to learn from"
+    )
     policy: Policy
     compute: ComputeAnywhere
     rollout: Rollout

@@ -29,7 +29,10 @@ class TableError(PipelineError):
 
 
 def field(name: str, kind: pa.DataType, description: str, nullable: bool = False) -> pa.Field:
-    """Return a field that carries its description into the file; a nullable one is empty in all rows or in none."""
+    """Return a field that carries its description into the file.
+
+    A nullable one is empty in all rows or in none, unless it is among the table's `gaps`.
+    """
     return pa.field(name, kind, nullable=nullable, metadata={"description": description})
 
 
@@ -39,6 +42,7 @@ class TableSchema:
 
     arrow: the fixed columns, in order; the first one is the key, unique and without nulls.
     ragged: groups of list columns whose lists have equal lengths in each row.
+    gaps: nullable columns that may be empty in some rows.
     extra: whether further columns may follow the fixed ones. finite_extra: whether their numbers must be finite.
     """
 
@@ -46,6 +50,7 @@ class TableSchema:
     version: int
     arrow: pa.Schema
     ragged: Sequence[Sequence[str]] = ()
+    gaps: Sequence[str] = ()
     extra: bool = False
     finite_extra: bool = True
     check_more: Callable[[pa.Table, str], None] | None = None
@@ -126,7 +131,8 @@ class TableSchema:
         for name in names:
             column = table.column(name)
             row = None
-            if column.null_count and not (self.arrow.field(name).nullable and column.null_count == len(column)):
+            allowed = self.arrow.field(name).nullable and (column.null_count == len(column) or name in self.gaps)
+            if column.null_count and not allowed:
                 row = pc.index(pc.is_null(column), True).as_py()
             elif pa.types.is_list(column.type):
                 items = pc.is_null(pc.list_flatten(column))
