@@ -21,8 +21,8 @@ def fresh_lora(
     """Put LoRA that changes nothing yet onto the model; return its layers by path, and what is left without, by kind.
 
     Without are layers that all-linear left out, and experts that are held in one tensor. targets: in the place of the
-    settings' own, of a model of which these were tried. kind: what the layers are tried in. Raises NoPlaceForLora naming a layer that was asked for by name
-    and on which LoRA would be wrong, without effect, or lost in PEFT.
+    settings' own, of a model of which these were tried. kind: what the layers are tried in. Raises NoPlaceForLora
+    naming a layer that was asked for by name and on which LoRA would be wrong, without effect, or lost in PEFT.
     """
     s = settings
     layers = add_lora(model, targets or s.target_modules, s.rank, s.alpha, s.dropout, s.use_rslora)

@@ -33,6 +33,22 @@ class Paths:
         """What is to be known of them in numbers."""
         return self.root / f"metrics/preferences/{name}.json"
 
+    def reward_model(self, name: str) -> Path:
+        """A trained reward model, or a folder of several, of an entry of `reward_model`."""
+        return self.root / f"data/reward_model/{name}"
+
+    def reward_model_eval(self, name: str) -> Path:
+        """Held-out pairs with its rewards."""
+        return self.root / f"data/reward_model_eval/{name}.parquet"
+
+    def reward_model_metrics(self, name: str) -> Path:
+        """Its metrics."""
+        return self.root / f"metrics/reward_model/{name}.json"
+
+    def reward_model_curve(self, name: str) -> Path:
+        """The numbers of each optimizer step of its training."""
+        return self.root / f"metrics/reward_model/{name}.csv"
+
     @property
     def code_folder(self) -> Path:
         """Fingerprints of the stages' code, a file for each."""

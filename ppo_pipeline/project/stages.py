@@ -51,6 +51,10 @@ STAGES: dict[str, Stage] = {
         Stage("base"),
         Stage("prompts"),
         Stage("preferences", "NAME"),
+        Stage(
+            "reward_model", "NAME", "warm", "",
+            "lower microbatch_tokens of the reward model, or set its gradient_checkpointing: true",
+        ),
         Stage("init", start="warm"),
         Stage("rollout", "ROUND", "warm", "rollouts.parquet", "lower rollout.batch_size"),
         Stage(

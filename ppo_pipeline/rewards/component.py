@@ -39,7 +39,7 @@ class Component(Section):
         """
         raise NotImplementedError
 
-    def columns(self) -> list[str]:
+    def column_names(self) -> list[str]:
         """Return the names of the columns that this makes: the reward's, and others that are recorded beside it."""
         return [self.name]
 
@@ -48,7 +48,7 @@ class Component(Section):
     ) -> dict[str, list[float]]:
         """Do the same where a stage has workers; a type with a model lets these do it. pool: gives them, once asked.
 
-        Returns each of `columns`.
+        Returns each of `column_names`.
         """
         return {self.name: self.score(samples, snapshots)}
 

@@ -10,6 +10,7 @@ from .agreement import disagreements
 from .explain import explain
 from .learning_sections import Advantage, Update
 from .preference_sections import Preferences
+from .reward_model_sections import RewardModel
 from .reward_sections import Reward
 from .sections import Base, ComputeAnywhere, Evaluate, Name, Policy, Prompts, Reference, Rollout, Section, Vllm
 
@@ -46,6 +47,10 @@ class Params(Section):
     prompts: Prompts
     preferences: dict[Name, Preferences] = Field(
         description="A table of pairs of answers by each name, for reward models to learn from"
+    )
+    reward_model: dict[Name, RewardModel] = Field(
+        description="A reward model, or an ensemble, by each name: data/reward_model/<name>, which a reward component "
+        "of type `model` loads"
     )
     policy: Policy
     compute: ComputeAnywhere

@@ -28,6 +28,10 @@ class RewardModel(Supervised):
         description="What the model reads, as `input` of the reward component: chat: by its own chat template; concat: "
         "the answer after the prompt as the policy would see it"
     )
+    margin: bool = Field(
+        description="true: a pair's margin, where it has one, is subtracted from its difference of rewards in the "
+        "loss; false: pairs count alike"
+    )
     centre: bool = Field(
         description="Shift the rewards so that their mean over the training answers is 0, within the head's weights"
     )

@@ -67,7 +67,7 @@ class ModelComponent(Component):
         """
         return self.score_on(None, samples, snapshots)[self.name]
 
-    def columns(self) -> list[str]:
+    def column_names(self) -> list[str]:
         """Return the reward's column, and of an ensemble that of its members' standard deviation."""
         return [self.name] if self.ensemble is None else [self.name, f"{self.name}_std"]
 
@@ -78,14 +78,14 @@ class ModelComponent(Component):
         from ...engine.local import LocalPool
 
         if not len(samples):
-            return {name: [] for name in self.columns()}
+            return {name: [] for name in self.column_names()}
         workers, members = pool() if pool else LocalPool(), self._members()
         rewards = np.zeros((len(members), len(samples)))
         for number, member in enumerate(members):
             kept = snapshots if self.ensemble is None or snapshots is None else snapshots.part(f"member-{number + 1}")
             member._fill(rewards[number], workers, samples, kept)
         combined = rewards.min(0) if self.ensemble == "worst" else rewards.mean(0)
-        return dict(zip(self.columns(), [combined.tolist(), rewards.std(0).tolist()], strict=False))
+        return dict(zip(self.column_names(), [combined.tolist(), rewards.std(0).tolist()], strict=False))
 
     def _members(self) -> list["ModelComponent"]:
         """Return the components of the single models."""

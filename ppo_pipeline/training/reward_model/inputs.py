@@ -1,4 +1,4 @@
-"""Pairs of answers as token ids: the same as a reward of type `model` reads of a response (prompts/answer_inputs.py)."""
+"""Pairs of answers as token ids, the same as a reward of type `model` reads of responses: prompts/answer_inputs.py."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +12,15 @@ from ...settings.reward_model_sections import RewardModel
 
 
 @dataclass(frozen=True)
-class PairInputs:
-    """Pairs as token ids.
+class Asked:
+    """Pairs as token ids, whose rewards a model is asked for.
 
-    rows: of the table, in order (n,). chosen, rejected: of prompt with answer. skipped: rows that are left out for
-    their length. alike: rows whose answers are the same tokens to the model, which teach it nothing.
+    names: of the pairs, for errors. rows: of the table, in order (n,). chosen, rejected: of prompt with answer.
+    skipped: rows that are left out for their length. alike: rows whose answers are the same tokens to the model, which
+    teach it nothing.
     """
 
+    names: list[str]
     rows: list[int]
     chosen: list[list[int]]
     rejected: list[list[int]]
@@ -28,7 +30,7 @@ class PairInputs:
 
 def pair_inputs(
     pairs: pa.Table, tokenizer: Any, settings: RewardModel, shown: dict[str, Any], names: list[str], section: str
-) -> PairInputs:
+) -> Asked:
     """Return the token ids of both answers of each pair.
 
     shown: how the policy is shown prompts, arguments of a Renderer, for input concat. names: of the pairs, section: of
@@ -42,7 +44,7 @@ def pair_inputs(
         prompts = [""] * len(messages)
     else:
         prompts, _ = Renderer(tokenizer, **shown).texts_and_ids(messages, names)
-    found = PairInputs([], [], [], [], [])
+    found = Asked([], [], [], [], [], [])
     for row, name in enumerate(names):
         both = []
         for answer in answers:
@@ -56,6 +58,7 @@ def pair_inputs(
         if max(map(len, both)) > settings.max_tokens:
             found.skipped.append(row)
             continue
+        found.names.append(name)
         found.rows.append(row)
         found.chosen.append(both[0])
         found.rejected.append(both[1])
@@ -64,6 +67,6 @@ def pair_inputs(
     if found.skipped and settings.too_long == "error":
         raise PipelineError(
             f"{names[found.skipped[0]]}: an answer with its prompt is longer than {section}.max_tokens, "
-            f"{settings.max_tokens} ({len(found.skipped)} such pairs of {len(names)}); raise it, or set too_long to skip."
+            f"{settings.max_tokens} ({len(found.skipped)} of {len(names)} pairs); raise it, or set too_long to skip."
         )
     return found

@@ -91,8 +91,8 @@ def load_classifier(
 
 @torch.no_grad()
 def _check_head(model: Any, where: str) -> None:
-    """Raise PipelineError unless rewards are the head's of the last token's state, which knows the text before alone."""
-    head = getattr(model, HEAD, None)
+    """Raise PipelineError unless rewards are the head's of the last token's state, which knows what is before it."""
+    head: Any = getattr(model, HEAD, None)
     fits = isinstance(head, nn.Linear) and head.out_features == 1
     if fits:
         ids = torch.arange(1, 9, device=model.device)[None] * 7 % text_config(model).vocab_size

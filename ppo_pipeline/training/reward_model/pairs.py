@@ -11,30 +11,31 @@ from ...maths.bradley_terry import bradley_terry_losses
 from ...models.prefix import LEAST_PREFIX, common_prefix
 from ..batches import by_token_budget
 from ..data import Sampled
+from .inputs import Asked
 from .model import RewardPolicy, read_ids
 
 
-def texts_of(names: list[str], texts: list[list[int]], pad_id: int, packed: bool) -> Sampled:
-    """Return texts, each up to the token that its reward is read at, as one token behind all before it.
+def texts_of(asked: Asked, pad_id: int, packed: bool) -> Sampled:
+    """Return the chosen answers, then the rejected ones, each as its last token behind all before it.
 
-    packed: as of a Sampled; what all texts start with then runs once in a batch.
+    Each is cut behind the token that its reward is read at. packed: as of a Sampled; what all texts start with then
+    runs once in a batch.
     """
-    arrays = [torch.from_numpy(read_ids(ids, pad_id)) for ids in texts]
+    arrays = [torch.from_numpy(read_ids(ids, pad_id)) for ids in [*asked.chosen, *asked.rejected]]
     common = common_prefix([array.tolist() for array in arrays]) if packed else 0
     prefix = common if common >= LEAST_PREFIX else 0
-    return Sampled(names, [array[:-1] for array in arrays], [array[-1:] for array in arrays], packed, prefix)
+    return Sampled(asked.names * 2, [array[:-1] for array in arrays], [array[-1:] for array in arrays], packed, prefix)
 
 
 class PairTask:
     """A Task of training/supervised/loop.py. An example is a pair, and both its answers are in one forward.
 
-    margins: by how much each chosen answer should win; None: by nothing.
+    texts: of `texts_of`. margins: by how much each chosen answer should win; None: by nothing.
     """
 
     def __init__(
         self, policy: RewardPolicy, texts: Sampled, margins: Sequence[float] | None, budget: int, pad_id: int
     ) -> None:
-        """Texts: of N pairs, the chosen answers' first, then the rejected ones'."""
         self.policy, self.texts, self.budget, self.pad_id = policy, texts, budget, pad_id
         self.count = len(texts.sample_ids) // 2
         self.names = texts.sample_ids[: self.count]

@@ -1,0 +1,86 @@
+"""Stage `reward_model`: train a reward model, or an ensemble of them, on pairs of answers."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from ppo_pipeline.compute.machine import set_up
+from ppo_pipeline.errors import PipelineError, nearest
+from ppo_pipeline.models.loading import load_tokenizer
+from ppo_pipeline.observe.progress import progress, result
+from ppo_pipeline.observe.run_record import run_record
+from ppo_pipeline.project.paths import Paths
+from ppo_pipeline.resume.scratch import Scratch
+from ppo_pipeline.settings.params import load_params
+from ppo_pipeline.storage.files import atomic_file, atomic_folder, write_json
+from ppo_pipeline.tables.preferences import PREFERENCES
+from ppo_pipeline.tables.reward_model_eval import REWARD_MODEL_EVAL
+from ppo_pipeline.training.reward_model.evaluation import evaluation_metrics, heldout_table
+from ppo_pipeline.training.reward_model.training import Training
+from ppo_pipeline.training.reward_model.written import Member
+
+STAGE = "reward_model"
+
+
+def run(name: str) -> None:
+    """Train each member, write its folder, and say how well its rewards agree with held-out pairs."""
+    params, paths = load_params(), Paths()
+    if name not in params.reward_model:
+        raise PipelineError(f"params.yaml: {STAGE}: no '{name}'.{nearest(name, list(params.reward_model))}")
+    settings, label = params.reward_model[name], f"{STAGE} {name}"
+    source, model = paths.preferences(settings.preferences), Path(settings.model)
+    with run_record(STAGE, name) as record:
+        pairs = PREFERENCES.read(source)
+        shown = {key: getattr(params, key) for key in ("chat_template", "date", "special_tokens")}
+        training = Training(settings, f"{STAGE}.{name}", load_tokenizer(model, trusted=False))
+        training.read(pairs, source, shown)
+        told_of(training, label)
+        training.machine = set_up(params.compute.that_decides())
+        record |= training.machine.told()
+        decides = (settings.model_dump_json(), shown, *training.machine.decides())
+        scratch = Scratch(STAGE, name, [source, model], *decides)
+        with progress(training.answers, label) as counter, atomic_folder(paths.reward_model(name)) as folder:
+            members = training.members(folder, scratch, counter)
+        record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
+    rewards = np.stack([member.rewards for member in members])
+    table = heldout_table(training.pairs["heldout"], training.heldout, rewards)
+    REWARD_MODEL_EVAL.write(table, paths.reward_model_eval(name))
+    write_curves(members, paths.reward_model_curve(name))
+    prompt_ids = table.column("prompt_id").to_pylist()
+    numbers = training.numbers(members) | evaluation_metrics(rewards, prompt_ids, training.heldout)
+    write_json(paths.reward_model_metrics(name), numbers)
+    scratch.finish()
+    result(label, text_of(numbers, settings.members, counter.seconds), numbers)
+
+
+def told_of(training: Training, label: str) -> None:
+    """Say what of the pairs is left out, and what they cannot teach."""
+    for split, asked in (("training", training.training), ("held-out", training.heldout)):
+        for rows, what in (
+            (asked.skipped, "left out, longer than max_tokens"),
+            (asked.alike, "with answers that are the same tokens to the model, which teach it nothing"),
+        ):
+            if rows:
+                result(label, f"{len(rows)} {split} pairs {what}")
+
+
+def write_curves(members: list[Member], path: Path) -> None:
+    """Write the numbers of each optimizer step of each member as CSV."""
+    rows = [{"member": number, **row} for number, member in enumerate(members, 1) for row in member.curve]
+    with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def text_of(numbers: dict[str, float], members: int, seconds: float) -> str:
+    """Return the line of result."""
+    text = f"{members} models, " if members > 1 else ""
+    text += f"{numbers['train/steps']} steps in {seconds:.1f} s"
+    if "eval/accuracy" not in numbers:
+        return f"{text}, no held-out pair"
+    error = f" (+- {numbers['eval/accuracy_se']:.3f})" if "eval/accuracy_se" in numbers else ""
+    text += f", {numbers['eval/accuracy']:.3f}{error} of {numbers['eval/pairs']} held-out pairs ordered rightly"
+    longer = numbers.get("eval/longer_chosen")
+    return text if longer is None else f"{text}, by the longer answer {longer:.3f}"
