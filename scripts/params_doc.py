@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import click
 from pydantic import BaseModel
@@ -57,12 +57,6 @@ def rows(cls: type[BaseModel], values: dict[str, Any] | None) -> Iterator[str]:
         yield f"| `{shown}` | {limits(field.annotation, field)} | {value} | {meaning(field)} |"
 
 
-def entry_of(annotation: Any) -> type[BaseModel] | None:
-    """Return the class of the entries of a section that is a map from names to them; None for any other section."""
-    kinds = [kind for kind in getattr(annotation, "__args__", ()) if isinstance(kind, type)]
-    return next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
-
-
 def meaning(field: FieldInfo) -> str:
     """Return what a setting means; of one whose choices are found in files, what each of them says of itself too."""
     return ". ".join([field.description or "", *(m.meanings() for m in field.metadata if hasattr(m, "meanings"))])
@@ -83,14 +77,16 @@ def page() -> str:
         if name == "sources":
             parts.append(f"## {name}\n\n{field.description}. Committed: none.")
             continue
-        cls = field.annotation
-        if (entry := entry_of(cls)) is not None:
-            text = f"A map from a name to these settings. {field.description}. Committed: none."
-            parts.append(f"## {name}\n\n{text}\n\n{head}\n" + "\n".join(rows(entry, None)))
-            continue
+        by_name = get_args(field.annotation)[1:]  # of dict[Name, Section]: a map from names
+        cls = by_name[0] if by_name else field.annotation
         assert isinstance(cls, type)
         doc = (cls.__doc__ or "").strip()
-        if name == "reward":
+        if by_name:
+            parts.append(
+                f"## {name}\n\n{doc} A map from a name to these. Committed: none.\n\n{head}\n"
+                + "\n".join(rows(cls, None))
+            )
+        elif name == "reward":
             parts.append(f"## {name}\n\n{doc} `components` is a list; each entry is one of these.")
             for kind, cls in component_types().items():
                 committed = next((c for c in values["reward"]["components"] if c["type"] == kind), None)

@@ -1,4 +1,4 @@
-"""`python -m stages STAGE [ROUND]`: run a stage, in a warm child where it needs torch and DVC runs it, else here.
+"""`python -m stages STAGE [NAME]`: run a stage, in a warm child where it needs torch and DVC runs it, else here.
 
 In a wheel this package is ppo_pipeline.stages.
 """
@@ -18,9 +18,9 @@ GOES_ON = "no output is half-written. `dvc repro` goes on from here."
 
 @click.command()
 @click.argument("name", metavar="STAGE", type=click.Choice(list(STAGES)))
-@click.argument("given", metavar="[ROUND|NAME]", required=False)
+@click.argument("given", metavar="[ROUND|SOURCE|NAME]", required=False)
 def main(name: str, given: str | None) -> None:
-    """Run a stage: of a round, as in `update r003`, of the whole project, as in `base`, or of a name in params.yaml."""
+    """Run a stage: of a round, as in `update r003`, of an entry, as in `sft chat`, or of the project, as in `base`."""
     stage, arguments = STAGES[name], [given] if given else []
     stage.check(given)
     with faults_told(GOES_ON, stage.less_memory):

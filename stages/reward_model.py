@@ -6,52 +6,39 @@ from pathlib import Path
 import numpy as np
 
 from ppo_pipeline.compute.machine import set_up
-from ppo_pipeline.errors import PipelineError, nearest
 from ppo_pipeline.models.loading import load_tokenizer
-from ppo_pipeline.observe.progress import progress, result
-from ppo_pipeline.observe.run_record import run_record
-from ppo_pipeline.project.paths import Paths
-from ppo_pipeline.resume.scratch import Scratch
-from ppo_pipeline.settings.params import load_params
-from ppo_pipeline.storage.files import atomic_file, atomic_folder, write_json
+from ppo_pipeline.observe.progress import result
+from ppo_pipeline.project.stage_run import named_run
+from ppo_pipeline.settings.reward_model_sections import RewardModel
+from ppo_pipeline.storage.files import atomic_file, atomic_folder
 from ppo_pipeline.tables.preferences import PREFERENCES
 from ppo_pipeline.tables.reward_model_eval import REWARD_MODEL_EVAL
 from ppo_pipeline.training.reward_model.evaluation import evaluation_metrics, heldout_table
 from ppo_pipeline.training.reward_model.training import Training
 from ppo_pipeline.training.reward_model.written import Member
 
-STAGE = "reward_model"
-
 
 def run(name: str) -> None:
     """Train each member, write its folder, and say how well its rewards agree with held-out pairs."""
-    params, paths = load_params(), Paths()
-    if name not in params.reward_model:
-        raise PipelineError(f"params.yaml: {STAGE}: no '{name}'.{nearest(name, list(params.reward_model))}")
-    settings, label = params.reward_model[name], f"{STAGE} {name}"
-    source, model = paths.preferences(settings.preferences), Path(settings.model)
-    with run_record(STAGE, name) as record:
-        pairs = PREFERENCES.read(source)
+    with named_run("reward_model", name) as (stage, params):
+        settings: RewardModel = stage.settings
+        paths, model = stage.paths, Path(settings.model)
+        source = paths.preferences(settings.preferences)
+        training = Training(settings, f"reward_model.{name}", load_tokenizer(model, trusted=False))
         shown = {key: getattr(params, key) for key in ("chat_template", "date", "special_tokens")}
-        training = Training(settings, f"{STAGE}.{name}", load_tokenizer(model, trusted=False))
-        training.read(pairs, source, shown)
-        told_of(training, label)
-        training.machine = set_up(params.compute.that_decides())
-        record |= training.machine.told()
-        decides = (settings.model_dump_json(), shown, *training.machine.decides())
-        scratch = Scratch(STAGE, name, [source, model], *decides)
-        with progress(training.answers, label) as counter, atomic_folder(paths.reward_model(name)) as folder:
+        training.read(PREFERENCES.read(source), source, shown)
+        told_of(training, stage.label)
+        training.machine = stage.on(set_up(params.compute.that_decides()))
+        scratch = stage.scratch(source, model, more=(settings.model_dump_json(), shown))
+        with stage.progress(training.answers) as counter, atomic_folder(paths.reward_model(name)) as folder:
             members = training.members(folder, scratch, counter)
-        record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
-    rewards = np.stack([member.rewards for member in members])
-    table = heldout_table(training.pairs["heldout"], training.heldout, rewards)
-    REWARD_MODEL_EVAL.write(table, paths.reward_model_eval(name))
-    write_curves(members, paths.reward_model_curve(name))
-    prompt_ids = table.column("prompt_id").to_pylist()
-    numbers = training.numbers(members) | evaluation_metrics(rewards, prompt_ids, training.heldout)
-    write_json(paths.reward_model_metrics(name), numbers)
-    scratch.finish()
-    result(label, text_of(numbers, settings.members, counter.seconds), numbers)
+        rewards = np.stack([member.rewards for member in members])
+        table = heldout_table(training.pairs["heldout"], training.heldout, rewards)
+        REWARD_MODEL_EVAL.write(table, paths.reward_model_eval(name))
+        write_curves(members, paths.named_curve("reward_model", name))
+        prompt_ids = table.column("prompt_id").to_pylist()
+        numbers = training.numbers(members) | evaluation_metrics(rewards, prompt_ids, training.heldout)
+        stage.done(text_of(numbers, settings.members, counter.seconds), numbers)
 
 
 def told_of(training: Training, label: str) -> None:

@@ -65,8 +65,8 @@ def policy_settings(**changes: Any) -> Any:
     from ppo_pipeline.settings.sections import Policy
 
     values = {
-        "tuning": "lora", "critic": "shared", "value_head_init": "zero", "value_head_std": None, "rank": 4, "alpha": 8,
-        "use_rslora": False, "dropout": 0.0,
+        "start": "data/base", "tuning": "lora", "critic": "shared", "value_head_init": "zero",
+        "value_head_std": None, "rank": 4, "alpha": 8, "use_rslora": False, "dropout": 0.0,
         "target_modules": targets_of("llama"),
     }  # fmt: skip
     return Policy(**{**values, **changes})

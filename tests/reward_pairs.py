@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from click.testing import CliRunner
-from conftest import CHAT_TEMPLATE, save_tiny, targets_of
+from conftest import CHAT_TEMPLATE, save_tiny
 from ruamel.yaml import YAML
+from supervised_entries import VALUES
 
 from ppo_pipeline.tables.preferences import PREFERENCES
 from stages.__main__ import main
@@ -22,15 +23,9 @@ OPEN_TEMPLATE = CHAT_TEMPLATE.replace("<|end|>", "<|end|>.")
 
 def entry(**changes: Any) -> dict[str, Any]:
     """Return an entry of `reward_model`."""
-    values = {
-        "preferences": "pairs", "model": "data/base", "members": 1, "input": "chat", "margin": True, "centre": True,
-        "seed": 0, "tuning": "lora", "rank": 4, "alpha": 8.0, "use_rslora": False, "dropout": 0.0,
-        "target_modules": targets_of("llama"), "lr": 0.01, "lr_schedule": "linear", "warmup_ratio": 0.1,
-        "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_eps": 1e-8, "weight_decay": 0.0, "max_grad_norm": 1.0,
-        "epochs": 4, "batch_size": 8, "microbatch_tokens": 200, "gradient_checkpointing": False, "max_tokens": 120,
-        "too_long": "error",
-    }  # fmt: skip
-    return {**values, **changes}
+    own = {"preferences": "pairs", "model": "data/base", "members": 1, "input": "chat", "margin": True, "centre": True}
+    learns = {"seed": 0, "lr": 0.01, "lr_schedule": "linear", "epochs": 4, "batch_size": 8, "microbatch_tokens": 200}
+    return {**own, **VALUES, **learns, "max_grad_norm": 1.0, "max_tokens": 120, **changes}
 
 
 def pairs_table(count: int = 32, heldout: int = 12, **columns: Any) -> pa.Table:
@@ -57,8 +52,8 @@ class RewardProject:
     """A project folder; `changes` are of its entry of `reward_model`."""
 
     def __init__(
-        self, folder: Path, pairs: pa.Table | None = None, architecture: str = "llama", template: str | None = OPEN_TEMPLATE,
-        **changes: Any,
+        self, folder: Path, pairs: pa.Table | None = None, architecture: str = "llama",
+        template: str | None = OPEN_TEMPLATE, **changes: Any,
     ) -> None:  # fmt: skip
         self.folder = folder
         save_tiny(folder / "data/base", architecture, template)

@@ -9,16 +9,18 @@ class Paths:
     """The files of a project, and of one round where `round` names it. dvc.yaml has the same paths.
 
     parent: the round that this one starts from, where its files are asked for. root: the project's folder.
+    start: `policy.start` of the settings, the base model or what supervised training made of it.
     """
 
     round: str = ""
     parent: str = ""
     root: Path = Path()
+    start: str = "data/base"
 
     @property
     def base(self) -> Path:
-        """The base model, a plain transformers folder."""
-        return self.root / "data/base"
+        """The model that the policies start from, a plain transformers folder."""
+        return self.root / self.start
 
     @property
     def prompts(self) -> Path:
@@ -40,14 +42,6 @@ class Paths:
     def reward_model_eval(self, name: str) -> Path:
         """Held-out pairs with its rewards."""
         return self.root / f"data/reward_model_eval/{name}.parquet"
-
-    def reward_model_metrics(self, name: str) -> Path:
-        """Its metrics."""
-        return self.root / f"metrics/reward_model/{name}.json"
-
-    def reward_model_curve(self, name: str) -> Path:
-        """The numbers of each optimizer step of its training."""
-        return self.root / f"metrics/reward_model/{name}.csv"
 
     @property
     def code_folder(self) -> Path:
@@ -102,6 +96,18 @@ class Paths:
     def summary(self) -> Path:
         """Where the learning curve ends."""
         return self.root / "metrics/summary.json"
+
+    def sft(self, name: str) -> Path:
+        """What supervised training makes of the base model, a plain transformers folder."""
+        return self.root / "data/sft" / name
+
+    def named_metrics(self, stage: str, name: str) -> Path:
+        """The metrics of a stage that belongs to no round."""
+        return self.root / "metrics" / stage / f"{name}.json"
+
+    def named_curve(self, stage: str, name: str) -> Path:
+        """The numbers of each of its optimizer steps."""
+        return self.root / "metrics" / stage / f"{name}.csv"
 
     def code(self, stage: str) -> Path:
         """The fingerprint of a stage's code."""

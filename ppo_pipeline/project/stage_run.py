@@ -1,9 +1,14 @@
-"""What every stage of a round does besides its work: settings, record, scratch, progress, metrics, line of result."""
+"""What stages of a round do besides their work: settings, record, scratch, progress, metrics, line of result.
+
+So do those that are given the name of an entry of params.yaml.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
 
 from ..engine.done_together import do_together
 from ..engine.opened import open_pool
@@ -14,22 +19,28 @@ from ..observe.counter import Counter
 from ..observe.progress import progress, result
 from ..observe.run_record import run_record
 from ..resume.scratch import Scratch
-from ..settings.params import ROOT
+from ..settings.params import ROOT, Params, load_params
 from ..settings.sections import Compute
 from ..settings.stage_settings import StageSettings, read_settings
 from ..storage.files import write_json
 from .paths import Paths
 
-Settings = TypeVar("Settings", bound=StageSettings)
+Settings = TypeVar("Settings", bound=BaseModel)
+OfRound = TypeVar("OfRound", bound=StageSettings)
 
 
 class StageRun(Generic[Settings]):
-    """A stage at work: its settings, its round's paths, and `record` for what is to be known of how it ran."""
+    """A stage at work: its settings, its round's paths, and `record` for what is to be known of how it ran.
 
-    def __init__(self, settings: Settings, paths: Paths, record: dict[str, Any]) -> None:
-        self.settings, self.paths, self.record = settings, paths, record
-        self.stage = settings.stage
-        self.label = f"{self.stage} {paths.round}"
+    name: of its round, or of its entry in params.yaml. metrics: the file that they are written to.
+    """
+
+    def __init__(
+        self, stage: str, name: str, settings: Settings, paths: Paths, metrics: Path, record: dict[str, Any]
+    ) -> None:
+        self.stage, self.name, self.settings, self.paths, self.record = stage, name, settings, paths, record
+        self.metrics = metrics
+        self.label = f"{stage} {name}"
         self.numbers: dict[str, Any] = {}
         self.text = ""
         self._machine: Any = None
@@ -62,7 +73,7 @@ class StageRun(Generic[Settings]):
     def scratch(self, *inputs: Path, more: tuple[object, ...] = ()) -> Scratch:
         """Return where the stage keeps what it has done so far of work on these files; more: what else decides it."""
         machine = () if self._machine is None else self._machine.decides()
-        self._scratch = Scratch(self.stage, self.paths.round, inputs, *machine, *more)
+        self._scratch = Scratch(self.stage, self.name, inputs, *machine, *more)
         return self._scratch
 
     @contextmanager
@@ -78,26 +89,41 @@ class StageRun(Generic[Settings]):
 
     def finish(self) -> None:
         """Write the metrics, last of all outputs; let go of the scratch; print the line of result."""
-        write_json(self.paths.metrics(self.stage), self.numbers)
+        write_json(self.metrics, self.numbers)
         if self._scratch is not None:
             self._scratch.finish()
         result(self.label, self.text, self.numbers)
 
 
 @contextmanager
-def stage_run(kind: type[Settings], name: str) -> Iterator[StageRun[Settings]]:
+def stage_run(kind: type[OfRound], name: str) -> Iterator[StageRun[OfRound]]:
     """Yield the run of the stage whose settings `kind` is, in round `name`; finish it where nothing is raised.
 
     Raises PipelineError, with what to do, where the round has no such settings.
     """
     settings = _settings(kind, Paths(name))
     with run_record(kind.stage, name) as record:
-        run = StageRun(settings, Paths(name, settings.parent_round), record)
+        paths = Paths(name, settings.parent_round, start=settings.start_folder)
+        run = StageRun(kind.stage, name, settings, paths, paths.metrics(kind.stage), record)
         yield run
     run.finish()
 
 
-def _settings(kind: type[Settings], paths: Paths) -> Settings:
+@contextmanager
+def named_run(stage: str, name: str) -> Iterator[tuple[StageRun[Any], Params]]:
+    """Yield the run of a stage that is given an entry of the section called like it, and all of params.yaml.
+
+    Raises PipelineError where there is no such entry.
+    """
+    params, paths = load_params(), Paths()
+    entry = params.entry(stage, name)
+    with run_record(stage, name) as record:
+        run = StageRun(stage, name, entry, paths, paths.named_metrics(stage, name), record)
+        yield run, params
+    run.finish()
+
+
+def _settings(kind: type[OfRound], paths: Paths) -> OfRound:
     path = paths.settings(kind.stage)
     known = sorted(folder.name for folder in paths.settings_folder.glob("*") if folder.is_dir())
     if known and paths.round not in known:

@@ -11,8 +11,8 @@ from ..errors.memory import OTHERWISE
 class Stage:
     """A stage.
 
-    takes: what its command is given: a round, the name of a local model in `sources`, a name in the section of
-        params.yaml that is called like the stage, or nothing.
+    takes: what its command is given: a round, the name of a local model in `sources`, that of an entry of the section
+        that is called like the stage, or nothing.
     start: "warm" in a child of a server that has torch imported; "ahead" starts that server; "beside" where the server
         is there; "cold" as any other program. engine/warm/ says how.
     makes: its main output in the round's folder. less_memory: what makes it need less memory.
@@ -50,6 +50,7 @@ STAGES: dict[str, Stage] = {
         Stage("source", "SOURCE"),
         Stage("base"),
         Stage("prompts"),
+        Stage("sft", "NAME", "warm", less_memory="lower microbatch_tokens of its entry in `sft`"),
         Stage("preferences", "NAME"),
         Stage(
             "reward_model", "NAME", "warm", "",

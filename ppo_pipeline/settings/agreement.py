@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 def disagreements(p: "Params") -> Iterator[str]:
     """Yield what does not go together in params.yaml; nothing where all does."""
     yield from _of_the_estimator(p)
+    yield from _of_names(p)
     yield from _of_full_tuning(p)
     yield from _of_vllm(p)
     yield from _of_samples(p)
@@ -26,7 +27,24 @@ def _of_the_estimator(p: "Params") -> Iterator[str]:
         yield text
 
 
+def _of_names(p: "Params") -> Iterator[str]:
+    name = p.policy.start.removeprefix("data/sft/")
+    if name != p.policy.start and name not in p.sft:
+        yield f"policy.start: {p.policy.start}: no '{name}' in `sft`; write its settings there, or set it to data/base"
+    for section in ("sft", "reward_model"):
+        for name in getattr(p, section):
+            if name == "r000" or name in p.all_rounds:  # DVC calls the stages of both by it
+                yield f"{section}.{name} has a round's name; give it another"
+    for name, entry in p.reward_model.items():
+        if entry.preferences not in p.preferences:
+            yield f"reward_model.{name}.preferences: no '{entry.preferences}' in `preferences`; name one that is there"
+
+
 def _of_full_tuning(p: "Params") -> Iterator[str]:
+    for section in ("sft", "reward_model"):
+        for name, entry in getattr(p, section).items():
+            if entry.tuning == "full" and p.compute.dtype == "fp16":
+                yield f"{section}.{name}.tuning full trains in bf16 or fp32; set compute.dtype to one of them"
     if p.policy.tuning != "full":
         return
     if p.compute.dtype == "fp16":

@@ -13,6 +13,7 @@ from .preference_sections import Preferences
 from .reward_model_sections import RewardModel
 from .reward_sections import Reward
 from .sections import Base, ComputeAnywhere, Evaluate, Name, Policy, Prompts, Reference, Rollout, Section, Vllm
+from .supervised_sections import Sft
 
 ROOT = "r000"
 SEALED = Path("sealed/rounds.yaml")  # beside params.yaml; ppo_pipeline/project/sealing/ says what sealing is
@@ -45,13 +46,11 @@ class Params(Section):
         "folder or .gguf file, any other for a reward model's folder, such as the component's"
     )
     prompts: Prompts
+    sft: dict[Name, Sft] = Field(description="Supervised training of the base model, by a name")
     preferences: dict[Name, Preferences] = Field(
         description="A table of pairs of answers by each name, for reward models to learn from"
     )
-    reward_model: dict[Name, RewardModel] = Field(
-        description="A reward model, or an ensemble, by each name: data/reward_model/<name>, which a reward component "
-        "of type `model` loads"
-    )
+    reward_model: dict[Name, RewardModel] = Field(description="Reward models, trained on pairs of answers, by a name")
     policy: Policy
     compute: ComputeAnywhere
     rollout: Rollout
@@ -70,6 +69,18 @@ class Params(Section):
         if (text := next(disagreements(self), None)) is not None:
             raise ValueError(text)
         return self
+
+    def entry(self, section: str, name: str) -> Any:
+        """Return an entry of a section that is a map from names; PipelineError where there is none."""
+        entries = getattr(self, section)
+        if name not in entries:
+            raise PipelineError(f"params.yaml: {section}: no '{name}'.{nearest(name, list(entries))}")
+        return entries[name]
+
+    @property
+    def start(self) -> str:
+        """Folder of the model that the policies start from."""
+        return self.policy.start
 
     @property
     def samples(self) -> int:

@@ -94,6 +94,11 @@ class Prompts(Section):
 class Policy(Section):
     """What is trained. LoRA's settings have no effect where the whole model is."""
 
+    start: str = Field(
+        description="Folder of the model that r000 starts from and that the KL is measured to: data/base, or "
+        "data/sft/NAME, what `sft` makes of it",
+        pattern=r"^data/(base|sft/[A-Za-z][A-Za-z0-9_-]*)$",
+    )
     tuning: Literal["lora", "full"] = Field(
         description="lora: an adapter beside the frozen base; full: all of the model's weights"
     )

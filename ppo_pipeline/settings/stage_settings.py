@@ -52,6 +52,11 @@ class StageSettings(BaseModel):
         return str(getattr(self, "parent", ""))
 
     @property
+    def start_folder(self) -> str:
+        """The folder that the policies start from, empty for a stage that reads none of them."""
+        return str(getattr(self, "start", ""))
+
+    @property
     def shown(self) -> dict[str, Any]:
         """How prompts are shown to the model, for a stage that shows it some: arguments of a Renderer."""
         return {name: getattr(self, name) for name in ("chat_template", "date", "special_tokens")}
@@ -72,6 +77,7 @@ class RolloutSettings(StageSettings):
 
     stage = "rollout"
     round: str
+    start: str
     parent: str
     depth: int
     seed: int
@@ -110,6 +116,7 @@ class ReferenceSettings(StageSettings):
 
     stage = "reference"
     round: str
+    start: str
     parent: str
     temperature: float
     reference: Reference
@@ -134,6 +141,7 @@ class UpdateSettings(StageSettings):
 
     stage = "update"
     round: str
+    start: str
     parent: str
     depth: int
     critic_alone: bool
@@ -151,6 +159,7 @@ class EvaluateSettings(StageSettings):
 
     stage = "evaluate"
     round: str
+    start: str
     chat_template: str
     date: str | None
     special_tokens: str

@@ -30,7 +30,9 @@ class Supervised(Section):
     weight_decay: NonNegative = Field(description="AdamW's decoupled weight decay")
     max_grad_norm: Positive | None = Field(description="Gradient norm is clipped to this; null for none")
     epochs: Count = Field(description="Passes over the training examples")
-    batch_size: Count = Field(description="Examples of an optimizer step, at most; those of an epoch's steps are even")
+    batch_size: Count = Field(
+        description="Examples of an optimizer step, at most; those of an epoch differ by one example at most"
+    )
     microbatch_tokens: Count = Field(description="Tokens of one forward; changes memory and speed only")
     gradient_checkpointing: bool = Field(
         description="Compute activations again in the backward pass instead of keeping them: less memory, more time"
@@ -38,4 +40,18 @@ class Supervised(Section):
     max_tokens: Count = Field(description="Longest example in tokens, prompt and answer")
     too_long: Literal["error", "skip"] = Field(
         description="A longer example. error: none is trained before all fit; skip: it is left out, and counted"
+    )
+
+
+class Sft(Supervised):
+    """Supervised training of the base model on answers, which makes data/sft/NAME; `policy.start` may name that."""
+
+    source: str = Field(
+        description="JSONL, JSON, CSV, TSV or Parquet file, or a folder of such files: `messages`, or `prompt` and "
+        "`completion`, texts or lists of messages",
+        min_length=1,
+    )
+    heldout_fraction: Below1 = Field(
+        description="Share of the rows held out of training, where the source has no split column; by hash of the "
+        "prompt. 0: none, and no held-out loss"
     )

@@ -203,6 +203,7 @@ def test_all_mistakes_are_told_at_a_time(tmp_path: Path) -> None:
 DECLARED = {
     "rollout": {
         "round",
+        "start",
         "parent",
         "depth",
         "seed",
@@ -214,10 +215,11 @@ DECLARED = {
         "compute",
     },
     "reward": {"round", "threads", "reward"},
-    "reference": {"round", "parent", "temperature", "reference", "compute"},
+    "reference": {"round", "start", "parent", "temperature", "reference", "compute"},
     "advantage": {"round", "parent", "depth", "critic_alone", "overlong_limit", "tells_correct", "advantage"},
     "update": {
         "round",
+        "start",
         "parent",
         "depth",
         "critic_alone",
@@ -231,6 +233,7 @@ DECLARED = {
     },
     "evaluate": {
         "round",
+        "start",
         "chat_template",
         "date",
         "special_tokens",
@@ -255,6 +258,7 @@ def test_a_stage_s_file_has_its_own_sections_with_the_file_s_values(stage: str) 
         "compute": decides,
         "threads": DATA["compute"]["threads"],
         "round": "r002",
+        "start": "data/base",
         "parent": "r001",
         "depth": 2,
         "seed": DATA["seed"],

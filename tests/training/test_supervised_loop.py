@@ -7,24 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from supervised_entries import supervised_settings
 from torch import Tensor, nn
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.resume.snapshots import Snapshots
-from ppo_pipeline.settings.supervised_sections import Supervised
 from ppo_pipeline.training.supervised.loop import SupervisedLoop
 
 COUNT, WIDTH = 10, 3
-
-
-def supervised_settings(**changes: Any) -> Supervised:
-    values = {
-        "seed": 3, "tuning": "full", "rank": 4, "alpha": 8.0, "use_rslora": False, "dropout": 0.0,
-        "target_modules": "all-linear", "lr": 0.05, "lr_schedule": "constant", "warmup_ratio": 0.0, "adam_beta1": 0.9,
-        "adam_beta2": 0.99, "adam_eps": 1e-8, "weight_decay": 0.1, "max_grad_norm": 0.5, "epochs": 2, "batch_size": 4,
-        "microbatch_tokens": 8, "gradient_checkpointing": False, "max_tokens": 64, "too_long": "error",
-    }  # fmt: skip
-    return Supervised(**{**values, **changes})
 
 
 class Regression:

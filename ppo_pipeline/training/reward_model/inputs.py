@@ -27,6 +27,10 @@ class Asked:
     skipped: list[int]
     alike: list[int]
 
+    def largest_id(self) -> int:
+        """Return the largest token id."""
+        return max((max(ids) for ids in [*self.chosen, *self.rejected]), default=0)
+
 
 def pair_inputs(
     pairs: pa.Table, tokenizer: Any, settings: RewardModel, shown: dict[str, Any], names: list[str], section: str

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...errors import PipelineError
-from ...models.loading import backbone_of, readable, text_config
+from ...models.loading import backbone_of, readable, rows_of, text_config
 from ...models.lora import NoPlaceForLora
 from ...models.policy import Policy, Scores, Sequences, hidden_states, lora_parameters
 from ...models.trust import check_folder
@@ -72,11 +72,14 @@ def load_classifier(
         raise PipelineError(f"{where}: '{folder}' has no config.json: no model there.")
     check_folder(folder, where)
     logging.disable_progress_bar()
+    loud = logging.get_verbosity()
+    logging.set_verbosity_error()  # else a report that a language model has no such head
     with readable(f"{where}: '{folder}' cannot be loaded for sequence classification with one label"):
         model, info = AutoModelForSequenceClassification.from_pretrained(
             folder, num_labels=1, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False,
             output_loading_info=True,
         )  # fmt: skip
+    logging.set_verbosity(loud)
     absent = sorted(set(info["missing_keys"]) - {f"{HEAD}.weight"})
     if absent:
         raise PipelineError(f"{where}: '{folder}' has no weights for {', '.join(absent[:3])}: no trained model.")
@@ -107,6 +110,18 @@ def _check_head(model: Any, where: str) -> None:
         raise PipelineError(
             f"{where}: {type(model).__name__} gives no reward by a head of the last token's state; take a decoder-only "
             "model."
+        )
+
+
+def check_fits(model: Any, max_tokens: int, largest_id: int, section: str) -> None:
+    """Raise PipelineError where texts may be longer than the model's positions, or have a token that it has not."""
+    limit = getattr(text_config(model), "max_position_embeddings", None)
+    if isinstance(limit, int) and 0 < limit < max_tokens:
+        raise PipelineError(f"params.yaml: {section}.max_tokens is {max_tokens}, the model has {limit} positions.")
+    if largest_id >= rows_of(model):
+        raise PipelineError(
+            f"params.yaml: {section}.model: its tokenizer gives token {largest_id}, the model has {rows_of(model)} "
+            "tokens; they do not belong together."
         )
 
 

@@ -14,7 +14,7 @@ from ...resume.snapshots import Snapshots
 from ..batches import generator
 from ..supervised.loop import SupervisedLoop
 from ..supervised.state import save_state
-from .model import RewardPolicy, head_of_reward, load_classifier, padding_of
+from .model import RewardPolicy, check_fits, head_of_reward, load_classifier, padding_of
 from .pairs import PairTask, texts_of
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def trained(
     """
     s, machine, key = training.settings, training.machine, ("member", number)
     model, own = load_classifier(Path(s.model), *machine, f"params.yaml: {training.section}.model")
+    largest = max(asked.largest_id() for asked in training.asked.values())
+    check_fits(model, s.max_tokens, largest, training.section)
     pad_id = padding_of(model, training.tokenizer, training.section)
     layers: dict[str, LoraLinear] = {}
     head = head_of_reward(model, own, s.seed, *key)
