@@ -14,6 +14,7 @@ from ppo_pipeline.storage.files import atomic_file, atomic_folder
 from ppo_pipeline.tables.preferences import PREFERENCES
 from ppo_pipeline.tables.reward_model_eval import REWARD_MODEL_EVAL
 from ppo_pipeline.training.reward_model.evaluation import evaluation_metrics, heldout_table
+from ppo_pipeline.training.reward_model.model import check_model_folder
 from ppo_pipeline.training.reward_model.training import Training
 from ppo_pipeline.training.reward_model.written import Member
 
@@ -24,6 +25,7 @@ def run(name: str) -> None:
         settings: RewardModel = stage.settings
         paths, model = stage.paths, Path(settings.model)
         source = paths.preferences(settings.preferences)
+        check_model_folder(model, f"params.yaml: reward_model.{name}.model")
         training = Training(settings, f"reward_model.{name}", load_tokenizer(model, trusted=False))
         shown = {key: getattr(params, key) for key in ("chat_template", "date", "special_tokens")}
         training.read(PREFERENCES.read(source), source, shown)

@@ -57,6 +57,14 @@ class RewardPolicy(Policy):
         return {**backbone, HEAD: self.value_head.linear.weight}
 
 
+def check_model_folder(folder: Path, where: str) -> None:
+    """Raise PipelineError where no model lies in `folder`, or one that has transformers load more than that."""
+    if not (folder / "config.json").is_file():
+        several = " It has models 1, 2, ...: name one of them." if (folder / "1").is_dir() else ""
+        raise PipelineError(f"{where}: '{folder}' has no config.json: no model there.{several}")
+    check_folder(folder, where)
+
+
 def load_classifier(
     folder: Path, device: torch.device, dtype: torch.dtype | Literal["auto"], where: str
 ) -> tuple[Any, bool]:
@@ -68,9 +76,7 @@ def load_classifier(
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
 
-    if not (folder / "config.json").is_file():
-        raise PipelineError(f"{where}: '{folder}' has no config.json: no model there.")
-    check_folder(folder, where)
+    check_model_folder(folder, where)
     logging.disable_progress_bar()
     loud = logging.get_verbosity()
     logging.set_verbosity_error()  # else a report that a language model has no such head
