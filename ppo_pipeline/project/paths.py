@@ -60,7 +60,7 @@ class Paths:
 
     @property
     def sources(self) -> Path:
-        """Hashes of local models, by their names in `sources`."""
+        """Hashes of local models, a folder for each name in `sources`."""
         return self.root / "data/sources"
 
     @property
@@ -115,7 +115,7 @@ class Paths:
 
     def source(self, name: str) -> Path:
         """The record of a local model's files."""
-        return self.sources / f"{name}.json"
+        return self.sources / name / "files.json"
 
     # Of the round.
 
