@@ -19,6 +19,7 @@ from .where import matching
 
 COLUMNS = {
     "prompts": ["prompt_id", "split", "messages", "expected"],
+    "preferences": ["pair_id", "split", "messages", "chosen", "rejected", "margin"],
     "rollouts": ["sample_id", "prompt", "response_text", "score", "kl", "tokens", "finish_reason"],
     "rewards": ["sample_id", "prompt", "response_text", "score"],
     "reference": ["sample_id", "response_text", "tokens", "kl", "value", "entropy", "bootstrap_value"],

@@ -50,12 +50,9 @@ STAGES: dict[str, Stage] = {
         Stage("source", "SOURCE"),
         Stage("base"),
         Stage("prompts"),
-        Stage("sft", "NAME", "warm", less_memory="lower microbatch_tokens of its entry in `sft`"),
         Stage("preferences", "NAME"),
-        Stage(
-            "reward_model", "NAME", "warm", "",
-            "lower microbatch_tokens of the reward model, or set its gradient_checkpointing: true",
-        ),
+        Stage("sft", "NAME", "warm", less_memory="lower microbatch_tokens of its entry in `sft`"),
+        Stage("reward_model", "NAME", "warm", less_memory="lower microbatch_tokens of its entry in `reward_model`"),
         Stage("init", start="warm"),
         Stage("rollout", "ROUND", "warm", "rollouts.parquet", "lower rollout.batch_size"),
         Stage(

@@ -46,10 +46,10 @@ class Params(Section):
         "folder or .gguf file, any other for a reward model's folder, such as the component's"
     )
     prompts: Prompts
-    sft: dict[Name, Sft] = Field(description="Supervised training of the base model, by a name")
     preferences: dict[Name, Preferences] = Field(
-        description="A table of pairs of answers by each name, for reward models to learn from"
+        description="Pairs of answers for a reward model to learn from, by a name"
     )
+    sft: dict[Name, Sft] = Field(description="Supervised training of the base model, by a name")
     reward_model: dict[Name, RewardModel] = Field(description="Reward models, trained on pairs of answers, by a name")
     policy: Policy
     compute: ComputeAnywhere

@@ -6,7 +6,7 @@ from .sections import Section, UnitInterval
 
 
 class Preferences(Section):
-    """One entry of `preferences`: pairs of answers to a prompt, of which one was preferred."""
+    """Pairs of answers to a prompt, of which one was preferred, which makes data/preferences/NAME.parquet."""
 
     source: str = Field(description="JSONL, JSON, CSV, TSV or Parquet file, or a folder of such files", min_length=1)
     heldout_fraction: UnitInterval = Field(

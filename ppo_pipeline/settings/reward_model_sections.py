@@ -9,10 +9,7 @@ from .supervised_sections import Supervised
 
 
 class RewardModel(Supervised):
-    """One entry of `reward_model`: a model that gives an answer a number, so that preferred answers get the higher.
-
-    An example is a pair of answers; both are in one forward.
-    """
+    """Training of a reward model on pairs, which makes data/reward_model/NAME; a component of type `model` loads it."""
 
     preferences: Name = Field(description="Name in `preferences` of the pairs to learn from")
     model: str = Field(

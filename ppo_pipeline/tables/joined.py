@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from ..errors import PipelineError
 from .advantages import ADVANTAGES
 from .evaluation import EVALUATION, EVALUATION_SAMPLES
+from .preferences import PREFERENCES
 from .prompt_scores import PROMPT_SCORES
 from .prompts import PROMPTS
 from .reference import REFERENCE
@@ -20,7 +21,9 @@ from .rewards import REWARDS
 from .rollouts import ROLLOUTS
 from .schema import NAME_KEY, TableSchema, flat, lengths
 
-ALL = (PROMPTS, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION, EVALUATION_SAMPLES, PROMPT_SCORES)
+ALL = (
+    PROMPTS, PREFERENCES, ROLLOUTS, REWARDS, REFERENCE, ADVANTAGES, EVALUATION, EVALUATION_SAMPLES, PROMPT_SCORES,
+)  # fmt: skip
 SCHEMAS = {c.name: c for c in ALL}
 OF_SAMPLES = ("rollouts", "reference", "advantages", "rewards")  # one row per sample, in <name>.parquet
 OF_ROLLOUTS = ("prompt_id", "response_text", "finish_reason")

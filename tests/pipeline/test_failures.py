@@ -289,6 +289,8 @@ def test_a_stage_that_runs_out_of_memory_names_its_own_setting(
         ("base r001", "the stage `base` takes no round: python -m stages base"),
         ("source", "the stage `source` takes a name in `sources`: python -m stages source base"),
         ("source mine", "params.yaml: sources: no 'mine'."),
+        ("preferences", "the stage `preferences` takes a name in `preferences`: python -m stages preferences NAME"),
+        ("preferences mine", "params.yaml: preferences: no 'mine'."),
         ("updat r001", "'updat' is not one of 'code', 'settings', 'source', 'base',"),
         ("reward r001", "data/rounds/r001/rollouts.parquet: no such file; `dvc repro` makes it"),
     ],

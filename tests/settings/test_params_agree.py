@@ -310,9 +310,10 @@ AGREEING: list[dict[str, Any]] = [
 def load(folder: Path, changes: dict[str, Any], rounds: dict[str, Any] | None = None) -> Path:
     data = deepcopy(DATA)
     for path, value in changes.items():
-        section, setting = path.split(".")
-        assert setting in data[section]
-        data[section][setting] = value
+        section, _, setting = path.rpartition(".")
+        holder = data[section] if section else data
+        assert setting in holder
+        holder[setting] = value
     data["rounds"] |= rounds or {}
     YAML().dump(data, folder / "params.yaml")
     load_params(folder / "params.yaml")
@@ -320,7 +321,7 @@ def load(folder: Path, changes: dict[str, Any], rounds: dict[str, Any] | None = 
 
 
 def names(changes: dict[str, Any]) -> str:
-    return "-".join(f"{path.split('.')[1]}={value}" for path, value in changes.items())
+    return "-".join(f"{path.split('.')[-1]}={value}" for path, value in changes.items())
 
 
 @pytest.mark.parametrize(("changes", "message"), CONFLICTS, ids=[names(c) for c, _ in CONFLICTS])

@@ -28,6 +28,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
         "max_answer_bytes": 9, "token_variable": None,
     },
 }  # fmt: skip
+MAPS: dict[str, dict[str, Any]] = {"preferences": {"source": "a.jsonl", "heldout_fraction": 0.1}}  # one entry of each
 
 # (inside, outside); the limits themselves are among them.
 RANGES: dict[str, tuple[list[float], list[float]]] = {
@@ -73,8 +74,8 @@ EXPECTED = {
     "evaluate.batch_size model.max_tokens model.batch_tokens http.batch_size http.max_answer_bytes",
     "above 1": "update.dual_clip update.rollout_correction_max",
     "above 0 to below 1": "update.rollout_correction_min",
-    "0 to 1": "prompts.heldout_fraction advantage.gamma advantage.lambda advantage.lambda_returns "
-    "advantage.memory_discount",
+    "0 to 1": "prompts.heldout_fraction preferences.heldout_fraction advantage.gamma advantage.lambda "
+    "advantage.lambda_returns advantage.memory_discount",
     "0 to below 1": "reward_model.dropout reward_model.warmup_ratio reward_model.adam_beta1 reward_model.adam_beta2 "
     "sft.dropout sft.warmup_ratio sft.adam_beta1 sft.adam_beta2 sft.heldout_fraction "
     "policy.dropout update.adam_beta1 update.adam_beta2",
@@ -115,6 +116,8 @@ def refused(setting: str, value: Any) -> bool:
     if section in SAMPLES:
         component = {"type": section, "name": "c", "weight": 1.0, **SAMPLES[section], name: value}
         data["reward"] = {"components": [component], "correct": None}
+    elif section in MAPS:
+        data[section] = {"a": {**MAPS[section], name: value}}
     elif section == "sft":
         data["sft"] = {"chat": sft_values() | {name: value}}
     elif section == "reward_model":

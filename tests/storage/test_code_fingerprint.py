@@ -320,7 +320,7 @@ def test_code_in_the_init_of_a_package_counts(copy: Copy) -> None:
     copy.edit("ppo_pipeline/tables/__init__.py", put('"""A docstring."""'))
     assert not copy.changed()
     copy.edit("ppo_pipeline/tables/__init__.py", put("added = 1"))
-    assert copy.changed() == {"prompts", "init", "reward", "advantage", *MODELS}
+    assert copy.changed() == {"prompts", "preferences", "init", "reward", "advantage", *MODELS}
 
 
 def test_estimators_are_the_code_of_advantage_and_of_no_other_stage() -> None:
@@ -347,7 +347,7 @@ def test_a_comment_put_anywhere_between_lines_changes_nothing_and_a_statement_do
 
 def test_the_advantage_stage_starts_without_torch_and_transformers() -> None:
     program = (
-        "import sys, stages.advantage, stages.reward, stages.settings, stages.summary;"
+        "import sys, stages.advantage, stages.preferences, stages.reward, stages.settings, stages.summary;"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
@@ -363,6 +363,7 @@ def test_stages_that_read_params_yaml_track_the_sections_that_they_use() -> None
         assert used <= set(BODIES[name]["params"]), name
         assert used, name
     assert BODIES["source"]["params"] == ["sources.${key}"]
+    assert BODIES["preferences"]["params"] == ["preferences.${key}", "prompts.continue_final_message"]
     params = YAML(typ="safe").load(ROOT / "params.yaml")
     parts = {f"compute.{name}" for name in params.pop("compute")} - {"compute.engine", "compute.workers"}
     assert set(BODIES["settings"]["params"]) == {*params, *parts}
