@@ -34,6 +34,7 @@ def run(name: str) -> None:
         scratch = stage.scratch(source, model, more=(settings.model_dump_json(), shown))
         with stage.progress(training.answers) as counter, atomic_folder(paths.reward_model(name)) as folder:
             members = training.members(folder, scratch, counter)
+        stage.record["training_seconds"] = round(training.seconds, 1)
         rewards = np.stack([member.rewards for member in members])
         table = heldout_table(training.pairs["heldout"], training.heldout, rewards)
         REWARD_MODEL_EVAL.write(table, paths.reward_model_eval(name))

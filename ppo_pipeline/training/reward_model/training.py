@@ -1,5 +1,6 @@
 """The training of one entry of `reward_model`: its pairs, and its members, one after the other."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class Training:
         self.settings, self.section, self.tokenizer = settings, section, tokenizer
         self.pairs: dict[str, pa.Table] = {}
         self.asked: dict[str, Asked] = {}
+        self.seconds = 0.0  # of the training alone
 
     def read(self, pairs: pa.Table, source: Path, shown: dict[str, Any]) -> None:
         """Take the pairs of a table of preferences, which `source` names in errors.
@@ -74,7 +76,9 @@ class Training:
         found, margins = [], self.margins()
         for number in range(1, self.settings.members + 1):
             place = folder if self.settings.members == 1 else folder / str(number)
+            began = time.perf_counter()
             policy, curve = trained(self, margins, number, scratch.part(f"member-{number}"), counter)
+            self.seconds += time.perf_counter() - began
             found.append(written(self, policy, curve, place, counter))
         return found
 
