@@ -37,9 +37,9 @@ def trl_settings(s: RewardModel, steps: int) -> dict[str, Any]:
     """Return TRL's names for an entry's settings. steps: 0 for all epochs."""
     return {
         "num_train_epochs": s.epochs, "max_steps": steps or -1, "per_device_train_batch_size": s.batch_size,
-        "learning_rate": s.lr, "lr_scheduler_type": SCHEDULES.get(s.lr_schedule, s.lr_schedule), "warmup_steps": s.warmup_ratio,
-        "adam_beta1": s.adam_beta1, "adam_beta2": s.adam_beta2, "adam_epsilon": s.adam_eps,
-        "weight_decay": s.weight_decay, "max_grad_norm": s.max_grad_norm or 0.0, "seed": s.seed,
+        "learning_rate": s.lr, "lr_scheduler_type": SCHEDULES.get(s.lr_schedule, s.lr_schedule),
+        "warmup_steps": s.warmup_ratio, "adam_beta1": s.adam_beta1, "adam_beta2": s.adam_beta2,
+        "adam_epsilon": s.adam_eps, "weight_decay": s.weight_decay, "max_grad_norm": s.max_grad_norm or 0.0, "seed": s.seed,
         "gradient_checkpointing": s.gradient_checkpointing, "max_length": None,
     }  # fmt: skip
 
@@ -106,14 +106,15 @@ def main(given: argparse.Namespace) -> None:
     for path in (paths.named_metrics("reward_model", given.name), Path("logs", given.name, "reward_model.json")):
         ours |= json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     given.out.write_text(json.dumps({"trl": trl, "ours": ours}, indent=2) + "\n", encoding="utf-8")
-    for name in (
+    told = (
         "eval/accuracy",
         "eval/accuracy_se",
         "eval/loss",
         "training_seconds",
         "peak_memory_gb",
         "peak_gpu_memory_gb",
-    ):
+    )
+    for name in told:
         print(f"{name}: TRL {trl.get(name)}, the stage {ours.get(name)}")
 
 

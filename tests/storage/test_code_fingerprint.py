@@ -282,7 +282,7 @@ MODELS = {"rollout", "reference", "update", "evaluate"}
         ("ppo_pipeline/rewards/types/new.py", {"reward", "evaluate"}),
         ("ppo_pipeline/maths/kl.py", {"advantage"}),
         ("ppo_pipeline/maths/ppo.py", {"update"}),
-        ("ppo_pipeline/training/optimizer.py", {"update"}),
+        ("ppo_pipeline/training/optimizer.py", {"update", "reward_model"}),
         ("ppo_pipeline/training/update_state.py", {"update"}),
         ("ppo_pipeline/models/lora.py", {"base", "init", *MODELS}),
         ("ppo_pipeline/sampling/draw.py", {"base", "rollout", "evaluate"}),
