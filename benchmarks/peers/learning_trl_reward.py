@@ -39,8 +39,8 @@ def trl_settings(s: RewardModel, steps: int) -> dict[str, Any]:
         "num_train_epochs": s.epochs, "max_steps": steps or -1, "per_device_train_batch_size": s.batch_size,
         "learning_rate": s.lr, "lr_scheduler_type": SCHEDULES.get(s.lr_schedule, s.lr_schedule),
         "warmup_steps": s.warmup_ratio, "adam_beta1": s.adam_beta1, "adam_beta2": s.adam_beta2,
-        "adam_epsilon": s.adam_eps, "weight_decay": s.weight_decay, "max_grad_norm": s.max_grad_norm or 0.0, "seed": s.seed,
-        "gradient_checkpointing": s.gradient_checkpointing, "max_length": None,
+        "adam_epsilon": s.adam_eps, "weight_decay": s.weight_decay, "max_grad_norm": s.max_grad_norm or 0.0,
+        "seed": s.seed, "gradient_checkpointing": s.gradient_checkpointing, "max_length": None,
     }  # fmt: skip
 
 

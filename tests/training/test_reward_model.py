@@ -218,7 +218,10 @@ def test_full_training_is_adamw_s_on_trl_s_loss_by_plain_calls(tmp_path: Path, a
             torch.testing.assert_close(found[name][here], parameter.detach()[here], rtol=1e-3, atol=1e-4, msg=name)
     assert sum(int(here.sum()) for here in sure.values()) > 0.3 * sum(here.numel() for here in sure.values())
     written = load_file(project.model / "model.safetensors")
-    assert torch.equal(written["score.weight"], steps[-1]["score"])
+    assert torch.equal(written.pop("score.weight"), steps[-1].pop("score"))
+    prefix = model.base_model_prefix
+    assert {name.removeprefix(f"{prefix}.") for name in written} == set(steps[-1])
+    assert all(torch.equal(tensor, steps[-1][name.removeprefix(f"{prefix}.")]) for name, tensor in written.items())
 
 
 def test_the_head_starts_as_transformers_draws_one_and_a_reward_model_keeps_its_own(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def padding_of(model: Any, tokenizer: Any, where: str) -> int:
     The tokenizer's own, or the configuration's, or the end token, as TRL takes it. Raises PipelineError without any.
     """
     ids = (tokenizer.pad_token_id, text_config(model).pad_token_id, tokenizer.eos_token_id)
-    found = next((i for i in ids if isinstance(i, int) and i >= 0), None)
+    found = next((i for i in ids if isinstance(i, int) and 0 <= i < rows_of(model)), None)
     if found is None:
         raise PipelineError(f"{where}: neither a padding token nor an end token; give its tokenizer a pad_token.")
     if tokenizer.pad_token_id is None:
