@@ -19,8 +19,8 @@ from ppo_pipeline.tables.prompt_scores import PROMPT_SCORES
 
 def run() -> None:
     """Write r000: a policy that is the base still, a fresh critic, no moments, nothing remembered of any prompt."""
-    params, paths = load_params(), Paths(ROOT)
-    settings = params.policy
+    params = load_params()
+    settings, paths = params.policy, Paths(ROOT, start=params.start)
     model = load_model(paths.base, torch.device("cpu"), "auto")
     twin = None
     if settings.critic == "separate":

@@ -1,6 +1,5 @@
 """Stage `reward_model`: train a reward model, or an ensemble of them, on pairs of answers."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +9,13 @@ from ppo_pipeline.models.loading import load_tokenizer
 from ppo_pipeline.observe.progress import result
 from ppo_pipeline.project.stage_run import named_run
 from ppo_pipeline.settings.reward_model_sections import RewardModel
-from ppo_pipeline.storage.files import atomic_file, atomic_folder
+from ppo_pipeline.storage.files import atomic_folder
 from ppo_pipeline.tables.preferences import PREFERENCES
 from ppo_pipeline.tables.reward_model_eval import REWARD_MODEL_EVAL
 from ppo_pipeline.training.reward_model.evaluation import evaluation_metrics, heldout_table
 from ppo_pipeline.training.reward_model.model import check_model_folder
 from ppo_pipeline.training.reward_model.training import Training
-from ppo_pipeline.training.reward_model.written import Member
+from ppo_pipeline.training.supervised.curve import write_curve
 
 
 def run(name: str) -> None:
@@ -38,7 +37,8 @@ def run(name: str) -> None:
         rewards = np.stack([member.rewards for member in members])
         table = heldout_table(training.pairs["heldout"], training.heldout, rewards)
         REWARD_MODEL_EVAL.write(table, paths.reward_model_eval(name))
-        write_curves(members, paths.named_curve("reward_model", name))
+        steps = [{"member": number, **row} for number, member in enumerate(members, 1) for row in member.curve]
+        write_curve(stage.metrics.with_suffix(".csv"), steps)
         prompt_ids = table.column("prompt_id").to_pylist()
         numbers = training.numbers(members) | evaluation_metrics(rewards, prompt_ids, training.heldout)
         stage.done(text_of(numbers, settings.members, counter.seconds), numbers)
@@ -53,15 +53,6 @@ def told_of(training: Training, label: str) -> None:
         ):
             if rows:
                 result(label, f"{len(rows)} {split} pairs {what}")
-
-
-def write_curves(members: list[Member], path: Path) -> None:
-    """Write the numbers of each optimizer step of each member as CSV."""
-    rows = [{"member": number, **row} for number, member in enumerate(members, 1) for row in member.curve]
-    with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def text_of(numbers: dict[str, float], members: int, seconds: float) -> str:

@@ -3,7 +3,7 @@
 from ppo_pipeline.observe.progress import result
 from ppo_pipeline.project.local_models import check_sources, model_texts, settle_records
 from ppo_pipeline.project.paths import Paths
-from ppo_pipeline.project.sealing.older import refuse_parents_without_memory
+from ppo_pipeline.project.sealing.older import refuse_parents_of_another_start, refuse_parents_without_memory
 from ppo_pipeline.rewards import component  # noqa: F401  (its types check their settings; they are found by name)
 from ppo_pipeline.sampling.engines.vllm_engine.installed import check_engines
 from ppo_pipeline.settings.files import settings_texts
@@ -20,6 +20,7 @@ def run() -> None:
     check_engines(params)
     check_sources(params)
     refuse_parents_without_memory(params)
+    refuse_parents_of_another_start(params)
     settle_records(params)
     with atomic_folder(paths.models) as partial:
         for name, text in model_texts(params):

@@ -12,7 +12,7 @@ from ..errors import PipelineError
 from ..settings.params import Params, load_params
 from ..tables.prompts import SPLITS
 from .literal import literal
-from .policies import BASE, check_base, params_of_round, policy_folder
+from .policies import base_folder, params_of_round, policy_folder
 from .printed import json_text, note, print_table
 from .questions import Question, of_split, of_texts
 from .round_named import round_named
@@ -86,11 +86,11 @@ def chat(
     params = params_of_round(params, name)
     if average:
         name = f"{name} averaged"
-    check_base()
+    base = base_folder(params)
 
     from ..models.loading import load_tokenizer, vocabulary_of
 
-    tokenizer, vocabulary = load_tokenizer(BASE), vocabulary_of(BASE)
+    tokenizer, vocabulary = load_tokenizer(base), vocabulary_of(base)
     if split is not None:
         questions, count = of_split(tokenizer, params, split, limit or SHOWN, vocabulary)
         rows = compared(name, folder, tokenizer, params, questions, manner)
@@ -135,7 +135,7 @@ def openers(tokenizer: Any, params: Params, folder: Path, manner: Manner) -> lis
         max_prompt_tokens=params.max_prompt_tokens, vllm=params.vllm,
     )  # fmt: skip
     machine, engine = set_up(params.compute), manner.engine or params.evaluate.engine
-    models = [Model(BASE, tokenizer, policy, *machine) for policy in (None, folder)]
+    models = [Model(base_folder(params), tokenizer, policy, *machine) for policy in (None, folder)]
     return [partial(open_engine, model, sampling, engine) for model in models]
 
 

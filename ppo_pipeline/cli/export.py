@@ -7,8 +7,10 @@ import click
 from ..errors import PipelineError
 from ..settings.params import load_params
 from ..storage.files import atomic_folder
-from .policies import BASE, check_base, policy_folder
+from .policies import base_folder, policy_folder
 from .round_named import round_named
+
+MODELS = ("data/base", "data/sft")
 
 
 @click.command()
@@ -27,10 +29,11 @@ def export(name: str, overwrite: bool, average: bool, out: Path) -> None:
     name = round_named(params, name)
     folder = policy_folder(params, name, average)
     check_target(out, overwrite)
-    model = load_merged(BASE, folder, torch.device("cpu"), saved_dtype())
+    base = base_folder(params)
+    model = load_merged(base, folder, torch.device("cpu"), saved_dtype(base))
     with atomic_folder(out.resolve()) as partial:
         model.save_pretrained(partial)
-        load_tokenizer(BASE).save_pretrained(partial)
+        load_tokenizer(base).save_pretrained(partial)
     what = f"the average at {name}" if average else name
     click.echo(f"{out}: {what} merged; load it with AutoModelForCausalLM.from_pretrained({str(out)!r})")
 
@@ -41,8 +44,8 @@ def check_target(out: Path, overwrite: bool) -> None:
     Replacing a folder deletes all that is in it. So --overwrite takes a model folder only: an empty one, or one
     with a config.json and no folder inside. The base model is one too, and the rounds are trained on it.
     """
-    if out.resolve().is_relative_to(BASE.resolve()):
-        raise PipelineError(f"{out}: is the base model of this project; choose another folder.")
+    if any(out.resolve().is_relative_to(Path(folder).resolve()) for folder in MODELS):
+        raise PipelineError(f"{out}: is a base model of this project; choose another folder.")
     if not out.exists():
         return
     if not overwrite:
@@ -53,15 +56,14 @@ def check_target(out: Path, overwrite: bool) -> None:
         raise PipelineError(f"{out}: is no model folder, --overwrite would delete what is there; choose another.")
 
 
-def saved_dtype() -> "torch.dtype":  # type: ignore[name-defined]  # noqa: F821
-    """Return the dtype that the base model's weights are saved in."""
+def saved_dtype(base: Path) -> "torch.dtype":  # type: ignore[name-defined]  # noqa: F821
+    """Return the dtype that the weights of the model at `base` are saved in."""
     import torch
     from transformers import AutoConfig
 
     from ..models.loading import read_source
     from ..models.trust import code_allowed
 
-    check_base()
-    trusted = code_allowed(read_source(BASE))
-    dtype = AutoConfig.from_pretrained(BASE, local_files_only=True, trust_remote_code=trusted).dtype
+    trusted = code_allowed(read_source(base))
+    dtype = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=trusted).dtype
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32

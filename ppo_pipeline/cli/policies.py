@@ -32,10 +32,13 @@ def policy_folder(params: Params, name: str, average: bool = False) -> Path:
     return folder
 
 
-def check_base() -> None:
-    """Raise PipelineError where the base model is not computed."""
-    if not (BASE / "config.json").is_file():
-        raise PipelineError(f"{BASE}: no model here; `dvc repro base` makes it, `dvc pull` fetches it.")
+def base_folder(params: Params) -> Path:
+    """Return the folder of the model that the policies start from; PipelineError where it is not computed."""
+    folder = Paths(start=params.start).base
+    if not (folder / "config.json").is_file():
+        stage = "base" if folder == BASE else f"sft@{folder.name}"
+        raise PipelineError(f"{folder}: no model here; `dvc repro {stage}` makes it, `dvc pull` fetches it.")
+    return folder
 
 
 def params_of_round(params: Params, name: str) -> Params:

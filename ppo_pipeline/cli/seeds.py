@@ -68,7 +68,7 @@ def compute(name: str, wanted: list[int], overrides: tuple[str, ...], jobs: int)
         raise PipelineError("-S seed: the seeds are --first and those after it, COUNT in all.")
     params = params_with(overrides)
     commit = head()
-    now = snapshot(commit, [*NEEDED, params.prompts.source, *params.sources.values()])
+    now = snapshot(commit, [*NEEDED, *params.data_files, *params.sources.values()])
     same = identity(params)
     failed = []
     with alone(name) as lock:

@@ -163,7 +163,20 @@ def token_logprobs(
     rows of logits, not of N. With compute.head: fp32 the product is made of fp32 copies of hidden, weight and bias
     (MiniMax-M1, arXiv:2506.13585, section 3.2).
     """
-    if head.in_fp32():
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        hidden, weight, bias = hidden.to(wide), weight.to(wide), None if bias is None else bias.to(wide)
-    return _TokenLogprobs.apply(hidden, weight, bias, targets, temperature, chunk, with_entropy)  # type: ignore[no-any-return]
+    parts = _as_chosen(hidden, weight, bias)
+    return _TokenLogprobs.apply(*parts, targets, temperature, chunk, with_entropy)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def likeliest_tokens(hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: int = CHUNK_TOKENS) -> Tensor:
+    """Return the token of the highest logit at each state (N,); arguments as in `token_logprobs`."""
+    hidden, weight, bias = _as_chosen(hidden, weight, bias)
+    return torch.cat([head_logits(part, weight, bias, chunk).argmax(-1) for part in hidden.split(chunk)])
+
+
+def _as_chosen(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return copies in fp32 where compute.head asks for them."""
+    if not head.in_fp32():
+        return hidden, weight, bias
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    return hidden.to(wide), weight.to(wide), None if bias is None else bias.to(wide)

@@ -105,10 +105,6 @@ class Paths:
         """The metrics of a stage that belongs to no round."""
         return self.root / "metrics" / stage / f"{name}.json"
 
-    def named_curve(self, stage: str, name: str) -> Path:
-        """The numbers of each of its optimizer steps."""
-        return self.root / "metrics" / stage / f"{name}.csv"
-
     def code(self, stage: str) -> Path:
         """The fingerprint of a stage's code."""
         return self.code_folder / f"{stage}.json"

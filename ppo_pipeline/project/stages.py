@@ -70,3 +70,4 @@ STAGES: dict[str, Stage] = {
     )
 }  # fmt: skip
 OF_A_ROUND = [stage.name for stage in STAGES.values() if stage.takes == "ROUND"]
+OF_A_NAME = [stage.name for stage in STAGES.values() if stage.takes in ("SOURCE", "NAME")]

@@ -43,18 +43,19 @@ class ChatTemplate:
                 continue
         return "\0".join(texts)
 
-    def write(self, messages: Messages, name: str) -> str:
+    def write(self, messages: Messages, name: str, closed: bool = False) -> str:
         """Return the conversation's text, open at the end: a last message by the assistant, or a new one of his.
 
-        Raises PipelineError, starting with `name`, for a conversation that the template refuses.
+        closed: all messages with their ends instead, as the template writes a conversation that is over. Raises
+        PipelineError, starting with `name`, for a conversation that the template refuses.
         """
-        goes_on = messages[-1]["role"] == "assistant"
+        goes_on = messages[-1]["role"] == "assistant" and not closed
         try:
             text: str = self._tokenizer.apply_chat_template(
                 messages,
                 chat_template=self.source,
                 tokenize=False,
-                add_generation_prompt=not goes_on,
+                add_generation_prompt=not (goes_on or closed),
                 continue_final_message=goes_on,
                 **self._values,
             )
@@ -62,21 +63,22 @@ class ChatTemplate:
             raise PipelineError(f"{name}: the model's chat template refuses {messages!r}: {error}") from None
         return text
 
-    def check(self, messages: Messages, text: str, name: str) -> None:
+    def check(self, messages: Messages, text: str, name: str, closed: bool = False) -> None:
         """Raise PipelineError, starting with `name`, where the template left out or changed words of a message.
 
         text: what it wrote. A second writing with marks around each message tells: to look for a message's words in
         the text would find `user` in every text. A template may leave out what an assistant thought before
-        `</think>`, as those of thinking models do. The last message by an assistant must be the text's end.
+        `</think>`, as those of thinking models do. The last message by an assistant must be the text's end, unless the
+        conversation is closed.
         """
-        if messages[-1]["role"] == "assistant" and not text.endswith(messages[-1]["content"]):
+        if not closed and messages[-1]["role"] == "assistant" and not text.endswith(messages[-1]["content"]):
             raise PipelineError(
                 f"{name}: the model's chat template changes the assistant's message that the model is to go on with, "
                 f"mostly its white space at the ends: {messages[-1]['content']!r} became {text[-60:]!r}."
             )
         marks = [f"{START}{i}{END}" for i in range(len(messages))]
         marked = [{**m, "content": mark + m["content"] + mark} for m, mark in zip(messages, marks, strict=True)]
-        written = self.write(marked, name)
+        written = self.write(marked, name, closed)
         for message, mark in zip(marked, marks, strict=True):
             content = message["content"]
             if message["role"] == "assistant" and content not in written:

@@ -35,18 +35,26 @@ class Renderer:
         self._as_text = special_tokens == "text"
         self._tail = 0 if self._template else _appended(tokenizer)
 
-    def texts_and_ids(self, conversations: list[Messages], names: list[str]) -> tuple[list[str], list[list[int]]]:
+    def texts_and_ids(
+        self, conversations: list[Messages], names: list[str], closed: bool = False
+    ) -> tuple[list[str], list[list[int]]]:
         """Return each conversation's text, and its token ids.
 
-        Raises PipelineError, with the conversation's name, where the template or the tokenizer loses or changes a part
-        of it, or makes a token that the model has not.
+        closed: of conversations that are over, the assistant's last message with its end. Raises PipelineError, with
+        the conversation's name, where the template or the tokenizer loses or changes a part of it, or makes a token
+        that the model has not.
         """
-        texts = [self._text(messages, name) for messages, name in zip(conversations, names, strict=True)]
-        own = [self._special_text(messages, name) for messages, name in zip(conversations, names, strict=True)]
+        named = list(zip(conversations, names, strict=True))
+        texts = [self._text(messages, name, closed) for messages, name in named]
+        own = [self._special_text(messages, name, closed) for messages, name in named]
         rest = [text for text, ids in zip(texts, own, strict=True) if ids is None]
         ordinary = iter(self._tokenizer(rest, add_special_tokens=not self._template)["input_ids"] if rest else [])
         found = [next(ordinary) if ids is None else ids for ids in own]
         found = [ids[: len(ids) - self._tail] for ids in found]
+        if closed and not self._template:
+            if self._tokenizer.eos_token_id is None:
+                raise PipelineError("the model's tokenizer has no end token (eos_token), so that no answer could end.")
+            found = [[*ids, self._tokenizer.eos_token_id] for ids in found]
         for ids, name in zip(found, names, strict=True):
             if self._vocabulary is not None and max(ids, default=0) >= self._vocabulary:
                 token = self._tokenizer.decode([max(ids)])
@@ -60,22 +68,25 @@ class Renderer:
         """Return the first special token's text that is taken as text in this conversation, None where none is."""
         return self._special.found(messages) if self._as_text else None
 
-    def _text(self, messages: Messages, name: str) -> str:
+    def _text(self, messages: Messages, name: str, closed: bool) -> str:
         if any(mark in message["content"] for message in messages for mark in (START, END, OWN)):
             raise PipelineError(f"{name}: the characters U+10FFF0 to U+10FFF2 are marks of this program; remove them.")
         if self._template is None:
-            return plain_text(messages)
-        text = self._template.write(messages, name)
-        self._template.check(messages, text, name)
+            return answered_text(messages) if closed else plain_text(messages)
+        text = self._template.write(messages, name, closed)
+        self._template.check(messages, text, name, closed)
         return text
 
-    def _special_text(self, messages: Messages, name: str) -> list[int] | None:
+    def _special_text(self, messages: Messages, name: str, closed: bool) -> list[int] | None:
         """Return the ids of a conversation with special tokens' text that is to be text; None for any other."""
         hit = self.special_text(messages)
         if hit is None:
             return None
         marked = self._special.marked(messages)
-        written = self._template.write(marked, name) if self._template else plain_text(marked)
+        if self._template:
+            written = self._template.write(marked, name, closed)
+        else:
+            written = answered_text(marked) if closed else plain_text(marked)
         ids = self._special.encode(written, add_special_tokens=not self._template)
         if ids is None:
             raise PipelineError(
@@ -109,6 +120,12 @@ def plain_text(messages: Messages) -> str:
         return messages[0]["content"]
     lines = [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
     return "\n".join(lines if messages[-1]["role"] == "assistant" else [*lines, "Assistant:"])
+
+
+def answered_text(messages: Messages) -> str:
+    """Return the conversation without a template, the assistant's last message right behind its prompt's text."""
+    prompt = plain_text(messages[:-1])
+    return prompt + (" " if prompt.endswith("\nAssistant:") else "") + messages[-1]["content"]
 
 
 def render(tokenizer: Any, messages: Messages, chat_template: str, **how: Any) -> tuple[str, list[int]]:

@@ -64,7 +64,7 @@ def contents(run: Run, samples: int | None = None) -> Contents:
 
 def _tokenizer(run: Run) -> TokenTexts | None:
     try:
-        return TokenTexts(Paths(root=run.root).base)
+        return TokenTexts(Paths(root=run.root, start=run.params.start).base)
     except PipelineError as error:
         run.notes.append(str(error.message).replace(f"{run.root}/", ""))
         return None

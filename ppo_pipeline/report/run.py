@@ -69,7 +69,7 @@ class Run:
         branches = f", {len(self.lines) - 1} branches" if len(self.lines) > 2 else ""
         branches = ", 1 branch" if len(self.lines) == 2 else branches
         return [
-            ("model", model),
+            ("model", model + ("" if p.start == "data/base" else f", then {p.start}")),
             ("rounds", f"{trained}{branches}"),
             ("samples a round", str(p.samples)),
             ("KL coefficient", f"{p.advantage.kl_coef:g}"),

@@ -78,6 +78,11 @@ class Params(Section):
         return entries[name]
 
     @property
+    def data_files(self) -> list[str]:
+        """Files and folders of data that the pipeline starts from, besides models."""
+        return [self.prompts.source, *(entry.source for entry in self.sft.values())]
+
+    @property
     def start(self) -> str:
         """Folder of the model that the policies start from."""
         return self.policy.start

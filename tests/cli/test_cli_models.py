@@ -90,7 +90,7 @@ def test_overwrite_deletes_nothing_but_an_exported_model(target: str) -> None:
 def test_overwrite_takes_a_link_to_the_base_for_the_base() -> None:
     Path("link").symlink_to("data/base")
     before = files()
-    assert "is the base model" in run("export", "--round", "r001", "--overwrite", "link", code=1).output
+    assert "is a base model" in run("export", "--round", "r001", "--overwrite", "link", code=1).output
     assert files() == before
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from sft_project import write_talk
 from stage_runs import REPOSITORY, ROUND, Stages
+from supervised_entries import sft_values
 
 WATCHED = ("data/", "metrics/", "sealed/")
 IGNORED = ("data/scratch/", "data/prompts/")
@@ -22,11 +24,13 @@ def hook(event: str, arguments: tuple[Any, ...]) -> None:
         OPENED.append(Path(arguments[0]).absolute())
 
 
-def declared(stage: str, name: str, what: str) -> list[str]:
+def declared(stage: str, name: str, start: str, *what: str) -> list[str]:
     """Return the paths of a stage's deps or outs."""
     entry = ENTRIES[stage]
-    paths = [path if isinstance(path, str) else next(iter(path)) for path in entry.get("do", entry)[what]]
-    return [path.replace("${key}", name).replace("${item.parent}", "r000") for path in paths]
+    entries = [path for kind in what for path in entry.get("do", entry).get(kind, [])]
+    paths = [path if isinstance(path, str) else next(iter(path)) for path in entries]
+    values = {"key": name, "item.parent": "r000", "item.source": "data/talk.jsonl", "policy.start": start}
+    return [re.sub(r"\$\{([\w.]+)\}", lambda found: values[found[1]], path) for path in paths]
 
 
 def within(path: str, folders: list[str]) -> bool:
@@ -43,29 +47,32 @@ def opened_by(project: Stages, stage: str, name: str) -> set[str]:
     return {name for name in names if name.startswith(WATCHED) and not name.startswith(IGNORED)}
 
 
-@pytest.mark.parametrize("tuning", ["lora", "full"])
-def test_each_stage_opens_what_it_declares_and_all_of_it(tmp_path: Path, tuning: str) -> None:
+@pytest.mark.parametrize(("tuning", "start"), [("lora", "data/sft/chat"), ("full", "data/base")])
+def test_each_stage_opens_what_it_declares_and_all_of_it(tmp_path: Path, tuning: str, start: str) -> None:
     sys.addaudithook(hook)
+    write_talk(tmp_path / "data/talk.jsonl")
 
     def change(params: Any) -> None:
-        params["policy"].update(tuning=tuning)
+        params["sft"] = {"chat": sft_values(max_tokens=200)}
+        params["policy"].update(tuning=tuning, start=start)
         params["rounds"] = {"r001": {"parent": "r000"}}
 
     project = Stages(tmp_path, change)
     (tmp_path / "sealed/metrics").mkdir(parents=True)
     (tmp_path / "sealed/rounds.yaml").write_text("{}\n")
-    runs = [(stage, "") for stage in ("settings", "prompts", "init", "baseline")]
+    runs = [("settings", ""), ("prompts", ""), ("sft", "chat"), ("init", ""), ("baseline", "")]
     runs += [*((stage, "r001") for stage in ROUND), ("summary", "")]
     for stage, name in runs:
         opened = opened_by(project, stage, name)
-        deps, outs = declared(stage, name, "deps"), declared(stage, name, "outs")
+        deps, outs = declared(stage, name, start, "deps"), declared(stage, name, start, "outs", "metrics", "plots")
         params = "params" in ENTRIES[stage].get("do", ENTRIES[stage])
         known = [*deps, *outs, *(["sealed/rounds.yaml"] if params else [])]
         assert [path for path in opened if not within(path, known)] == [], stage
         for path in outs:
             assert (tmp_path / path).exists(), path
             assert any(within(each, [path]) for each in opened), path
-        read = [path for path in deps if path.startswith(("data/settings", "data/rounds", "data/prompts.parquet"))]
+        tables = ("data/settings", "data/rounds", "data/prompts.parquet", "data/talk.jsonl", start)
+        read = [path for path in deps if path.startswith(tables)]
         unread = [path for path in read if not any(within(each, [path]) for each in opened)]
         assert unread == [], stage
     assert json.loads((tmp_path / "metrics/summary.json").read_text())["rounds"] == 1

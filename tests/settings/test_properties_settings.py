@@ -29,14 +29,16 @@ def text_of(data: Any) -> str:
 def names_it(message: str, path: tuple[Any, ...]) -> bool:
     """Tell whether an error names the setting, or the section that it is in and its own name.
 
-    Two settings that disagree are told by a sentence; one about too few samples speaks of them alone.
+    Two settings that disagree are told by a sentence; one about too few samples speaks of them alone, and
+    one about a component that is gone of reward.correct, which names it.
     """
     texts = [str(part) for part in path]
     whole = ".".join(texts)
     if path[0] == "rounds" and len(path) > 2:
         whole = f"(rounds.{path[1]}): {'.'.join(texts[2:])}"
     known = whole in message or ".".join(texts) in message
-    return known or texts[-1] in message or "samples a round" in message
+    named_elsewhere = path[:2] == ("reward", "components") and "correct.component" in message
+    return known or texts[-1] in message or "samples a round" in message or named_elsewhere
 
 
 @examples(70)
@@ -65,7 +67,8 @@ def test_a_setting_that_does_not_exist_is_named_wherever_it_stands(path, name: s
     holder: Any = DATA
     for part in path:
         holder = holder[part]
-    if not isinstance(holder, dict) or name in holder or path in (("rounds",), ("sources",), ("preferences",)):
+    maps = (("rounds",), ("sources",), ("preferences",), ("sft",), ("reward_model",))
+    if not isinstance(holder, dict) or name in holder or path in maps:
         return
     if path[:1] == ("rounds",) and len(path) == 2 and name in Round.model_fields:
         return

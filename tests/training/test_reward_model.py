@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
+from conftest import targets_of
 from reward_pairs import NAME, OPEN_TEMPLATE, RewardProject, entry, pairs_table
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -224,6 +225,27 @@ def test_full_training_is_adamw_s_on_trl_s_loss_by_plain_calls(tmp_path: Path, a
     assert all(torch.equal(tensor, steps[-1][name.removeprefix(f"{prefix}.")]) for name, tensor in written.items())
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_what_is_written_gives_the_rewards_that_were_trained(tmp_path: Path, architecture: str) -> None:
+    targets = targets_of(architecture)
+    project = RewardProject(
+        tmp_path, pairs_table(6, 2), architecture, centre=False, use_rslora=True, target_modules=targets, epochs=2
+    )
+    tasks: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        run = SupervisedLoop.run
+        patch.setattr(SupervisedLoop, "run", lambda loop, *args: (run(loop, *args), tasks.append(loop.task)))
+        project.run()
+    (task,) = tasks
+    pairs = of_split(PREFERENCES.read(project.folder / "data/preferences/pairs.parquet"), "train")
+    with torch.no_grad():
+        batch = task.texts.sequences(np.arange(12), task.pad_id, torch.device("cpu"))
+        rewards = task.policy.rewards(batch).tolist()
+    expected = plain_rewards(project.model, pairs, "chosen") + plain_rewards(project.model, pairs, "rejected")
+    assert rewards == pytest.approx(expected, abs=1e-5)
+    assert np.std(rewards) > 0.01
+
+
 def test_the_head_starts_as_transformers_draws_one_and_a_reward_model_keeps_its_own(tmp_path: Path) -> None:
     project = RewardProject(tmp_path, pairs_table(8, 2), epochs=1, lr=1e-9, centre=False)
     project.run()
@@ -243,7 +265,9 @@ def test_the_head_starts_as_transformers_draws_one_and_a_reward_model_keeps_its_
 def test_members_are_the_same_bits_each_time_alone_or_killed_between_any_two_microbatches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = RewardProject(tmp_path, pairs_table(6, 2), members=2, epochs=2, batch_size=3, dropout=0.2)
+    project = RewardProject(
+        tmp_path, pairs_table(5, 2), members=2, epochs=1, batch_size=3, dropout=0.2, microbatch_tokens=80
+    )
 
     def hashes() -> dict[str, str]:
         outs = [*project.model.rglob("*"), *project.folder.glob("data/*eval/*"), *project.folder.glob("metrics/*/*")]
@@ -267,7 +291,7 @@ def test_members_are_the_same_bits_each_time_alone_or_killed_between_any_two_mic
     monkeypatch.setattr(SupervisedLoop, "_microbatch", until_killed)
     kills = 0
     while True:
-        left = 3
+        left = 4  # of steps of 3 and 2 pairs, each a microbatch
         try:
             said = project.run()
             break
@@ -278,7 +302,7 @@ def test_members_are_the_same_bits_each_time_alone_or_killed_between_any_two_mic
     assert hashes() == whole
     monkeypatch.undo()
     shutil.rmtree(project.folder / "data/scratch")
-    project.set(members=1, epochs=2, batch_size=3, dropout=0.2)
+    project.set(members=1, epochs=1, batch_size=3, dropout=0.2, microbatch_tokens=80)
     project.run()
     assert sha256_of(project.model / "model.safetensors") == weights
 
@@ -298,7 +322,7 @@ def test_bad_pairs_and_settings_are_named_before_training(tmp_path: Path) -> Non
     assert refused(max_tokens=60).startswith(
         f"{place}: an answer with its prompt is longer than reward_model.kind.max_t"
     )
-    assert "max_tokens is 999, the model has 256 positions" in refused(max_tokens=999)
+    assert "reward_model.kind.max_tokens: 999, the model has 256 positions" in refused(max_tokens=999)
     assert "score' is the reward's head" in refused(target_modules=["score"])
     assert "reward_model.kind.target_modules" in refused(target_modules=["q_prj"])
     assert "'data/gone' has no config.json" in refused(model="data/gone")

@@ -8,6 +8,7 @@ from ...errors import PipelineError, nearest
 from ...settings.params import Params, load_params
 from ...storage.files import atomic_file, write_json
 from ..rounds_file import RoundsFile, flow
+from ..stages import OF_A_NAME
 from . import lock_text
 from .index import entries, idle_dvc_file, metrics_file, round_outs, stages_file, write_entries
 from .settle import PARAMS, settle
@@ -57,13 +58,14 @@ def _refuse_outdated(dvc: Tracked, names: list[str]) -> None:
     """Raise PipelineError where a stage of the rounds, or one that they all start from, would run again."""
     for key, changes in dvc.outdated().items():
         stage, at, name = key.partition("@")
-        if at and name in names:
+        of_a_round = at and stage not in OF_A_NAME
+        if of_a_round and name in names:
             raise PipelineError(
                 f"{name} cannot be sealed: its stage {stage} is unfinished or outdated ({changes}). `dvc repro {key}` "
                 "brings it up to date. Nothing was sealed."
             )
         gone = stage == "source" and changes.endswith(" deleted")  # a model that is not on this machine
-        if (not at or stage == "source") and key not in UNREAD and not gone:
+        if not of_a_round and key not in UNREAD and not gone:
             raise PipelineError(
                 f"Stage {key} is outdated ({changes}), so that rounds may be too; `dvc repro` brings it up to date. "
                 "Nothing was sealed."

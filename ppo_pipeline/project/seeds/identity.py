@@ -59,7 +59,7 @@ def identity(params: Params) -> str:
 
     Versions of libraries and the machine are not in it, as DVC has no hash of them either.
     """
-    paths = [Path(name) for name in (params.prompts.source, *FOLDERS)]
+    paths = [Path(name) for name in (*params.data_files, *FOLDERS)]
     parts = {
         "settings": settings_of(params),
         "code": code_files(),

@@ -42,7 +42,7 @@ class SeedFolder:
         self._configure()
         write_overrides(self.path / PARAMS, [*overrides, f"seed={self.seed}"])
         self._restore_data()
-        for path in [params.prompts.source, *params.sources.values()]:
+        for path in [*params.data_files, *params.sources.values()]:
             if not (self.path / Path(path).expanduser()).exists():
                 raise PipelineError(
                     f"{path}: not in git, nor in DVC's cache, so the seeds would run without; `git add` or `dvc add` "

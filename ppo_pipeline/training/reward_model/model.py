@@ -13,6 +13,7 @@ from ...errors import PipelineError
 from ...models.loading import backbone_of, readable, rows_of, text_config
 from ...models.lora import NoPlaceForLora
 from ...models.policy import Policy, Scores, Sequences, hidden_states, lora_parameters
+from ...models.reach import borders
 from ...models.trust import check_folder
 from ...models.value_head import ValueHead
 from ..batches import generator
@@ -121,9 +122,11 @@ def _check_head(model: Any, where: str) -> None:
 
 def check_fits(model: Any, max_tokens: int, largest_id: int, section: str) -> None:
     """Raise PipelineError where texts may be longer than the model's positions, or have a token that it has not."""
-    limit = getattr(text_config(model), "max_position_embeddings", None)
-    if isinstance(limit, int) and 0 < limit < max_tokens:
-        raise PipelineError(f"params.yaml: {section}.max_tokens is {max_tokens}, the model has {limit} positions.")
+    for limit, what in borders(model):
+        if max_tokens > limit:
+            raise PipelineError(
+                f"params.yaml: {section}.max_tokens: {max_tokens}, the model has {limit} positions{what}; lower it."
+            )
     if largest_id >= rows_of(model):
         raise PipelineError(
             f"params.yaml: {section}.model: its tokenizer gives token {largest_id}, the model has {rows_of(model)} "

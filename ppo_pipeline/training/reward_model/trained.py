@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import PipelineError
 from ...models.acceleration import accelerate_policy
 from ...models.fresh import fresh_lora
 from ...models.loading import backbone_of
@@ -14,6 +13,7 @@ from ...resume.snapshots import Snapshots
 from ..batches import generator
 from ..supervised.loop import SupervisedLoop
 from ..supervised.state import save_state
+from ..supervised.tuning import dropout_on, told_of
 from .model import RewardPolicy, check_fits, head_of_reward, load_classifier, padding_of
 from .pairs import PairTask, texts_of
 
@@ -39,17 +39,16 @@ def trained(
     head = head_of_reward(model, own, s.seed, *key)
     if s.tuning == "lora":
         seed = int(generator(s.seed, *key, "lora").integers(2**63))
-        try:
+        with told_of(training.section):
             layers = fresh_lora(model, s, seed, kind=RewardPolicy)[0]
-        except PipelineError as error:
-            raise PipelineError(error.message.replace("policy.", f"{training.section}.", 1)) from None
     else:
         backbone_of(model).requires_grad_(True)
     policy = RewardPolicy(model, layers, head)
     accelerate_policy(policy)
     task = PairTask(policy, texts_of(training.training, pad_id, can_pack(model)), margins, s.microbatch_tokens, pad_id)
     if s.gradient_checkpointing:
-        policy.save_memory()
+        with told_of(training.section):
+            policy.save_memory()
     loop = SupervisedLoop(task, policy.trained(), s, training.section, *machine)
     behind = (number - 1) * loop.steps
 
@@ -61,11 +60,8 @@ def trained(
         row = {name: value for name, value in loop.curve[-1].items() if value is not None}
         counter.step(behind + len(loop.curve), row)
 
-    for layer in layers.values():  # LoRA's dropout alone: the base's own stays off
-        layer.dropout.train()
-    loop.run(key, on_step, snapshots)
-    for layer in layers.values():
-        layer.dropout.eval()
+    with dropout_on(policy):
+        loop.run(key, on_step, snapshots)
     if snapshots is not None:
         save_state(loop, snapshots)
     return policy, loop.curve
