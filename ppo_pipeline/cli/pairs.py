@@ -25,7 +25,7 @@ DECIDED, UNDECIDED = Path("data/pairs/pairs.jsonl"), Path("data/judge/pairs.json
 @click.option("--min-gap", type=click.FloatRange(min=0), help="Leave out pairs whose scores are nearer than this.")
 @click.option("--per-prompt", type=click.IntRange(min=1), help="At most so many pairs of a prompt; else all.")
 @click.option("--heldout", is_flag=True, help="Sampled answers to held-out prompts too (evaluate.samples_per_prompt).")
-@click.option("--judge", is_flag=True, help="Leave them undecided, for `ppo-pipeline judge`; --by is then no default.")
+@click.option("--judge", is_flag=True, help="Undecided pairs, for `ppo-pipeline judge`; without --by, of any scores.")
 @click.option("--out", type=click.Path(path_type=Path), help=f"Else {DECIDED}, with --judge {UNDECIDED}.")
 @click.option("--overwrite", is_flag=True, help="Replace the file where it is there already.")
 def pairs(

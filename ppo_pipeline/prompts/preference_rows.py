@@ -1,5 +1,6 @@
 """A row of a preference data set: a prompt and two answers to it, of which one was preferred."""
 
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from ..errors import PipelineError, nearest
@@ -107,7 +108,7 @@ def _margin(value: Any, place: str) -> float | None:
     if is_absent(value):
         return None
     try:
-        number = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else -1.0
+        number = float(value) if isinstance(value, (str, int, float, Decimal)) and not isinstance(value, bool) else -1.0
     except (ValueError, OverflowError):
         number = -1.0
     if not 0 <= number < float("inf"):

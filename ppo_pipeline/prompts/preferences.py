@@ -11,7 +11,7 @@ import pyarrow as pa
 from ..errors import PipelineError
 from ..settings.preference_sections import Preferences
 from .files import prompt_files, rows_of
-from .preference_rows import Pair, is_tie, pair_of
+from .preference_rows import Pair, is_absent, is_tie, pair_of
 from .sources import digest_of, encoded, given_split, name_of, prompts_table
 
 OWN = ("pair_id", "prompt_id", "prompt", "messages", "chosen", "rejected", "margin", "split", "tie")
@@ -64,14 +64,19 @@ def _row(source: dict[str, Any], heldout: float, continue_final: bool, place: st
     # Other digits than those that split a prompt set: the prompts of rollouts are all from one side of that split.
     by_hash = "heldout" if int(digest[8:16], 16) / 2**32 < heldout else "train"
     row: dict[str, Any] = {
-        "pair_id": name_of("pair_id", source.get("pair_id"), _digest_of_pair(pair, place), place),
+        "pair_id": _name("pair_id", source, _digest_of_pair(pair, place), place),
         "prompt_id": digest[:12],
         **pair._asdict(),
         "split": given_split(source, place) or by_hash,
     }
-    if source.get("prompt_id") not in (None, ""):
-        row["source_prompt_id"] = name_of("prompt_id", source["prompt_id"], "", place)
+    if "prompt_id" in source:
+        row["source_prompt_id"] = _name("prompt_id", source, "", place) or None
     return row | {key: value for key, value in source.items() if key not in OWN}, digest
+
+
+def _name(column: str, source: dict[str, Any], digest: str, place: str) -> str:
+    given = source.get(column)
+    return name_of(column, None if is_absent(given) else given, digest, place)
 
 
 def _digest_of_pair(pair: Pair, place: str) -> str:

@@ -120,7 +120,7 @@ def test_samples_of_several_rounds_are_taken_together_and_a_component_may_decide
 
 
 def test_min_gap_and_per_prompt() -> None:
-    assert chosen_and_rejected(made("r001", "--min-gap", "1")) == [("best", "bad"), ("good", "bad")]
+    assert chosen_and_rejected(made("r001", "--min-gap", "2.5")) == [("best", "bad"), ("good", "bad")]
     names = {"best": "r001-p-0", "good": "r001-p-1", "bad": "r001-p-3", "new": "r002-p-0"}
 
     def digest(pair: tuple[str, str]) -> str:

@@ -240,3 +240,11 @@ def test_the_stage_writes_table_and_metrics_the_same_each_time(tmp_path: Path) -
         found.append([(tmp_path / name).read_bytes() for name in outs])
     assert found[0] == found[1]
     assert json.loads(found[0][1])["preferences/ties"] == 1
+
+
+def test_the_page_s_formats_are_the_pairs_that_it_says(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs/preferences.md").read_text(encoding="utf-8")
+    (tmp_path / "p.jsonl").write_text(page.split("```json\n")[1].split("```")[0], encoding="utf-8")
+    *same, written, implicit = [{**row, "pair_id": "", "margin": None} for row in read(tmp_path / "p.jsonl")]
+    assert len(same) == 4 and all(row == same[0] for row in same)
+    assert {**written, "chosen": " Yes", "rejected": " Yesterday"} == implicit

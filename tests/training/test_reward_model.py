@@ -302,7 +302,7 @@ def test_members_are_the_same_bits_each_time_alone_or_killed_between_any_two_mic
     assert hashes() == whole
     monkeypatch.undo()
     shutil.rmtree(project.folder / "data/scratch")
-    project.set(members=1, epochs=1, batch_size=3, dropout=0.2, microbatch_tokens=80)
+    project.set(members=1, **how)
     project.run()
     assert sha256_of(project.model / "model.safetensors") == weights
 
