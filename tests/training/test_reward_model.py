@@ -265,7 +265,7 @@ def test_the_head_starts_as_transformers_draws_one_and_a_reward_model_keeps_its_
 def test_members_are_the_same_bits_each_time_alone_or_killed_between_any_two_microbatches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how: dict[str, Any] = {"epochs": 1, "batch_size": 2, "dropout": 0.2, "microbatch_tokens": 80}
+    how: dict[str, Any] = {"epochs": 1, "batch_size": 2, "dropout": 0.2, "microbatch_tokens": 40}
     project = RewardProject(tmp_path, pairs_table(4, 2), members=2, **how)
 
     def hashes() -> dict[str, str]:
