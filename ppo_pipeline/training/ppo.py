@@ -17,11 +17,10 @@ from .data import Padding, Sampled
 from .grouped import grouped_gradient
 from .loss import NotFiniteError, check_finite, summed_loss
 from .loss_inputs import LossInputs
+from .loss_scale import LEAST_LOSS_SCALE
 from .optimizer import gradient_norm, trained_parameters
 from .ranks import Ranks
 from .update_state import Position, load_state, save_state
-
-FIRST_LOSS_SCALE, LEAST_LOSS_SCALE = 65536.0, 1.0
 
 
 class PPO:
@@ -234,13 +233,3 @@ class PPO:
             "policy/steps": self.steps,
             "policy/stopped_early": float(self.stopped),
         } | ({"policy/steps_skipped": self.skipped} if self.scaler.is_enabled() else {})
-
-
-def loss_scaler(device: torch.device, dtype: torch.dtype, scale: float | None, streak: int) -> torch.amp.GradScaler:
-    """Return the scaler of fp16's loss as it was left, or one that does nothing for other dtypes."""
-    if dtype != torch.float16:
-        return torch.amp.GradScaler(device.type, enabled=False)
-    scaler = torch.amp.GradScaler(device.type, init_scale=scale or FIRST_LOSS_SCALE)
-    if scale is not None:
-        scaler.load_state_dict({**scaler.state_dict(), "_growth_tracker": streak})
-    return scaler

@@ -25,8 +25,9 @@ from .critic_warmup import freeze_policy, settings_of_round
 from .data import Sampled, sampled
 from .groups import fitting
 from .loss_inputs import LossInputs, loss_inputs_of
+from .loss_scale import loss_scaler
 from .optimizer import make_optimizer, moments_of
-from .ppo import PPO, loss_scaler
+from .ppo import PPO
 from .ranks import ProcessRanks, Ranks
 
 if TYPE_CHECKING:

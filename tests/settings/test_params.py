@@ -136,6 +136,12 @@ def test_a_damaged_settings_file_is_refused(tmp_path: Path) -> None:
         read_settings(AdvantageSettings, tmp_path / "b.json")
 
 
+def test_the_entry_of_sft_that_the_docs_have_is_a_whole_one(tmp_path: Path) -> None:
+    page = (COMMITTED.parent / "docs/prompts.md").read_text(encoding="utf-8")
+    entry = YAML(typ="safe").load(page.partition("```yaml\nsft:")[2].partition("```")[0])
+    assert load_params(changed(tmp_path, "sft", entry)).sft["chat"].alpha == 32
+
+
 def test_every_setting_has_a_description() -> None:
     def walk(cls: Any, path: str) -> None:
         for name, field in cls.model_fields.items():

@@ -10,8 +10,9 @@ from updating import TEMPERATURE, make_data, make_policy, make_targets, paramete
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.checkpoint import TrainerState
+from ppo_pipeline.training.loss_scale import FIRST_LOSS_SCALE, loss_scaler
 from ppo_pipeline.training.optimizer import make_optimizer, trained_parameters
-from ppo_pipeline.training.ppo import FIRST_LOSS_SCALE, PPO, loss_scaler
+from ppo_pipeline.training.ppo import PPO
 
 CPU = torch.device("cpu")
 HUGE = 2.0**40

@@ -13,8 +13,9 @@ from ppo_pipeline.models.checkpoint import TrainerState
 from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.resume.snapshots import Snapshots
 from ppo_pipeline.training.critic_warmup import freeze_policy
+from ppo_pipeline.training.loss_scale import loss_scaler
 from ppo_pipeline.training.optimizer import make_optimizer, moments_of
-from ppo_pipeline.training.ppo import PPO, loss_scaler
+from ppo_pipeline.training.ppo import PPO
 
 
 class Killed(BaseException):

@@ -64,13 +64,17 @@ def test_loss_and_gradient_are_transformers_with_labels_of_minus_100(kind: str) 
     for (name, p), q in zip(model.named_parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-4, msg=name)
 
-    found = answers.heldout(Counter())
+    ids = [5, 9]
+    for _ in range(6):  # what the model itself would say
+        ids.append(int(other(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    rows = [*ROWS, TaughtRow("a.jsonl, row 4", ids, [(2, 8)])]
+    found = Answers(answers.policy, rows, 12).heldout(Counter())
     right = []
-    for row in ROWS:
+    for row in rows:
         likeliest = other(input_ids=torch.tensor([row.ids])).logits[0].argmax(-1).tolist()
         right += [likeliest[i - 1] == row.ids[i] for start, end in row.spans for i in range(start, end)]
-    assert found.loss == pytest.approx(expected.item() / len(right), rel=1e-5)
-    assert found.token_accuracy == pytest.approx(sum(right) / len(right)) and len(right) == 17
+    assert found.loss == pytest.approx(plain_loss(other, rows).item() / len(right), rel=1e-5)
+    assert found.token_accuracy == pytest.approx(sum(right) / 23) and 6 <= sum(right) < len(right) == 23
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -217,11 +221,14 @@ def test_what_it_cannot_do_is_said_by_row_or_by_the_entry_s_settings(
 
 
 def test_rows_that_are_too_long_may_be_left_out_and_are_counted(tmp_path: Path) -> None:
-    assert "6 rows longer than max_tokens left out" in sft_project(tmp_path, max_tokens=11, too_long="skip").run(
-        "sft", "chat"
-    )
+    project = sft_project(tmp_path, max_tokens=11, too_long="skip")
+    with (tmp_path / "data/talk.jsonl").open("a") as file:
+        file.write(json.dumps({"prompt": "Say <s>", "completion": "<s>" * 9, "split": "train"}) + "\n")
+    said = project.run("sft", "chat")
+    assert "7 rows longer than max_tokens left out" in said
+    assert "answers with special tokens' text: 1, such as '<s>' in data/talk.jsonl, row 13" in said
     numbers = json.loads((tmp_path / "metrics/sft/chat.json").read_text())
-    assert (numbers["train/rows"], numbers["eval/rows"], numbers["train/rows_skipped"]) == (5, 1, 6)
+    assert (numbers["train/rows"], numbers["eval/rows"], numbers["train/rows_skipped"]) == (5, 1, 7)
 
 
 def test_the_loop_s_curve_is_of_the_mean_over_the_batch_s_tokens() -> None:

@@ -16,8 +16,8 @@ from ...maths.schedule import learning_rate_factor
 from ...resume.snapshots import Snapshots
 from ...settings.supervised_sections import Supervised
 from ..batches import generator, shuffled_minibatches
+from ..loss_scale import LEAST_LOSS_SCALE, loss_scaler
 from ..optimizer import adamw, gradient_norm
-from ..ppo import LEAST_LOSS_SCALE, loss_scaler
 from .state import load_state, save_state
 
 

@@ -10,6 +10,7 @@ from ...models.loading import load_tokenizer, stop_ids_of, vocabulary_of
 from ...models.policy import Policy
 from ...models.reach import borders
 from ...observe.counter import Counter
+from ...observe.progress import result
 from ...prompts.demonstrations import Demonstration
 from ...prompts.rendering import Renderer
 from ...prompts.taught import Ends, TaughtRow, taught_rows
@@ -50,6 +51,7 @@ def rows_to_learn(
         split: taught_rows([row for row in demonstrations if row.split == split], renderer, ends)
         for split in ("train", "heldout")
     }
+    _tell_special_text(renderer, demonstrations, f"sft {name}")
     longer = [row for rows in found.values() for row in rows if len(row.ids) > s.max_tokens]
     if longer and s.too_long == "error":
         longest = max(len(row.ids) for row in longer)
@@ -62,6 +64,19 @@ def rows_to_learn(
     if not fitting["train"]:
         raise PipelineError(f"params.yaml: sft.{name}.max_tokens: every row to train on is longer; raise it.")
     return fitting, len(longer)
+
+
+def _tell_special_text(renderer: Renderer, demonstrations: list[Demonstration], label: str) -> None:
+    """Say how many answers have the text of a special token, which is learnt as text."""
+    answers = [(row.name, [row.messages[i] for i in row.turns]) for row in demonstrations]
+    hits = [(name, hit) for name, messages in answers if (hit := renderer.special_text(messages))]
+    if hits:
+        name, hit = hits[0]
+        result(
+            label,
+            f"answers with special tokens' text: {len(hits)}, such as {hit!r} in {name}; it is learnt as text, not as "
+            "the token (prompts.special_tokens)",
+        )
 
 
 def fit(
