@@ -54,7 +54,7 @@ def make_folders(folder: Path) -> None:
     """Make what a project without sealed rounds and local models has of both: empty folders, an empty list."""
     (folder / "sealed/metrics").mkdir(parents=True)
     (folder / "sealed/rounds.yaml").write_text(EMPTY, encoding="utf-8")
-    (folder / "data/sources").mkdir(parents=True)
+    (folder / "data/sources/base").mkdir(parents=True)
 
 
 def change(folder: Path, settings: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from ppo_pipeline.storage.files import atomic_folder
 def run() -> None:
     """Write data/settings/<round>/<stage>.json; any mistake in params.yaml stops here, before costly work.
 
-    Write data/models/ too: the hashes of the local models' files, by what loads them.
+    Write data/models/ too: the hashes of the files of each round's local reward models.
     """
     params, paths = load_params(), Paths()
     check_engines(params)

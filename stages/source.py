@@ -10,7 +10,7 @@ from ppo_pipeline.settings.params import load_params
 
 
 def run(name: str) -> None:
-    """Write data/sources/<name>.json: SHA-256 by file."""
+    """Write data/sources/<name>/files.json: SHA-256 by file."""
     sources = load_params().sources
     if name not in sources:
         raise PipelineError(f"params.yaml: sources: no '{name}'.{nearest(name, list(sources))}")

@@ -36,8 +36,8 @@ class ProjectCopy:
         (folder / "sealed/metrics").mkdir(parents=True)
         (folder / "sealed/metrics/.gitkeep").touch()
         (folder / "sealed/rounds.yaml").write_text(EMPTY)
-        (folder / "data/sources").mkdir(parents=True)
-        (folder / "data/sources/.gitkeep").touch()
+        (folder / "data/sources/base").mkdir(parents=True)
+        (folder / "data/sources/base/.gitkeep").touch()
         self.run("git", "init", "--quiet")
         self.run("dvc", "init", "--quiet")
 

@@ -21,6 +21,7 @@ RULE: dict[str, Any] = {
 }  # fmt: skip
 MODEL: dict[str, Any] = {
     "name": "helpful", "type": "model", "weight": 2.0, "model": "./judge", "revision": None, "pickled_weights": False,
+    "ensemble": None,
     "input": "pair", "label": None, "output": "logit", "max_tokens": POSITIONS, "too_long": "error",
     "batch_tokens": 96, "device": "cpu", "dtype": "fp32",
 }  # fmt: skip

@@ -1,8 +1,9 @@
 """Local models: `sources` of params.yaml names each one's folder or file, so that DVC watches it.
 
-Stage `source` writes the hashes of one's files to data/sources/<name>.json, whenever DVC finds that something there
-changed. Stage `settings` writes those of the base model, and of each round's reward models, to data/models/, on which
-the stages that load these models depend. So nothing more reruns for a file that was touched, or is not loaded.
+Stage `source` writes the hashes of one's files to data/sources/<name>/files.json, whenever DVC finds that something
+there changed. On those of the base model the stage `base` depends. Stage `settings` writes those of each round's reward
+models to data/models/, on which the stages that load these models depend. So nothing more reruns for a file that was
+touched, or is not loaded.
 """
 
 import json
@@ -18,7 +19,8 @@ from ..storage.files import read_json, sha256_of, write_json
 from .paths import Paths
 
 BASE = "base"  # the name of base.model in `sources`; those of reward models are free
-SOURCES, MODELS = Paths().sources, Paths().models
+SOURCES, MODELS, RECORD = Paths().sources, Paths().models, "files.json"
+TRAINED_HERE = "data/reward_model/"  # what the stage `reward_model` makes, though it may not be there yet
 PLAIN = re.compile(r"(\.{0,2}/)?[A-Za-z_][A-Za-z0-9_./-]*")
 
 
@@ -38,7 +40,7 @@ def file_hashes(path: Path) -> dict[str, str]:
 
 
 def write_record(record: Path, model: Path) -> int:
-    """Write data/sources/<name>.json; return how many files the model has."""
+    """Write data/sources/<name>/files.json; return how many files the model has."""
     hashes = file_hashes(model)
     write_json(record, hashes)
     return len(hashes)
@@ -54,7 +56,7 @@ def check_sources(params: Params) -> None:
         path = Path(model).expanduser()
         if not _named(params, wanted, name, model) and _is_local(name, model):
             wanted[_free_name(params, name, wanted)] = str(path) if model.startswith("~") else model
-            kind = "folder" if path.is_dir() else "file"
+            kind = "folder" if path.is_dir() or model.startswith(TRAINED_HERE) else "file"
             why.append(f"{place} '{model}' is a local {kind}; so that dvc repro notices when its weights change")
     unused = [key for key in params.sources if key not in wanted]
     if unused:
@@ -66,12 +68,12 @@ def check_sources(params: Params) -> None:
 
 def model_texts(params: Params, folder: Path = SOURCES) -> Iterator[tuple[str, str]]:
     """Yield path within data/models/ and text of each file; a model that is not local has no hashes there."""
-    records = {key: read_json(folder / f"{key}.json", f"`dvc repro source@{key}`") for key in params.sources}
-    yield "base.json", _text(records.get(BASE, {}))
+    named = (key for key in params.sources if key != BASE)
+    records = {key: read_json(folder / key / RECORD, f"`dvc repro source@{key}`") for key in named}
     for name in [ROOT, *params.rounds]:
         models = {c.name: c.loaded_model() for c in params.of_round(name).reward.components}
-        named = {name: _named(params, params.sources, name, model) for name, model in models.items() if model}
-        yield f"rewards/{name}.json", _text({name: records[keys[0]] for name, keys in named.items() if keys})
+        keys = {name: _named(params, params.sources, name, model) for name, model in models.items() if model}
+        yield f"rewards/{name}.json", _text({name: records[found[0]] for name, found in keys.items() if found})
 
 
 def settle_records(params: Params, folder: Path = SOURCES) -> None:
@@ -80,11 +82,13 @@ def settle_records(params: Params, folder: Path = SOURCES) -> None:
     Write one that is missing, where its model is here: with --allow-missing DVC skips its stage.
     """
     for name, model in params.sources.items():
-        if not (folder / f"{name}.json").is_file() and Path(model).exists():
-            write_record(folder / f"{name}.json", Path(model))
-    for path in folder.glob("*.json"):
-        if path.stem not in params.sources:
+        if not (folder / name / RECORD).is_file() and Path(model).exists():
+            write_record(folder / name / RECORD, Path(model))
+    for path in folder.glob(f"*/{RECORD}"):
+        if path.parent.name not in params.sources:
             path.unlink()
+            if path.parent.name != BASE:  # a dependency of the stage `base`, which is always there
+                path.parent.rmdir()
 
 
 def _models(params: Params) -> Iterator[tuple[str, str | None, str]]:
@@ -108,7 +112,7 @@ def _named(params: Params, sources: dict[str, str], name: str | None, model: str
 def _is_local(name: str | None, model: str) -> bool:
     if name is None:  # as models/base.py reads it
         return model not in PACKAGED and (model.endswith(".gguf") or Path(model).is_dir())
-    return Path(model).expanduser().is_dir()
+    return Path(model).expanduser().is_dir() or model.startswith(TRAINED_HERE)
 
 
 def _free_name(params: Params, name: str | None, wanted: dict[str, str]) -> str:

@@ -35,6 +35,14 @@ class Paths:
         """What is to be known of them in numbers."""
         return self.root / f"metrics/preferences/{name}.json"
 
+    def reward_model(self, name: str) -> Path:
+        """A trained reward model, or a folder of several, of an entry of `reward_model`."""
+        return self.root / f"data/reward_model/{name}"
+
+    def reward_model_eval(self, name: str) -> Path:
+        """Held-out pairs with its rewards."""
+        return self.root / f"data/reward_model_eval/{name}.parquet"
+
     @property
     def code_folder(self) -> Path:
         """Fingerprints of the stages' code, a file for each."""
@@ -52,7 +60,7 @@ class Paths:
 
     @property
     def sources(self) -> Path:
-        """Hashes of local models, by their names in `sources`."""
+        """Hashes of local models, a folder for each name in `sources`."""
         return self.root / "data/sources"
 
     @property
@@ -103,7 +111,7 @@ class Paths:
 
     def source(self, name: str) -> Path:
         """The record of a local model's files."""
-        return self.sources / f"{name}.json"
+        return self.sources / name / "files.json"
 
     # Of the round.
 

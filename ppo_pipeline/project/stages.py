@@ -52,6 +52,7 @@ STAGES: dict[str, Stage] = {
         Stage("prompts"),
         Stage("preferences", "NAME"),
         Stage("sft", "NAME", "warm", less_memory="lower microbatch_tokens of its entry in `sft`"),
+        Stage("reward_model", "NAME", "warm", less_memory="lower microbatch_tokens of its entry in `reward_model`"),
         Stage("init", start="warm"),
         Stage("rollout", "ROUND", "warm", "rollouts.parquet", "lower rollout.batch_size"),
         Stage(

@@ -33,6 +33,10 @@ class Snapshots:
         self.last, self.cost = time.perf_counter(), 0.0
         self.refused = False
 
+    def part(self, name: str) -> "Snapshots":
+        """Return the snapshots of a part of this work that is done by itself; this whole then has none."""
+        return Snapshots(self.folder / name, self.label)
+
     def due(self) -> bool:
         """Tell whether it is time for a snapshot."""
         return not self.refused and time.perf_counter() - self.last >= self._pause()

@@ -39,9 +39,18 @@ class Component(Section):
         """
         raise NotImplementedError
 
-    def score_on(self, pool: Callable[[], Pool] | None, samples: Samples, snapshots: Snapshots | None) -> list[float]:
-        """Do the same where a stage has workers; a type with a model lets these do it. pool: gives them, once asked."""
-        return self.score(samples, snapshots)
+    def column_names(self) -> list[str]:
+        """Return the names of the columns that this makes: the reward's, and others that are recorded beside it."""
+        return [self.name]
+
+    def score_on(
+        self, pool: Callable[[], Pool] | None, samples: Samples, snapshots: Snapshots | None
+    ) -> dict[str, list[float]]:
+        """Do the same where a stage has workers; a type with a model lets these do it. pool: gives them, once asked.
+
+        Returns each of `column_names`.
+        """
+        return {self.name: self.score(samples, snapshots)}
 
     def vote(self, response: str) -> str:
         """Return what of a response counts as its answer, where the most frequent of a prompt's answers is asked for.

@@ -49,6 +49,18 @@ def load_classifier(settings: "ModelComponent", device: Any, dtype: Any) -> tupl
     return model.to(device).eval(), tokenizer
 
 
+def member_folders(model: str, where: str) -> list[Path]:
+    """Return the folders 1, 2, ... of an ensemble's models; PipelineError where they are not there."""
+    folder = Path(model).expanduser()
+    found = sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda path: int(path.name))
+    if [path.name for path in found] != [str(number) for number in range(1, len(found) + 1)] or not found:
+        one = (folder / "config.json").is_file()
+        raise PipelineError(
+            f"{where}: '{model}' {'is a single model; set it to null' if one else 'has no folders 1, 2, ... in it'}."
+        )
+    return found
+
+
 def _folder(settings: "ModelComponent", where: str) -> Path:
     """Return the folder with the model's files; bring a hub model there."""
     name = settings.model
@@ -57,7 +69,8 @@ def _folder(settings: "ModelComponent", where: str) -> Path:
         if settings.revision is not None:
             raise PipelineError(f"{where}: '{name}' is a folder; revision must be null.")
         if not (folder / "config.json").is_file():
-            raise PipelineError(f"{where}: the folder '{name}' has no config.json: no model there.")
+            several = " It has models 1, 2, ...: set ensemble to mean or worst." if (folder / "1").is_dir() else ""
+            raise PipelineError(f"{where}: the folder '{name}' has no config.json: no model there.{several}")
         return folder
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise PipelineError(f"{where}: '{name}' is no folder here, and no hub id of the form owner/name.")

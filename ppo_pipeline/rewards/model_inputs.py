@@ -3,14 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 from ..errors import PipelineError
-from ..prompts.conversations import answered
+from ..prompts.answer_inputs import chat_input, check_template, concat_input, encode
 from ..prompts.rendering import plain_text
 from .samples import Samples
 
 if TYPE_CHECKING:
     from .types.model import ModelComponent
-
-NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def tokenise(
@@ -28,7 +26,7 @@ def tokenise(
     for i, sample_id in enumerate(samples.sample_ids):
         where = f"reward '{settings.name}': sample '{sample_id}'"
         texts, options = _texts(settings, tokenizer, samples, i, where)
-        item = _encode(tokenizer, texts, options)
+        item = encode(tokenizer, texts, options)
         length = len(item["input_ids"])
         if length > settings.max_tokens:
             if settings.too_long == "error":
@@ -52,23 +50,11 @@ def _texts(
     if settings.input == "pair":
         return [plain_text(samples.messages[i]), response], {}
     if settings.input == "chat":
-        if not getattr(tokenizer, "chat_template", None):
-            raise PipelineError(f"reward '{settings.name}': input: chat: the reward model has no chat template.")
-        talk = answered(samples.messages[i], response)
-        try:
-            return [tokenizer.apply_chat_template(talk, tokenize=False)], {"add_special_tokens": False}
-        except Exception as error:  # templates raise what they like
-            raise PipelineError(f"{where}: the reward model's chat template refuses it: {error}") from None
-    text = samples.prompt_texts[i] + response
-    start = tokenizer.bos_token
-    if start and text.startswith(start) and tokenizer(start)["input_ids"][:2] == [tokenizer.bos_token_id] * 2:
-        text = text[len(start) :]  # the tokenizer puts one there itself
-    return [text], {}
-
-
-def _encode(tokenizer: Any, texts: list[str], options: dict[str, Any]) -> dict[str, list[int]]:
-    encoded = tokenizer(*texts, return_attention_mask=True, verbose=False, **options)
-    return {name: encoded[name] for name in NAMES if name in encoded}
+        check_template(tokenizer, f"reward '{settings.name}': input")
+        text, options = chat_input(tokenizer, samples.messages[i], response, where)
+    else:
+        text, options = concat_input(tokenizer, samples.prompt_texts[i], response)
+    return [text], options
 
 
 def _cut(
@@ -76,7 +62,7 @@ def _cut(
 ) -> dict[str, list[int]]:
     segment = "only_first" if len(texts) == 1 or settings.too_long == "cut_start" else "only_second"
     try:
-        item = _encode(tokenizer, texts, {**options, "truncation": segment, "max_length": settings.max_tokens})
+        item = encode(tokenizer, texts, {**options, "truncation": segment, "max_length": settings.max_tokens})
     except Exception as error:  # tokenizers has no exception class of its own
         if "truncat" not in str(error).lower() and "max_length" not in str(error):
             raise

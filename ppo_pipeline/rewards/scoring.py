@@ -21,7 +21,7 @@ def score_samples(
     pool: Callable[[], Pool] | None = None,
     part: str = "",
 ) -> dict[str, list[float]]:
-    """Return `score` and each component's rewards by name, one number per sample.
+    """Return `score` and each component's columns by name, one number per sample.
 
     scratch: where finished batches of each component are kept, until that component's settings change. pool: gives
     the workers for a component with a model; None: this process does the work. part: the name of these samples, where
@@ -33,9 +33,9 @@ def score_samples(
     for component in components:
         key = key_of(component.files(), [component.model_dump_json()])
         snapshots = scratch.part(f"{part}{component.name}-{key}") if scratch else None
-        rewards = component.score_on(pool, samples, snapshots)
-        _check(f"reward '{component.name}'", rewards, samples)
-        columns[component.name] = [float(r) for r in rewards]
+        for name, numbers in component.score_on(pool, samples, snapshots).items():
+            _check(f"reward '{name}'", numbers, samples)
+            columns[name] = [float(number) for number in numbers]
     weights = {c.name: c.weight for c in components}
     # A weight of 0 leaves a component out, also where it is large.
     scores = [sum(w * columns[n][i] for n, w in weights.items() if w) for i in range(len(samples))]
@@ -93,6 +93,11 @@ def join_prompts(
     return Samples(sample_ids, messages, prompt_texts, responses, response_ids, columns)
 
 
-def component_means(scores: dict[str, list[float]]) -> dict[str, float]:
-    """Return the mean of each reward component as a metric."""
-    return {f"reward/{name}": float(np.mean(numbers)) for name, numbers in scores.items() if name != "score"}
+def component_means(settings: Reward, scores: dict[str, list[float]]) -> dict[str, float]:
+    """Return the mean of each reward component as a metric, and of what is recorded beside it."""
+    rewards = [component.name for component in settings.components]
+    return {
+        f"{'reward' if name in rewards else 'objective'}/{name}": float(np.mean(numbers))
+        for name, numbers in scores.items()
+        if name != "score"
+    }

@@ -13,6 +13,7 @@ def disagreements(p: "Params") -> Iterator[str]:
     """Yield what does not go together in params.yaml; nothing where all does."""
     yield from _of_the_estimator(p)
     yield from _of_names(p)
+    yield from _of_trained_rewards(p)
     yield from _of_full_tuning(p)
     yield from _of_vllm(p)
     yield from _of_samples(p)
@@ -31,15 +32,40 @@ def _of_names(p: "Params") -> Iterator[str]:
     name = p.policy.start.removeprefix("data/sft/")
     if name != p.policy.start and name not in p.sft:
         yield f"policy.start: {p.policy.start}: no '{name}' in `sft`; write its settings there, or set it to data/base"
-    for name in p.sft:
-        if name == "r000" or name in p.all_rounds:  # DVC calls the stages of both by it
-            yield f"sft.{name} has a round's name; give it another"
+    for section in ("sft", "reward_model"):
+        for name in getattr(p, section):
+            if name == "r000" or name in p.all_rounds:  # DVC calls the stages of both by it
+                yield f"{section}.{name} has a round's name; give it another"
+    for name, entry in p.reward_model.items():
+        if entry.preferences not in p.preferences:
+            yield f"reward_model.{name}.preferences: no '{entry.preferences}' in `preferences`; name one that is there"
+
+
+def _of_trained_rewards(p: "Params") -> Iterator[str]:
+    """Compare reward components with the entries of `reward_model` whose models they load."""
+    for component in p.reward.components:
+        folder = (component.loaded_model() or "").removeprefix("./").rstrip("/")
+        name, _, member = folder.removeprefix("data/reward_model/").partition("/")
+        if not folder.startswith("data/reward_model/"):
+            continue
+        where = f"reward '{component.name}'"
+        if name not in p.reward_model:
+            yield f"{where}: model: no '{name}' in `reward_model`; write its settings there, or load another folder"
+            continue
+        entry = p.reward_model[name]
+        if component.input != entry.input:
+            yield f"{where}: input: {component.input}, but reward_model.{name} learns by {entry.input}; let both be one"
+        several = entry.members > 1 and not member
+        if several != (component.ensemble is not None):
+            cure = "mean or worst" if several else "null"
+            yield f"{where}: ensemble: reward_model.{name} has {entry.members} members; set it to {cure}"
 
 
 def _of_full_tuning(p: "Params") -> Iterator[str]:
-    for name, entry in p.sft.items():
-        if entry.tuning == "full" and p.compute.dtype == "fp16":
-            yield f"sft.{name}.tuning full trains in bf16 or fp32; set compute.dtype to one of them"
+    for section in ("sft", "reward_model"):
+        for name, entry in getattr(p, section).items():
+            if entry.tuning == "full" and p.compute.dtype == "fp16":
+                yield f"{section}.{name}.tuning full trains in bf16 or fp32; set compute.dtype to one of them"
     if p.policy.tuning != "full":
         return
     if p.compute.dtype == "fp16":

@@ -10,6 +10,7 @@ from .agreement import disagreements
 from .explain import explain
 from .learning_sections import Advantage, Update
 from .preference_sections import Preferences
+from .reward_model_sections import RewardModel
 from .reward_sections import Reward
 from .sections import Base, ComputeAnywhere, Evaluate, Name, Policy, Prompts, Reference, Rollout, Section, Vllm
 from .supervised_sections import Sft
@@ -49,6 +50,7 @@ class Params(Section):
         description="Pairs of answers for a reward model to learn from, by a name"
     )
     sft: dict[Name, Sft] = Field(description="Supervised training of the base model, by a name")
+    reward_model: dict[Name, RewardModel] = Field(description="Reward models, trained on pairs of answers, by a name")
     policy: Policy
     compute: ComputeAnywhere
     rollout: Rollout

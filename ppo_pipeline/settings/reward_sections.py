@@ -104,7 +104,7 @@ class Reward(Section):
     @classmethod
     def _names_are_free(cls, components: list[Any]) -> list[Any]:
         """Refuse names that would stand twice among columns of rewards.parquet or eval.parquet, or among metrics."""
-        names = [component.name for component in components]
+        names = [name for component in components for name in component.column_names()]
         for name in names:
             if name in (*TAKEN_COLUMNS, *TAKEN_METRICS) or names.count(name) > 1:
                 raise ValueError(f"the name '{name}' is taken; give each component a column name of its own")

@@ -43,7 +43,7 @@ def few_letters(params: Any) -> None:
         {
             "name": "judge", "type": "model", "weight": 1.0, "model": "judge", "revision": None,
             "pickled_weights": False, "input": "concat", "label": None, "output": "logit", "max_tokens": 64,
-            "too_long": "cut_start", "batch_tokens": 40, "device": "cpu", "dtype": "fp32",
+            "too_long": "cut_start", "ensemble": None, "batch_tokens": 40, "device": "cpu", "dtype": "fp32",
         }
     )  # fmt: skip
     params["sources"] = {"judge": "judge"}

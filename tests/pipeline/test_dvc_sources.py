@@ -18,7 +18,8 @@ pytestmark = pytest.mark.slow
 CLEAN = "Data and pipelines are up to date."
 JUDGE = {
     "name": "judge", "type": "model", "weight": 1.0, "model": "./judge", "revision": None, "pickled_weights": False,
-    "input": "pair", "label": None, "output": "logit", "max_tokens": 90, "too_long": "cut_start", "batch_tokens": 500,
+    "input": "pair", "label": None, "output": "logit", "max_tokens": 90, "too_long": "cut_start",
+    "ensemble": None, "batch_tokens": 500,
     "device": "cpu", "dtype": "fp32",
 }  # fmt: skip
 JUDGED = {"components": [JUDGE], "correct": None}
@@ -46,7 +47,7 @@ def why(project: ForetoldProject) -> dict[str, list[str]]:
 
 def test_status_is_clean_and_a_file_that_was_touched_reruns_nothing(project: ForetoldProject) -> None:
     weights = project.folder / "model/model.safetensors"
-    record = json.loads((project.folder / "data/sources/base.json").read_text())
+    record = json.loads((project.folder / "data/sources/base/files.json").read_text())
     assert record["model.safetensors"] == sha256_of(weights)
     assert set(record) == {path.name for path in (project.folder / "model").iterdir()}
     assert clean(project)
@@ -58,8 +59,9 @@ def test_status_is_clean_and_a_file_that_was_touched_reruns_nothing(project: For
     (project.folder / "model/README.md").write_text("of no use to the model")
     assert project.repro() == {"source@base"}
     assert clean(project)
-    assert {path.name for path in (project.folder / "data/sources").iterdir()} == {
-        ".gitkeep", "base.json", "judge.json",
+    sources = project.folder / "data/sources"
+    assert {path.relative_to(sources).as_posix() for path in sources.rglob("*") if path.is_file()} == {
+        "base/.gitkeep", "base/files.json", "judge/files.json",
     }, "and no .gitignore of DVC"  # fmt: skip
 
 
@@ -74,7 +76,7 @@ def test_other_weights_in_the_folder_rerun_the_base_and_what_is_made_of_it(proje
     process = project.start("ppo-pipeline", "rounds", "seal", "--through", "r001")
     assert "Stage source@base is outdated (model modified)" in "".join(process.communicate())
     assert process.returncode == 1
-    assert project.repro("base") == {"source@base", "settings", "base"}
+    assert project.repro("base") == {"source@base", "base"}
     assert {"init", "baseline"} | ROUND <= project.repro()
     assert clean(project)
     assert project.hashes()["data/base"] != before["data/base"]
@@ -113,7 +115,7 @@ def test_a_judge_less_reruns_nothing_of_the_other_rounds_and_leaves_no_record(pr
     project.change("rounds", {"r002": {"parent": "r000"}})
     project.change("sources", {"base": "model"})
     assert project.repro() <= {"settings", "summary"}
-    assert not (project.folder / "data/sources/judge.json").exists()
+    assert not (project.folder / "data/sources/judge").exists()
     assert clean(project)
     project.change("sources", {"base": "model", "judge": "judge"})
     project.change(

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reward_pairs import entry, pairs_table
 from ruamel.yaml import YAML
 from sft_project import write_talk
 from stage_runs import REPOSITORY, ROUND, Stages
 from supervised_entries import sft_values
+
+from ppo_pipeline.tables.preferences import PREFERENCES
 
 WATCHED = ("data/", "metrics/", "sealed/")
 IGNORED = ("data/scratch/", "data/prompts/")
@@ -30,6 +33,7 @@ def declared(stage: str, name: str, start: str, *what: str) -> list[str]:
     entries = [path for kind in what for path in entry.get("do", entry).get(kind, [])]
     paths = [path if isinstance(path, str) else next(iter(path)) for path in entries]
     values = {"key": name, "item.parent": "r000", "item.source": "data/talk.jsonl", "policy.start": start}
+    values |= {"item.preferences": "pairs", "item.model": "data/base"}
     return [re.sub(r"\$\{([\w.]+)\}", lambda found: values[found[1]], path) for path in paths]
 
 
@@ -51,8 +55,11 @@ def opened_by(project: Stages, stage: str, name: str) -> set[str]:
 def test_each_stage_opens_what_it_declares_and_all_of_it(tmp_path: Path, tuning: str, start: str) -> None:
     sys.addaudithook(hook)
     write_talk(tmp_path / "data/talk.jsonl")
+    PREFERENCES.write(pairs_table(4, 2), tmp_path / "data/preferences/pairs.parquet")
 
     def change(params: Any) -> None:
+        params["preferences"] = {"pairs": {"source": "data/talk.jsonl", "heldout_fraction": 0.1}}
+        params["reward_model"] = {"kind": entry(members=1 + (tuning == "lora"), epochs=1)}
         params["sft"] = {"chat": sft_values(max_tokens=200)}
         params["policy"].update(tuning=tuning, start=start)
         params["rounds"] = {"r001": {"parent": "r000"}}
@@ -60,7 +67,14 @@ def test_each_stage_opens_what_it_declares_and_all_of_it(tmp_path: Path, tuning:
     project = Stages(tmp_path, change)
     (tmp_path / "sealed/metrics").mkdir(parents=True)
     (tmp_path / "sealed/rounds.yaml").write_text("{}\n")
-    runs = [("settings", ""), ("prompts", ""), ("sft", "chat"), ("init", ""), ("baseline", "")]
+    runs = [
+        ("settings", ""),
+        ("prompts", ""),
+        ("reward_model", "kind"),
+        ("sft", "chat"),
+        ("init", ""),
+        ("baseline", ""),
+    ]
     runs += [*((stage, "r001") for stage in ROUND), ("summary", "")]
     for stage, name in runs:
         opened = opened_by(project, stage, name)
@@ -71,7 +85,7 @@ def test_each_stage_opens_what_it_declares_and_all_of_it(tmp_path: Path, tuning:
         for path in outs:
             assert (tmp_path / path).exists(), path
             assert any(within(each, [path]) for each in opened), path
-        tables = ("data/settings", "data/rounds", "data/prompts.parquet", "data/talk.jsonl", start)
+        tables = ("data/settings", "data/preferences", "data/rounds", "data/prompts.parquet", "data/talk.jsonl", start)
         read = [path for path in deps if path.startswith(tables)]
         unread = [path for path in read if not any(within(each, [path]) for each in opened)]
         assert unread == [], stage

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from conftest import save_tiny
+from reward_pairs import entry
 from ruamel.yaml import YAML
 
 from ppo_pipeline.errors import PipelineError
@@ -18,7 +19,8 @@ from stages.__main__ import main
 REPOSITORY = Path(__file__).resolve().parents[2]
 JUDGE = {
     "name": "judge", "type": "model", "weight": 1.0, "model": "./j", "revision": None, "pickled_weights": False,
-    "input": "pair", "label": None, "output": "logit", "max_tokens": 90, "too_long": "cut_start", "batch_tokens": 500,
+    "input": "pair", "label": None, "output": "logit", "max_tokens": 90, "too_long": "cut_start",
+    "ensemble": None, "batch_tokens": 500,
     "device": "cpu", "dtype": "fp32",
 }  # fmt: skip
 LOCAL = "is a local folder; so that dvc repro notices when its weights change"
@@ -35,13 +37,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(
-    model: str, sources: dict[str, str], rewards: tuple[Any, ...] = (), rounds: dict[str, Any] | None = None
-) -> None:
+    model: str, sources: dict[str, str], rewards: tuple[Any, ...] = (), rounds: dict[str, Any] | None = None,
+    **more: Any,
+) -> None:  # fmt: skip
     yaml = YAML()
     params = yaml.load(REPOSITORY / "params.yaml")
     params["base"]["model"], params["sources"] = model, sources
     params["reward"]["components"] += list(rewards)
     params["rounds"] = rounds or {}
+    params |= more
     yaml.dump(params, Path("params.yaml"))
 
 
@@ -104,6 +108,19 @@ def test_another_map_is_refused_with_the_line_to_write_and_that_line_is_right(
     check_sources(load_params())
 
 
+def test_a_reward_model_that_is_trained_here_needs_its_name_though_it_is_not_there_yet() -> None:
+    trained = {
+        "preferences": {"pairs": {"source": "p.jsonl", "heldout_fraction": 0.1}}, "reward_model": {"kind": entry()},
+    }  # fmt: skip
+    judge = JUDGE | {"model": "data/reward_model/kind", "input": "chat"}
+    write("owner/name", {}, (judge,), **trained)
+    with pytest.raises(PipelineError) as error:
+        check_sources(load_params())
+    assert f"'data/reward_model/kind' {LOCAL}, write `sources: {{judge: data/reward_model/kind}}`." in str(error.value)
+    write("owner/name", {"judge": "data/reward_model/kind"}, (judge,), **trained)
+    check_sources(load_params())
+
+
 def test_a_path_in_the_home_folder_is_written_out_since_dvc_does_not_know_it(tmp_path: Path) -> None:
     write("owner/name", {"judge": "~/j"}, (JUDGE | {"model": "~/j"},))
     with pytest.raises(PipelineError) as error:
@@ -141,23 +158,24 @@ def test_what_is_loaded_counts_and_what_lies_beside_does_not() -> None:
 
 def test_each_stage_reads_of_its_own_models_and_a_name_that_has_gone_leaves_nothing() -> None:
     write("m", {"base": "m", "x": "j", "y": "k"}, (JUDGE,), {"r001": {"parent": "r000"}, "r002": own("k", "other")})
-    Path("records").mkdir()
     for name in ("base", "x", "y", "before"):
-        Path("records", f"{name}.json").write_text(json.dumps({"config.json": name}))
-    Path("records/.gitkeep").touch()
+        Path("records", name).mkdir(parents=True)
+        Path("records", name, "files.json").write_text(json.dumps({"config.json": name}))
+    Path("records/base/.gitkeep").touch()
     texts = {name: json.loads(text) for name, text in model_texts(load_params(), Path("records"))}
     judge = {"judge": {"config.json": "x"}}
     assert texts == {
-        "base.json": {"config.json": "base"},
         "rewards/r000.json": judge,
         "rewards/r001.json": judge,
         "rewards/r002.json": {"other": {"config.json": "y"}},
     }
     settle_records(load_params(), Path("records"))
-    assert {path.name for path in Path("records").iterdir()} == {"base.json", "x.json", "y.json", ".gitkeep"}
-    Path("records/x.json").unlink()
+    assert {path.name for path in Path("records").iterdir()} == {"base", "x", "y"}
+    Path("records/x/files.json").unlink()
     settle_records(load_params(), Path("records"))
-    assert json.loads(Path("records/x.json").read_text()) == file_hashes(Path("j"))
+    assert json.loads(Path("records/x/files.json").read_text()) == file_hashes(Path("j"))
     write("owner/name", {}, (), {"r001": {"parent": "r000"}})
     texts = dict(model_texts(load_params(), Path("records")))
     assert set(texts.values()) == {"{}\n"}
+    settle_records(load_params(), Path("records"))
+    assert [path.as_posix() for path in Path("records").rglob("*")] == ["records/base", "records/base/.gitkeep"]

@@ -17,6 +17,8 @@ from warm_project import until
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.rewards.types.http import HttpComponent
+from ppo_pipeline.settings.preference_sections import Preferences
+from ppo_pipeline.settings.reward_model_sections import RewardModel
 from ppo_pipeline.settings.reward_sections import Reward, component_types
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
@@ -27,12 +29,23 @@ def blocks(language: str) -> list[str]:
 
 
 def entries() -> list[dict[str, Any]]:
-    return [entry for block in blocks("yaml") for entry in YAML(typ="safe").load(block)]
+    return [entry for block in loaded() if isinstance(block, list) for entry in block]
+
+
+def loaded() -> list[Any]:
+    return [YAML(typ="safe").load(block) for block in blocks("yaml")]
 
 
 def test_each_type_has_a_valid_block() -> None:
     reward = Reward(correct=None, components=entries())
     assert {entry.type for entry in reward.components} == set(component_types())
+
+
+def test_the_reward_model_to_copy_is_valid_and_its_pairs_are_there() -> None:
+    (sections,) = (block for block in loaded() if "reward_model" in block)
+    (entry,) = (RewardModel(**values) for values in sections["reward_model"].values())
+    assert entry.preferences in sections["preferences"]
+    assert Preferences(**sections["preferences"][entry.preferences])
 
 
 def free_port() -> int:

@@ -34,7 +34,7 @@ def component(folder: Path, **changes: Any) -> ModelComponent:
     values = {
         "type": "model", "name": "helpful", "weight": 1.0, "model": str(folder), "revision": None,
         "pickled_weights": False, "input": "pair", "label": None, "output": "logit", "max_tokens": POSITIONS,
-        "too_long": "error", "batch_tokens": 96, "device": "cpu", "dtype": "fp32",
+        "too_long": "error", "ensemble": None, "batch_tokens": 96, "device": "cpu", "dtype": "fp32",
     }  # fmt: skip
     return ModelComponent(**{**values, **changes})
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reward_pairs import entry
 from ruamel.yaml import YAML
 
 from ppo_pipeline.errors import PipelineError
@@ -20,8 +21,51 @@ DATA["rollout"] |= {"prompts_per_round": 64, "samples_per_prompt": 1}
 DATA["advantage"] |= {"estimator": "gae", "whiten_advantages": "round"}
 DATA["update"] |= {"minibatches": 4}
 
+# A reward model that is trained here, and a component that loads it.
+DATA["preferences"] = {"pairs": {"source": "pairs.jsonl", "heldout_fraction": 0.1}}
+DATA["reward_model"] = {"kind": entry(), "three": entry(members=3)}
+JUDGE = {
+    "name": "judge", "type": "model", "weight": 1.0, "revision": None, "pickled_weights": False, "input": "chat",
+    "label": None, "output": "logit", "max_tokens": 90, "too_long": "error", "batch_tokens": 500, "device": "cpu",
+    "dtype": "fp32", "ensemble": None,
+}  # fmt: skip
+
+
+def judged(model: str, **changes: Any) -> dict[str, Any]:
+    components = [JUDGE | {"model": f"data/reward_model/{model}"} | changes]
+    return {"reward.components": components, "reward.correct": None}
+
+
 FORMS = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "geometric_mask")
 CONFLICTS: list[tuple[dict[str, Any], str]] = [
+    (
+        judged("gone"),
+        "reward 'judge': model: no 'gone' in `reward_model`; write its settings there, or load another folder.",
+    ),
+    (
+        judged("kind", input="pair"),
+        "reward 'judge': input: pair, but reward_model.kind learns by chat; let both be one.",
+    ),
+    (
+        judged("three"),
+        "reward 'judge': ensemble: reward_model.three has 3 members; set it to mean or worst.",
+    ),
+    (
+        judged("three/2", ensemble="mean"),
+        "reward 'judge': ensemble: reward_model.three has 3 members; set it to null.",
+    ),
+    (
+        {"reward_model": {"kind": entry(preferences="others")}},
+        "reward_model.kind.preferences: no 'others' in `preferences`; name one that is there.",
+    ),
+    (
+        {"reward_model": {"r001": entry()}},
+        "reward_model.r001 has a round's name; give it another.",
+    ),
+    (
+        {"reward_model": {"kind": entry(tuning="full")}, "compute.dtype": "fp16"},
+        "reward_model.kind.tuning full trains in bf16 or fp32; set compute.dtype to one of them.",
+    ),
     (
         {"policy.critic": "none"},
         "advantage.estimator gae needs values; set policy.critic to shared or separate.",
@@ -269,9 +313,10 @@ AGREEING: list[dict[str, Any]] = [
 def load(folder: Path, changes: dict[str, Any], rounds: dict[str, Any] | None = None) -> Path:
     data = deepcopy(DATA)
     for path, value in changes.items():
-        section, setting = path.split(".")
-        assert setting in data[section]
-        data[section][setting] = value
+        section, _, setting = path.rpartition(".")
+        holder = data[section] if section else data
+        assert setting in holder
+        holder[setting] = value
     data["rounds"] |= rounds or {}
     YAML().dump(data, folder / "params.yaml")
     load_params(folder / "params.yaml")
@@ -279,7 +324,7 @@ def load(folder: Path, changes: dict[str, Any], rounds: dict[str, Any] | None = 
 
 
 def names(changes: dict[str, Any]) -> str:
-    return "-".join(f"{path.split('.')[1]}={value}" for path, value in changes.items())
+    return "-".join(f"{path.split('.')[-1]}={value}" for path, value in changes.items())
 
 
 @pytest.mark.parametrize(("changes", "message"), CONFLICTS, ids=[names(c) for c, _ in CONFLICTS])

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel, ValidationError
+from reward_pairs import entry
 from ruamel.yaml import YAML
 from supervised_entries import sft_values
 
@@ -20,7 +21,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "python": {"function": "a:b", "format": "text", "none_as": 0.0},
     "model": {
         "model": "m", "revision": None, "pickled_weights": False, "input": "pair", "label": None, "output": "logit",
-        "max_tokens": 9, "too_long": "error", "batch_tokens": 9, "device": "auto", "dtype": "auto",
+        "max_tokens": 9, "too_long": "error", "ensemble": None, "batch_tokens": 9, "device": "auto", "dtype": "auto",
     },
     "http": {
         "url": "http://host/", "format": "text", "columns": [], "batch_size": 1, "timeout_seconds": 1.0, "retries": 0,
@@ -47,13 +48,14 @@ EXPECTED = {
     "any": "advantage.missing_eos_score rule.weight rule.hit rule.miss python.weight python.none_as model.weight "
     "http.weight model.label",
     "above 0": "sft.alpha sft.lr sft.adam_eps sft.max_grad_norm "
+    "reward_model.alpha reward_model.lr reward_model.adam_eps reward_model.max_grad_norm "
     "policy.alpha policy.value_head_std advantage.kl_target advantage.score_clip "
     "advantage.lambda_alpha advantage.overlong_penalty "
     "update.lr update.value_lr "
     "update.adam_eps update.clip_range update.clip_range_high update.target_kl update.value_clip_range "
     "update.max_grad_norm http.timeout_seconds",
     "0.0001 or more": "rollout.temperature",
-    "0 or more": "sft.seed sft.weight_decay "
+    "0 or more": "sft.seed sft.weight_decay reward_model.seed reward_model.weight_decay "
     "seed compute.threads advantage.kl_coef advantage.missing_eos_penalty update.warmup_rounds "
     "update.weight_decay update.kl_loss_coef update.likelihood_coef update.value_coef update.entropy_coef "
     "evaluate.max_prompts evaluate.samples_per_prompt rollout.shard_samples evaluate.shard_samples "
@@ -61,6 +63,8 @@ EXPECTED = {
     "rule.tolerance rule.length_penalty rule.max_length_penalty http.retries",
     "a power of two": "update.gradient_groups",
     "1 or more": "sft.rank sft.epochs sft.batch_size sft.microbatch_tokens sft.max_tokens "
+    "reward_model.rank reward_model.epochs reward_model.batch_size reward_model.microbatch_tokens "
+    "reward_model.max_tokens reward_model.members "
     "compute.workers vllm.tensor_parallel policy.rank "
     "rollout.prompts_per_round rollout.samples_per_prompt rollout.max_prompt_tokens "
     "rollout.max_new_tokens rollout.top_k rollout.batch_size reference.batch_tokens advantage.kl_horizon "
@@ -72,7 +76,8 @@ EXPECTED = {
     "above 0 to below 1": "update.rollout_correction_min",
     "0 to 1": "prompts.heldout_fraction preferences.heldout_fraction advantage.gamma advantage.lambda "
     "advantage.lambda_returns advantage.memory_discount",
-    "0 to below 1": "sft.dropout sft.warmup_ratio sft.adam_beta1 sft.adam_beta2 sft.heldout_fraction "
+    "0 to below 1": "reward_model.dropout reward_model.warmup_ratio reward_model.adam_beta1 reward_model.adam_beta2 "
+    "sft.dropout sft.warmup_ratio sft.adam_beta1 sft.adam_beta2 sft.heldout_fraction "
     "policy.dropout update.adam_beta1 update.adam_beta2",
     "above 0 to 1": "rollout.top_p rollout.min_p vllm.gpu_memory",
 }
@@ -115,6 +120,9 @@ def refused(setting: str, value: Any) -> bool:
         data[section] = {"a": {**MAPS[section], name: value}}
     elif section == "sft":
         data["sft"] = {"chat": sft_values() | {name: value}}
+    elif section == "reward_model":
+        data["preferences"] = {"pairs": {"source": "p.jsonl", "heldout_fraction": 0.1}}
+        data["reward_model"] = {"kind": entry(**{name: value})}
     else:
         holder = data[section] if section else data
         assert name in holder

@@ -282,12 +282,12 @@ MODELS = {"rollout", "reference", "update", "evaluate"}
         ("ppo_pipeline/rewards/types/new.py", {"reward", "evaluate"}),
         ("ppo_pipeline/maths/kl.py", {"advantage"}),
         ("ppo_pipeline/maths/ppo.py", {"update"}),
-        ("ppo_pipeline/training/optimizer.py", {"sft", "update"}),
+        ("ppo_pipeline/training/optimizer.py", {"sft", "reward_model", "update"}),
         ("ppo_pipeline/training/update_state.py", {"update"}),
-        ("ppo_pipeline/training/supervised/loop.py", {"sft"}),
-        ("ppo_pipeline/models/lora.py", {"base", "sft", "init", *MODELS}),
+        ("ppo_pipeline/training/supervised/loop.py", {"sft", "reward_model"}),
+        ("ppo_pipeline/models/lora.py", {"base", "sft", "reward_model", "init", *MODELS}),
         ("ppo_pipeline/sampling/draw.py", {"base", "rollout", "evaluate"}),
-        ("ppo_pipeline/prompts/rendering.py", {"sft", "rollout", "reward", "evaluate", "settings"}),
+        ("ppo_pipeline/prompts/rendering.py", {"sft", "reward_model", "rollout", "reward", "evaluate", "settings"}),
         ("ppo_pipeline/tables/advantages.py", {"advantage", "update"}),
         ("ppo_pipeline/storage/files.py", {name for name, body in BODIES.items()} - {"code", "baseline"}),
         ("stages/rollout.py", {"rollout"}),
@@ -321,7 +321,7 @@ def test_code_in_the_init_of_a_package_counts(copy: Copy) -> None:
     copy.edit("ppo_pipeline/tables/__init__.py", put('"""A docstring."""'))
     assert not copy.changed()
     copy.edit("ppo_pipeline/tables/__init__.py", put("added = 1"))
-    assert copy.changed() == {"prompts", "preferences", "sft", "init", "reward", "advantage", *MODELS}
+    assert copy.changed() == {"prompts", "preferences", "sft", "reward_model", "init", "reward", "advantage", *MODELS}
 
 
 def test_estimators_are_the_code_of_advantage_and_of_no_other_stage() -> None:

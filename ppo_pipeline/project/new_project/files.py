@@ -29,7 +29,7 @@ def project_files(model: str | None, local: bool = False) -> dict[str, str]:
         "params.yaml": project_params(_read(repository_file("params.yaml")), model, local),
         "sealed/rounds.yaml": EMPTY,
         "sealed/metrics/.gitkeep": "",
-        "data/sources/.gitkeep": "",
+        "data/sources/base/.gitkeep": "",
     }
     copied = {name: _read(repository_file(name)) for name in AS_THEY_ARE}
     return made | copied | {name: _read(TEMPLATE / source) for name, source in TEMPLATES.items()}

@@ -12,7 +12,7 @@ from typing import Any
 from ...settings.files import differences, flattened, settings_texts, told
 from ...settings.params import Params
 from ...storage.code_fingerprint import all_fingerprints, stage_fingerprints
-from ..local_models import MODELS, SOURCES, model_texts
+from ..local_models import BASE, MODELS, RECORD, SOURCES, model_texts
 from ..paths import Paths
 
 CODE, SETTINGS = Paths().code_folder, Paths().settings_folder
@@ -38,7 +38,7 @@ def settings_files(params: Params) -> dict[str, str]:
 
 def model_files(params: Params) -> dict[str, str]:
     """Return path and text of each file of data/models/ that `settings` would write; none where a record is missing."""
-    if not all((SOURCES / f"{name}.json").is_file() for name in params.sources):
+    if not all((SOURCES / name / RECORD).is_file() for name in params.sources if name != BASE):
         return {}
     return {(MODELS / name).as_posix(): text for name, text in model_texts(params)}
 

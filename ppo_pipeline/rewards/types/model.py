@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from ...engine.pool import Pool
@@ -19,7 +20,15 @@ class ModelComponent(Component):
     """A reward computed by a sequence classification model; the model's own Python code never runs."""
 
     type: Literal["model"]
-    model: str = Field(description="Folder of a transformers model, or hub id owner/name", min_length=1)
+    model: str = Field(
+        description="Folder of a transformers model, or hub id owner/name; with `ensemble` a folder of several, named "
+        "1, 2, ..., as the stage `reward_model` writes them",
+        min_length=1,
+    )
+    ensemble: Literal["mean", "worst"] | None = Field(
+        description="What counts of several models' rewards: their mean or the lowest one; the column <name>_std has "
+        "their standard deviation (Coste et al. 2023). null: a single model"
+    )
     revision: str | None = Field(
         description="Commit or tag of a hub model; null for its default branch, which may change. null for a folder"
     )
@@ -56,25 +65,48 @@ class ModelComponent(Component):
         Raises PipelineError where the model cannot be loaded, its labels do not fit `label`, or a sample's input is
         longer than `max_tokens` and may not be cut.
         """
-        return self.score_on(None, samples, snapshots)
+        return self.score_on(None, samples, snapshots)[self.name]
 
-    def score_on(self, pool: Callable[[], Pool] | None, samples: Samples, snapshots: Snapshots | None) -> list[float]:
-        """Do so by the workers of a pool, batch by batch."""
+    def column_names(self) -> list[str]:
+        """Return the reward's column, and of an ensemble that of its members' standard deviation."""
+        return [self.name] if self.ensemble is None else [self.name, f"{self.name}_std"]
+
+    def score_on(
+        self, pool: Callable[[], Pool] | None, samples: Samples, snapshots: Snapshots | None
+    ) -> dict[str, list[float]]:
+        """Do so by the workers of a pool, batch by batch, each of an ensemble's members in turn."""
         from ...engine.local import LocalPool
-        from ..classifier import ClassifyWork
 
         if not len(samples):
-            return []
-        workers = pool() if pool else LocalPool()
+            return {name: [] for name in self.column_names()}
+        workers, members = pool() if pool else LocalPool(), self._members()
+        rewards = np.zeros((len(members), len(samples)))
+        for number, member in enumerate(members):
+            kept = snapshots if self.ensemble is None or snapshots is None else snapshots.part(f"member-{number + 1}")
+            member._fill(rewards[number], workers, samples, kept)
+        combined = rewards.min(0) if self.ensemble == "worst" else rewards.mean(0)
+        return dict(zip(self.column_names(), [combined.tolist(), rewards.std(0).tolist()], strict=False))
+
+    def _members(self) -> list["ModelComponent"]:
+        """Return the components of the single models."""
+        from ..model_files import member_folders
+
+        if self.ensemble is None:
+            return [self]
+        folders = member_folders(self.model, f"reward '{self.name}': ensemble")
+        return [self.model_copy(update={"model": str(folder), "ensemble": None}) for folder in folders]
+
+    def _fill(self, rewards: NDArray[np.float64], workers: Pool, samples: Samples, snapshots: Snapshots | None) -> None:
+        """Put the reward of each sample by this single model into `rewards`."""
+        from ..classifier import ClassifyWork
+
         batches = workers.open(ClassifyWork(self, samples))
-        rewards = np.zeros(len(samples))
         kept = KeptBatches(snapshots, {"rewards": rewards}, batches)
         with kept, progress(len(samples), f"reward {self.name}") as counter:
             left = kept.left()
             for place, found in workers.run([batches[number] for number in left], counter):
                 rewards[batches[left[place]]] = found
                 kept.finish(left[place])
-        return [float(reward) for reward in rewards]
 
     def loaded_model(self) -> str:
         """Return the folder or hub id."""
