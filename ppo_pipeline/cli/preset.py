@@ -6,7 +6,7 @@ import click
 
 from ..errors import PipelineError, nearest
 from ..project.layout import repository_file
-from ..settings.params import SEALED, load_params, read_sealed
+from ..settings.params import SEALED, Params, load_params, read_sealed
 from ..storage.files import atomic_file
 from .literal import token_text
 
@@ -34,7 +34,7 @@ def preset(name: str | None, scaled: bool) -> None:
         return
     if name not in found:
         raise PipelineError(f"no preset '{name}'.{nearest(name, list(found))} There are: {', '.join(found)}.")
-    source = Path(load_params(found[name]).prompts.source)
+    wanted = files_of(load_params(found[name]))
     refuse_sealed(name)
     content = found[name].read_bytes()
     if PARAMS.is_file() and PARAMS.read_bytes() == content:
@@ -44,16 +44,26 @@ def preset(name: str | None, scaled: bool) -> None:
     with atomic_file(PARAMS) as partial:  # replaces a link by a file: what it pointed to stays as it is
         partial.write_bytes(content)
     former = f", the former one is {kept}" if kept else ""
-    brought = f", with {source}" if bring_prompts(source) else ""
+    came = [str(path) for path in wanted if bring(path)]
+    brought = f", with {', '.join(came)}" if came else ""
     click.echo(f"params.yaml is {name} now{brought}{former}; `dvc repro` runs it")
 
 
-def bring_prompts(source: Path) -> bool:
-    """Write this package's own prompt set `source` where the project has none; tell whether it was."""
-    packaged = repository_file(source.as_posix())
-    if source.exists() or source.is_absolute() or not packaged.is_file():
+def files_of(params: Params) -> list[Path]:
+    """Return the data files and Python files that these settings name."""
+    data = [params.prompts, *params.sft.values(), *params.preferences.values()]
+    functions = [c.function for c in params.reward.components if c.type == "python"]
+    code = [Path(*function.partition(":")[0].split(".")).with_suffix(".py") for function in functions]
+    return [*(Path(section.source) for section in data), *code]
+
+
+def bring(path: Path) -> bool:
+    """Write this package's own file where the project has none; tell whether it was."""
+    packaged = repository_file(path.as_posix())
+    if path.exists() or path.is_absolute() or not packaged.is_file():
         return False
-    with atomic_file(source) as partial:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as partial:
         partial.write_bytes(packaged.read_bytes())
     return True
 

@@ -148,6 +148,34 @@ def test_english_differs_from_the_committed_settings_in_what_is_of_its_task() ->
     assert english == committed
 
 
+def test_rlhf_differs_from_the_committed_settings_in_its_three_steps_and_its_task() -> None:
+    committed, rlhf = (load_params(path).model_dump() for path in (ROOT / "params.yaml", PRESETS["rlhf"]))
+    three = {"policy": ["start"], "update": ["schedule_rounds"]}
+    sizes = {"rollout": ["max_new_tokens"], "evaluate": ["max_new_tokens"]}
+    for section, names in {"prompts": ["source"], **three, **sizes}.items():
+        for name in names:
+            assert committed[section].pop(name) != rlhf[section].pop(name)
+    for section in ("sources", "sft", "preferences", "reward_model", "reward", "rounds"):
+        assert committed.pop(section) != rlhf.pop(section)
+    assert rlhf == committed
+
+
+def test_the_gold_reward_of_rlhf_is_recorded_and_the_policy_never_learns_from_it() -> None:
+    params = load_params(PRESETS["rlhf"])
+    proxy, gold = params.reward.components
+    assert (proxy.weight, proxy.model, proxy.ensemble) == (1.0, "data/reward_model/requests", "mean")
+    assert (gold.weight, gold.function) == (0.0, "reward_functions.courtesy:reward")
+    assert params.reward_model["requests"].preferences in params.preferences
+
+
+def test_what_rlhf_names_comes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = preset("rlhf")
+    names = ("data/prompts", "data/demonstrations", "data/pairs")
+    for path in (*(f"{name}/requests.jsonl" for name in names), "reward_functions/courtesy.py"):
+        assert Path(path).read_bytes() == (ROOT / path).read_bytes() and path in said
+
+
 def test_scaled_is_short_for_the_preset_of_that_name(project: Path) -> None:
     preset("notebook-lora", "--scaled")
     assert Path("params.yaml").read_bytes() == PRESETS["notebook-lora-scaled"].read_bytes()
@@ -207,7 +235,7 @@ def test_the_list_has_each_preset_s_first_comment_and_changes_nothing(project: P
     Path("params/other.yaml").write_text("\n#\n#  Two\x1b[31m words\n# more\n")
     before = files()
     texts = {name: text for name, _, text in (line.partition(" ") for line in preset().splitlines())}
-    assert list(texts) == ["bare", *PRESETS, "other"]
+    assert list(texts) == sorted(["bare", *PRESETS, "other"])
     assert texts["notebook-lora"].strip() == PRESETS["notebook-lora"].read_text().splitlines()[0].removeprefix("# ")
     assert texts["other"].strip() == r"Two\x1b[31m words"
     assert files() == before

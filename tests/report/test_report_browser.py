@@ -266,7 +266,7 @@ def test_bands_of_several_seeds_are_drawn_below_the_curves(opened: Opener, tmp_p
 def test_rewards_are_drawn_against_the_root_of_the_kl(opened: Opener, tmp_path: Path) -> None:
     folder = write_project(tmp_path / "proxy", {"r001": "r000", "r002": "r001"}, samples=2)
     for name, kl in (("r001", 0.25), ("r002", 9.0)):
-        rewards = {"objective/scores": kl, "reward/answer": 1 - kl, "reward/answer_std": 0.5, "reward/near": 2}
+        rewards = {"objective/scores": kl, "reward/answer": 1 - kl, "objective/answer_std": 0.5, "reward/near": 2}
         path = folder / f"metrics/rounds/{name}.json"
         path.write_text(json.dumps({"objective/kl": kl, **rewards}))
     page = opened(file=write_report(folder))

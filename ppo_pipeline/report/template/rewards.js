@@ -9,7 +9,7 @@ function startRewards() {
 
 function againstKl(metric) {
   const { lines, values } = index.curves;
-  const found = values[metric], spreads = values[metric + "_std"] || {};
+  const found = values[metric], spreads = values[metric.replace("reward/", "objective/") + "_std"] || {};
   const points = lines
     .flatMap((line, k) => line.rounds.map((name) => ({ k, name, x: Math.sqrt(Math.max(values["objective/kl"][name], 0)), y: found[name] })))
     .filter(({ x, y }) => Number.isFinite(x) && y != null)
