@@ -1,4 +1,6 @@
-"""Write each prompt's best finished sample of a round as a demonstration, for stage `sft`: best of n (RAFT, arXiv:2304.06767).
+"""Write each prompt's best finished sample of a round as a demonstration for stage `sft`.
+
+Best of n, as RAFT does it (arXiv:2304.06767).
 
 python scripts/best_answers.py r001 --at-least 2 data/demonstrations/requests.jsonl
 """

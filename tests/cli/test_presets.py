@@ -170,6 +170,7 @@ def test_the_gold_reward_of_rlhf_is_recorded_and_the_policy_never_learns_from_it
 
 def test_what_rlhf_names_comes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
     said = preset("rlhf")
     names = ("data/prompts", "data/demonstrations", "data/pairs")
     for path in (*(f"{name}/requests.jsonl" for name in names), "reward_functions/courtesy.py"):
