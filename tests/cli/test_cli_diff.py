@@ -186,4 +186,4 @@ def test_what_a_stage_is_given_twice_is_compared_once() -> None:
         for name, field in cls.model_fields.items()
         if not (isinstance(field.annotation, type) and issubclass(field.annotation, Section))
     }
-    assert given - set(DERIVED) == {"seed", "chat_template", "date", "special_tokens", "vllm"}
+    assert given - set(DERIVED) == {"seed", "start", "chat_template", "date", "special_tokens", "vllm"}

@@ -8,6 +8,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from conftest import policy_settings, save_tiny, tiny_model, tiny_tokenizer
+from safetensors.torch import load_file
+from supervised_entries import sft_values
 
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.models.adapter import adapter_config, attach_policy, save_policy
@@ -73,6 +75,21 @@ def test_export_saves_in_the_bases_own_dtype() -> None:
     tiny_tokenizer().save_pretrained(BASE)
     run("export", "--round", "r001", "out")
     assert AutoModelForCausalLM.from_pretrained("out", dtype="auto").dtype == torch.bfloat16
+
+
+def test_the_policy_is_merged_into_the_model_that_it_starts_from() -> None:
+    from ruamel.yaml import YAML
+
+    params = YAML().load(Path("params.yaml"))
+    params["sft"], params["policy"]["start"] = {"chat": sft_values()}, "data/sft/chat"
+    YAML().dump(params, Path("params.yaml"))
+    assert "`dvc repro sft@chat` makes it" in run("export", "--round", "r001", "out", code=1).output
+    tiny_model("llama", seed=5).save_pretrained("data/sft/chat")
+    tiny_tokenizer().save_pretrained("data/sft/chat")
+    run("export", "--round", "r001", "out")
+    found, started = (load_file(f"{folder}/model.safetensors") for folder in ("out", "data/sft/chat"))
+    assert torch.equal(found["model.embed_tokens.weight"], started["model.embed_tokens.weight"])
+    assert "is a base model" in run("export", "--round", "r001", "--overwrite", "data/sft/chat", code=1).output
 
 
 @pytest.mark.parametrize(

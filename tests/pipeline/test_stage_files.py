@@ -34,7 +34,7 @@ def declared(stage: str, name: str, start: str, *what: str) -> list[str]:
     paths = [path if isinstance(path, str) else next(iter(path)) for path in entries]
     values = {"key": name, "item.parent": "r000", "item.source": "data/talk.jsonl", "policy.start": start}
     values |= {"item.preferences": "pairs", "item.model": "data/base"}
-    return [re.sub(r"\$\{([\w.]+)\}", lambda found: values[found[1]], path) for path in paths]
+    return [re.sub(r"\$\{([\w.]+)\}", lambda found: values.get(found[1], found[0]), path) for path in paths]
 
 
 def within(path: str, folders: list[str]) -> bool:
