@@ -59,7 +59,7 @@ def test_only_what_it_depends_on_reruns_it_and_a_start_elsewhere_what_starts_the
 
 
 def test_killed_it_goes_on_to_the_same_hashes(project: ForetoldProject, monkeypatch: pytest.MonkeyPatch) -> None:
-    project.change("sft.chat.epochs", 40)
+    project.change("sft.chat.epochs", 12)
     project.change("sft.chat.microbatch_tokens", 20)
     monkeypatch.setenv(INTERVAL, "0")
     process = project.start("dvc", "repro", "sft@chat")

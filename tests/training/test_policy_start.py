@@ -15,6 +15,7 @@ from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.project.sealing import index
 from ppo_pipeline.project.sealing.older import refuse_parents_of_another_start
 from ppo_pipeline.settings.params import load_params
+from ppo_pipeline.storage.files import sha256_of
 
 TRAINED = "data/sft/chat"
 
@@ -45,9 +46,9 @@ def test_a_whole_policy_starts_as_the_trained_model(tmp_path: Path) -> None:
     project = sft_project(tmp_path, TRAINED, policy="full")
     project.run("sft", "chat")
     project.run("init")
-    first = project.path("r000/policy/model.safetensors").read_bytes()
-    assert first == (tmp_path / TRAINED / "model.safetensors").read_bytes()
-    assert first != (tmp_path / "data/base/model.safetensors").read_bytes()
+    folders = [project.path("r000/policy"), tmp_path / TRAINED, tmp_path / "data/base"]
+    first, trained, base = (sha256_of(folder / "model.safetensors") for folder in folders)
+    assert first == trained != base
 
 
 @pytest.mark.parametrize(
