@@ -55,7 +55,10 @@ class Stages:
             tell_apart(params)
             params["rollout"].update(prompts_per_round=4, samples_per_prompt=2, max_new_tokens=6)
             params["evaluate"]["max_new_tokens"] = 6
-            params["update"].update(epochs=2, minibatches=1, target_kl=None)  # every step is made, however long
+            # every step is made, however long, and with the same learning rate
+            params["update"].update(
+                epochs=2, minibatches=1, target_kl=None, lr_schedule="constant", schedule_rounds=None
+            )
             params["rounds"] = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}}
         change(params)
         self.parents = {name: entry["parent"] for name, entry in params["rounds"].items()}

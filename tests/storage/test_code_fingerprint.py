@@ -314,7 +314,7 @@ def test_a_change_of_c_code_reruns_the_stages_with_kernels_and_only_those(copy: 
     copy.edit(name, lambda source: "/* another remark */\n" + source)
     assert not copy.changed()
     copy.edit(name, lambda source: "static int added;\n" + source)
-    assert copy.changed() == {"base", "init", *MODELS}
+    assert copy.changed() == {"base", "sft", "reward_model", "init", *MODELS}
 
 
 def test_code_in_the_init_of_a_package_counts(copy: Copy) -> None:
