@@ -28,7 +28,7 @@ def run(name: str) -> None:
         source = read_source(base)
         trust = source.get("trust_remote_code", False)
         of = {"model": stage.paths.sft(name).as_posix(), "revision": None, "trust_remote_code": trust, "base": source}
-        write_merged(base, policy, s, of, stage.paths.sft(name))
+        write_merged(base, policy, of, stage.paths.sft(name))
         write_curve(stage.metrics.with_suffix(".csv"), fitted.curve)
         n = fitted.numbers
         text = f"{n['train/rows']} rows, {n['train/steps']} steps, loss {n['train/loss']:.4f}"

@@ -1,7 +1,5 @@
 """A pair as a person judges it: two answers in an order that tells nothing, and the row that a choice makes of it."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +7,7 @@ from ..errors import PipelineError
 from ..prompts.conversations import Messages
 from ..prompts.files import KINDS, NAMED, rows_of
 from ..prompts.preference_rows import is_absent, is_tie, pair_of
-from ..prompts.sources import encoded
+from ..prompts.sources import digest_of
 
 DECIDED = ("prompt", "messages", "responses", "chosen", "rejected", "margin", "by", "tie", "shown")
 
@@ -74,8 +72,7 @@ def _pair(row: dict[str, Any], place: str) -> JudgedPair:
         row = row | {"chosen": responses[0], "rejected": responses[1]}
     pair = pair_of(row, True, place)
     texts = pair.chosen, pair.rejected
-    told = json.dumps([pair.messages, *sorted(texts)], ensure_ascii=False)
-    digest = hashlib.sha256(encoded(told, place)).hexdigest()
+    digest = digest_of([pair.messages, *sorted(texts)], place)
     ahead = sorted(texts)[int(digest[-1], 16) % 2]  # by the texts alone: not by which of them the file has first
     given = row.get("pair_id")
     return JudgedPair(digest[:12] if is_absent(given) else str(given), pair.messages, texts, texts.index(ahead), row)

@@ -51,10 +51,9 @@ def preset(name: str | None, scaled: bool) -> None:
 
 def files_of(params: Params) -> list[Path]:
     """Return the data files and Python files that these settings name."""
-    learnt = [entry.source for entry in params.sft.values()] + [entry.source for entry in params.preferences.values()]
     functions = [c.function for c in params.reward.components if c.type == "python"]
     code = [Path(*function.partition(":")[0].split(".")).with_suffix(".py") for function in functions]
-    return [Path(params.prompts.source), *map(Path, learnt), *code]
+    return [*map(Path, params.data_files), *code]
 
 
 def bring(path: Path) -> bool:

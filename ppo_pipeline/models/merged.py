@@ -5,15 +5,14 @@ from typing import Any
 
 import torch
 
-from ..settings.supervised_sections import Supervised
 from ..storage.files import atomic_folder, write_json
 from .checkpoint import copy_model_files
 from .loading import load_model
-from .lora import add_lora, merge_lora
+from .lora import LoraLinear, add_lora, merge_lora
 from .policy import Policy
 
 
-def write_merged(base: Path, policy: Policy, settings: Supervised, source: dict[str, Any], folder: Path) -> None:
+def write_merged(base: Path, policy: Policy, source: dict[str, Any], folder: Path) -> None:
     """Write the model at `base` with what `policy` has learnt beside it to `folder`, whole or not at all.
 
     The base is read anew, so that its weights are rounded once, to the dtype that its files have. source: what
@@ -22,11 +21,7 @@ def write_merged(base: Path, policy: Policy, settings: Supervised, source: dict[
     model = load_model(base, torch.device("cpu"), "auto")
     with torch.no_grad():
         if policy.layers:
-            layers = add_lora(model, list(policy.layers), settings.rank, settings.alpha, 0.0, settings.use_rslora)
-            for name, layer in layers.items():
-                layer.lora_A.copy_(policy.layers[name].lora_A)
-                layer.lora_B.copy_(policy.layers[name].lora_B)
-            merge_lora(model, layers)
+            merge_trained(model, policy.layers)
         else:
             trained = policy.policy_parameters()
             for name, parameter in model.named_parameters():
@@ -35,3 +30,15 @@ def write_merged(base: Path, policy: Policy, settings: Supervised, source: dict[
         copy_model_files(base, partial, weights=False)
         model.save_pretrained(partial)
         write_json(partial / "source.json", source)
+
+
+@torch.no_grad()
+def merge_trained(model: Any, trained: dict[str, LoraLinear]) -> None:
+    """Merge LoRA that was trained on another copy of the model, layers by path, into this one's weights."""
+    rank = len(next(iter(trained.values())).lora_A)
+    layers = add_lora(model, list(trained), rank, 1.0, 0.0)
+    for name, layer in layers.items():
+        layer.scaling = trained[name].scaling
+        layer.lora_A.copy_(trained[name].lora_A)
+        layer.lora_B.copy_(trained[name].lora_B)
+    merge_lora(model, layers)

@@ -31,10 +31,6 @@ class Paths:
         """Pairs of answers, training and held-out, of an entry of `preferences`."""
         return self.root / f"data/preferences/{name}.parquet"
 
-    def preference_metrics(self, name: str) -> Path:
-        """What is to be known of them in numbers."""
-        return self.root / f"metrics/preferences/{name}.json"
-
     def reward_model(self, name: str) -> Path:
         """A trained reward model, or a folder of several, of an entry of `reward_model`."""
         return self.root / f"data/reward_model/{name}"

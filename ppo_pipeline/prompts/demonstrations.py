@@ -1,7 +1,5 @@
 """Answers to learn from: rows of files, each a conversation in which the assistant speaks as he should."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 from ..errors import PipelineError, nearest
 from .conversations import Messages, conversation_of, with_system
 from .files import prompt_files, rows_of
-from .sources import encoded, given_split
+from .sources import digest_of, split_of
 
 COLUMNS = ("messages", "prompt", "completion")
 
@@ -44,13 +42,12 @@ def read_demonstrations(source: Path, heldout_fraction: float, system: str | Non
             messages, given = _conversation(row, place)
             _check(messages, given, place)
             turns = [i for i in range(given, len(messages)) if messages[i]["role"] == "assistant"]
-            whole = _digest([messages, turns], place)
+            whole = digest_of([messages, turns], place)
             if whole in seen:
                 raise PipelineError(f"{place}: the same as {seen[whole]}; remove one of them.")
             seen[whole] = place
-            prompt = _digest(messages[: turns[0]], place)
-            by_hash = "heldout" if int(prompt[:8], 16) / 2**32 < heldout_fraction else "train"
-            split = given_split(row, place) or by_hash
+            prompt = digest_of(messages[: turns[0]], place)
+            split = split_of(row, prompt, heldout_fraction, place)
             other, where = splits.setdefault(prompt, (split, place))
             if other != split:
                 raise PipelineError(f"{place}: split '{split}', and {where} with the same prompt is '{other}'.")
@@ -108,7 +105,3 @@ def _check(messages: Messages, given: int, place: str) -> None:
     twice = next((i for i in range(given, len(roles)) if roles[i] == roles[i - 1] == "assistant"), None)
     if twice is not None:
         raise PipelineError(f"{place}: messages {twice} and {twice + 1} are both the assistant's; make them one.")
-
-
-def _digest(value: Any, place: str) -> str:
-    return hashlib.sha256(encoded(json.dumps(value, ensure_ascii=False), place)).hexdigest()

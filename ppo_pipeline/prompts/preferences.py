@@ -1,7 +1,5 @@
 """Read preference data sets into a table of pairs."""
 
-import hashlib
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,8 @@ import pyarrow as pa
 from ..errors import PipelineError
 from ..settings.preference_sections import Preferences
 from .files import prompt_files, rows_of
-from .preference_rows import Pair, is_absent, is_tie, pair_of
-from .sources import digest_of, encoded, given_split, name_of, prompts_table
+from .preference_rows import is_absent, is_tie, pair_of
+from .sources import digest_of, given_split, name_of, prompts_table
 
 OWN = ("pair_id", "prompt_id", "prompt", "messages", "chosen", "rejected", "margin", "split", "tie")
 TOLD = 10  # bad rows that are told by name
@@ -64,7 +62,7 @@ def _row(source: dict[str, Any], heldout: float, continue_final: bool, place: st
     # Other digits than those that split a prompt set: the prompts of rollouts are all from one side of that split.
     by_hash = "heldout" if int(digest[8:16], 16) / 2**32 < heldout else "train"
     row: dict[str, Any] = {
-        "pair_id": _name("pair_id", source, _digest_of_pair(pair, place), place),
+        "pair_id": _name("pair_id", source, digest_of([pair.messages, pair.chosen, pair.rejected], place), place),
         "prompt_id": digest[:12],
         **pair._asdict(),
         "split": given_split(source, place) or by_hash,
@@ -77,8 +75,3 @@ def _row(source: dict[str, Any], heldout: float, continue_final: bool, place: st
 def _name(column: str, source: dict[str, Any], digest: str, place: str) -> str:
     given = source.get(column)
     return name_of(column, None if is_absent(given) else given, digest, place)
-
-
-def _digest_of_pair(pair: Pair, place: str) -> str:
-    text = json.dumps([pair.messages, pair.chosen, pair.rejected], ensure_ascii=False)
-    return hashlib.sha256(encoded(text, place)).hexdigest()

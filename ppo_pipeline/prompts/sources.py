@@ -11,7 +11,7 @@ from ..errors import PipelineError, nearest
 from ..settings.sections import Prompts
 from ..tables.prompts import MESSAGE, SPLITS
 from .column_values import uniform
-from .conversations import Messages, conversation_of, with_system
+from .conversations import conversation_of, with_system
 from .files import prompt_files, rows_of
 
 DEEPEST = 20  # of lists and maps in a further column
@@ -41,16 +41,16 @@ def read_prompts(settings: Prompts) -> pa.Table:
                     raise PipelineError(f"{place}: the same {what} as in {seen[key]}; remove one of them.")
                 seen[key] = place
             more = {k: v for k, v in source.items() if k not in OWN}
-            split = _split(source, digest, settings.heldout_fraction, place)
+            split = split_of(source, digest, settings.heldout_fraction, place)
             rows.append({"prompt_id": prompt_id, "messages": messages, "split": split, **more})
     if all(row["split"] != "train" for row in rows):
         raise PipelineError(f"{settings.source}: no prompt has the split 'train'.")
     return prompts_table(rows, settings.source)
 
 
-def digest_of(messages: Messages, place: str) -> str:
-    """Return the SHA-256 of a conversation, by which it is split and named."""
-    return hashlib.sha256(encoded(json.dumps(messages, ensure_ascii=False), place)).hexdigest()
+def digest_of(value: Any, place: str) -> str:
+    """Return the SHA-256 of a conversation, or of a list with more, by which it is split and named."""
+    return hashlib.sha256(encoded(json.dumps(value, ensure_ascii=False), place)).hexdigest()
 
 
 def encoded(text: str, place: str) -> bytes:
@@ -72,7 +72,8 @@ def name_of(column: str, given: Any, digest: str, place: str) -> str:
     return str(given)
 
 
-def _split(row: dict[str, Any], digest: str, heldout_fraction: float, place: str) -> str:
+def split_of(row: dict[str, Any], digest: str, heldout_fraction: float, place: str) -> str:
+    """Return the split that a row names, else that of its prompt's `digest`."""
     # By the prompt's own hash: adding prompts later moves no prompt from one side to the other.
     by_hash = "heldout" if int(digest[:8], 16) / 2**32 < heldout_fraction else "train"
     return given_split(row, place) or by_hash

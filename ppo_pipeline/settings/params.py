@@ -1,5 +1,6 @@
 """params.yaml as one typed, strict object, with the overrides of its rounds and the sealed rounds behind them."""
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -80,7 +81,8 @@ class Params(Section):
     @property
     def data_files(self) -> list[str]:
         """Files and folders of data that the pipeline starts from, besides models."""
-        return [self.prompts.source, *(entry.source for entry in self.sft.values())]
+        learnt = [entry.source for entry in self.sft.values()], [entry.source for entry in self.preferences.values()]
+        return [self.prompts.source, *itertools.chain(*learnt)]
 
     @property
     def start(self) -> str:

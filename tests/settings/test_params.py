@@ -307,3 +307,9 @@ def test_an_override_reaches_no_other_round_s_files(tmp_path: Path) -> None:
         ("r002", "reward"),
         ("r002", "evaluate"),
     }
+
+
+def test_every_file_that_is_learnt_from_is_a_data_file() -> None:
+    names = ("prompts", "demonstrations", "pairs")
+    rlhf = load_params(COMMITTED.parent / "params/rlhf.yaml")
+    assert rlhf.data_files == [f"data/{name}/requests.jsonl" for name in names]

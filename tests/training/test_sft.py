@@ -84,7 +84,7 @@ def test_the_merged_model_is_peft_s(kind: str, tmp_path: Path) -> None:
     base, targets = save_tiny(tmp_path / "base", kind), targets_of(kind)
     policy = lora_policy(tiny_model(kind), targets)
     settings = supervised_settings(target_modules=targets)
-    write_merged(base, policy, settings, {"model": "data/sft/chat"}, tmp_path / "merged")
+    write_merged(base, policy, {"model": "data/sft/chat"}, tmp_path / "merged")
     config = adapter_config(settings, str(base), policy.layers, AutoModelForCausalLM.from_pretrained(base))
     save_policy(policy, config, tmp_path / "adapter")
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
@@ -108,7 +108,7 @@ def test_a_model_in_bf16_stays_one(tuning: str, tmp_path: Path) -> None:
         policy = Policy(wide, {})
         with torch.no_grad():
             wide.model.norm.weight.fill_(1.51)
-    write_merged(tmp_path / "base", policy, supervised_settings(), {}, tmp_path / "merged")
+    write_merged(tmp_path / "base", policy, {}, tmp_path / "merged")
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "merged"))
     assert {name: t.dtype for name, t in after.items()} == {name: t.dtype for name, t in before.items()}
     if tuning == "full":

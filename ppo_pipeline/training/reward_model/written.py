@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...maths.centring import constant_direction
 from ...models.acceleration import accelerate_forward
 from ...models.loading import backbone_of
-from ...models.lora import LoraLinear, add_lora, merge_lora
+from ...models.merged import merge_trained
 from ...models.packed import can_pack
 from ...observe.counter import Counter
 from ...storage.files import write_json
@@ -32,13 +32,13 @@ Floats = NDArray[np.float64]
 class Member:
     """What came out: the training's curve, the held-out pairs' rewards (2, N), and what centring did.
 
-    epoch_steps: optimizer steps of an epoch. shift: what was subtracted from the rewards. spread: the standard
+    epochs: that the curve is of. shift: what was subtracted from the rewards. spread: the standard
     deviation, over held-out answers, of what that took from each: 0 where it was the same. mean: of the rewards of the
     training answers afterwards.
     """
 
     curve: Curve
-    epoch_steps: int
+    epochs: int
     rewards: Floats
     shift: float
     spread: float
@@ -46,7 +46,7 @@ class Member:
 
     def last_epoch(self) -> dict[str, float]:
         """Return the means of what the loss says over the last epoch's steps."""
-        rows = self.curve[-self.epoch_steps :]
+        rows = self.curve[-(len(self.curve) // self.epochs) :]
         return {name: float(np.mean([row[name] for row in rows])) for name in ("loss", "accuracy", "margin")}
 
 
@@ -76,7 +76,7 @@ def written(training: "Training", policy: RewardPolicy, curve: Curve, folder: Pa
     tokenizer.save_pretrained(folder)
     write_json(folder / "source.json", {"model": s.model, "input": s.input, "max_tokens": s.max_tokens})
     spread = float(np.std(before - after)) if len(after) else 0.0
-    return Member(curve, -(-len(training.training.names) // s.batch_size), after.reshape(2, -1), shift, spread, mean)
+    return Member(curve, s.epochs, after.reshape(2, -1), shift, spread, mean)
 
 
 @torch.no_grad()
@@ -101,18 +101,7 @@ def put_in(policy: RewardPolicy, model: Any) -> None:
             for name, parameter in backbone_of(model).named_parameters():
                 parameter.copy_(named[name])
             return
-        layers: dict[str, LoraLinear] = {}
-        for path, layer in policy.layers.items():
-            layers |= _with_lora(model, path, layer)
-        merge_lora(model, layers)
-
-
-def _with_lora(model: Any, path: str, layer: LoraLinear) -> dict[str, LoraLinear]:
-    added = add_lora(model, [path], len(layer.lora_A), 1.0, 0.0)
-    added[path].scaling = layer.scaling
-    added[path].lora_A.copy_(layer.lora_A)
-    added[path].lora_B.copy_(layer.lora_B)
-    return added
+    merge_trained(model, policy.layers)
 
 
 def rewards_of(model: Any, hidden: NDArray[np.float32]) -> Floats:
