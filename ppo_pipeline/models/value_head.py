@@ -15,9 +15,12 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return values (...,) of hidden states (..., H)."""
-        values: Tensor = self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1)
-        return values
+        """Return values (...,) of hidden states (..., H).
+
+        Written out as products and sums: those of a matrix library depend, on a CPU, on the number of threads.
+        """
+        weight, bias = self.linear.weight[0], self.linear.bias
+        return (hidden.to(weight.dtype) * weight).sum(-1) + bias
 
 
 def init_value_head(head: ValueHead, how: str, std: float | None, seed: int) -> None:
