@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from ..settings.sections import Compute
-from . import head
+from . import crowd, head
 from .device import device_and_format
 from .native import library
 
@@ -30,6 +30,8 @@ class Machine(NamedTuple):
 def set_up(compute: Compute) -> Machine:
     """Fix threads, kernels and the head's dtype for this process; return the device and the dtype to use.
 
+    Threads that no setting fixes step down where others want the processors (compute/crowd.py).
+
     Raises PipelineError for a device that is not there.
     """
     if compute.threads:
@@ -37,4 +39,5 @@ def set_up(compute: Compute) -> Machine:
     device, dtype = device_and_format(compute.device, compute.dtype, "compute")
     library.allow(compute.kernels == "auto" and device.type == "cpu")
     head.choose(compute.head == "fp32")
+    crowd.begin(steps_down=not compute.threads and device.type == "cpu")
     return Machine(device, dtype)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..compute import head
+from ..compute import crowd, head
 from ..errors import PipelineError
 from ..models.loading import backbone_of, logit_divisor
 from ..models.prefix import LEAST_PREFIX, causal_mask, common_prefix
@@ -69,6 +69,7 @@ class Decoder:
         self.truncation = truncation
         self.device = model.device
 
+    @crowd.sharing()
     @torch.inference_mode()
     def decode(
         self,
@@ -103,6 +104,7 @@ class Decoder:
             on_tokens(0, len(requests) - len(waiting) - len(active))
             logits = self._step(cache, active) if active else logits
         while waiting or active:
+            crowd.look()
             # Fill free slots once enough of them are free: a prefill of a few rows is as dear as one of many.
             free = slots - len(active)
             if waiting and (not active or free >= max(1, slots // 8)):

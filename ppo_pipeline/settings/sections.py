@@ -147,7 +147,9 @@ class Compute(Section):
         description="Dtype that the language-model head computes logits in, for sampling and training alike: auto "
         "takes the base model's; fp32 is closer to exact logprobs and slower. Engine own alone"
     )
-    threads: int = Field(description="CPU threads; 0 leaves torch's choice. Another number can change rounding", ge=0)
+    threads: int = Field(
+        description="CPU threads; 0: torch's choice, fewer while other processes want the processors", ge=0
+    )
     kernels: Literal["auto", "torch"] = Field(
         description="What CPUs compute between matrix products: auto takes the project's own kernels, compiled at "
         "their first use, where there is a C compiler, and torch's operations elsewhere; torch takes these always. The "

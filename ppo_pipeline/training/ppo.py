@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..compute import crowd
 from ..errors import PipelineError
 from ..models.policy import Policy
 from ..resume.snapshots import Snapshots
@@ -161,9 +162,10 @@ class PPO:
         self, data: Sampled, targets: LossInputs, indices: NDArray, divisor: int, sums: dict[str, float]
     ) -> Tensor:
         """Add a microbatch's gradient to the parameters', and its statistics to `sums`; return its ratios."""
-        loss, number, ratio = self._microbatch(data, targets, indices, sums)
-        check_finite(number, self.steps + 1, data, indices)
-        self.scaler.scale(loss / divisor).backward()
+        with crowd.sharing(bool(self.policy.layers)):  # gradients of a whole model's norms are sums over threads
+            loss, number, ratio = self._microbatch(data, targets, indices, sums)
+            check_finite(number, self.steps + 1, data, indices)
+            self.scaler.scale(loss / divisor).backward()
         return ratio
 
     def _divisor(self, samples: int, tokens: int) -> int:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from ..compute import crowd
 from ..compute.machine import Machine
 from ..engine.pool import Pool
 from ..models.acceleration import accelerate_forward, accelerate_policy
@@ -97,6 +98,7 @@ class RoundScorer:
         every = np.arange(len(self.data.sample_ids))
         self.facts = Facts(self.data.batches(every, work.settings.batch_tokens), policy.value_head is not None)
 
+    @crowd.sharing()
     @torch.inference_mode()
     def __call__(self, task: Task, counter: Counter) -> Scored:
         """Return the scores of a batch."""

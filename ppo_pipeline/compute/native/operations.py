@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import crowd
 from .library import kernels
 
 SUFFIXES = {torch.bfloat16: "_bf16", torch.float32: "_fp32"}
@@ -26,6 +27,7 @@ def call(name: str, like: Tensor, *arguments: Tensor | int | float) -> None:
         c_void_p(a.data_ptr()) if isinstance(a, Tensor) else c_float(a) if isinstance(a, float) else c_int64(a)
         for a in arguments
     ]
+    crowd.look()  # here, since every layer passes by: a step of a large model lasts seconds
     getattr(kernels(), name + SUFFIXES[like.dtype])(*converted, torch.get_num_threads())
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ...storage.files import write_json
+from .. import crowd
 from . import library
 
 LIMIT = 4096  # rows of the largest product that is tried; larger ones are cut
@@ -90,7 +91,7 @@ def _filled_up(x: Tensor, size: int) -> Tensor:
 
 def numbers_alike(key: tuple[object, ...], product: Product, *rows: Tensor, most: int = LIMIT) -> Alike:
     """Return which numbers of rows, up to `most`, give a row the same bits; tried once on a machine for each key."""
-    name = repr((key, torch.get_num_threads(), most, *((x.shape[1], x.dtype) for x in rows)))
+    name = repr((key, crowd.asked(), most, *((x.shape[1], x.dtype) for x in rows)))
     if name not in _tried:
         file = _file()
         _tried.update(_read(file))
