@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_valid
 
 from ..errors import PipelineError, nearest
 from .agreement import disagreements
+from .as_before import AsBefore
 from .explain import explain
 from .learning_sections import Advantage, Update
 from .preference_sections import Preferences
@@ -15,6 +16,7 @@ from .reward_model_sections import RewardModel
 from .reward_sections import Reward
 from .sections import Base, ComputeAnywhere, Evaluate, Name, Policy, Prompts, Reference, Rollout, Section, Vllm
 from .supervised_sections import Sft
+from .yaml_file import read_map
 
 ROOT = "r000"
 SEALED = Path("sealed/rounds.yaml")  # beside params.yaml; ppo_pipeline/project/sealing/ says what sealing is
@@ -42,16 +44,20 @@ class Params(Section):
 
     seed: int = Field(description="Seed of everything random", ge=0)
     base: Base
-    sources: dict[Name, Annotated[str, Field(min_length=1)]] = Field(
+    sources: Annotated[dict[Name, Annotated[str, Field(min_length=1)]], AsBefore({})] = Field(
         description="Path of each local model, which dvc repro watches, by a name: `base` where base.model is a "
         "folder or .gguf file, any other for a reward model's folder, such as the component's"
     )
     prompts: Prompts
-    preferences: dict[Name, Preferences] = Field(
+    preferences: Annotated[dict[Name, Preferences], AsBefore({})] = Field(
         description="Pairs of answers for a reward model to learn from, by a name"
     )
-    sft: dict[Name, Sft] = Field(description="Supervised training of the base model, by a name")
-    reward_model: dict[Name, RewardModel] = Field(description="Reward models, trained on pairs of answers, by a name")
+    sft: Annotated[dict[Name, Sft], AsBefore({})] = Field(
+        description="Supervised training of the base model, by a name"
+    )
+    reward_model: Annotated[dict[Name, RewardModel], AsBefore({})] = Field(
+        description="Reward models, trained on pairs of answers, by a name"
+    )
     policy: Policy
     compute: ComputeAnywhere
     rollout: Rollout
@@ -239,30 +245,6 @@ def read_sealed(path: Path) -> dict[str, Round]:
     if not path.is_file():
         return {}
     return _validated(SealedRounds, {"rounds": read_map(path, "rounds")}, str(path)).rounds
-
-
-def read_map(path: Path, expected: str) -> dict[str, Any]:
-    """Return a YAML file's map; raise PipelineError where it is missing, no YAML or no map."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PipelineError(f"{path}: no such file; run from the project's top folder.") from None
-    except OSError as error:
-        raise PipelineError(f"{path}: not readable: {error}") from None
-    except RecursionError:
-        raise PipelineError(f"{path}: not valid YAML: nested too deeply") from None
-    except (
-        YAMLError,
-        ValueError,
-        KeyError,
-    ) as error:  # ValueError and KeyError: a date, a number or !!bool that is none
-        raise PipelineError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(data, dict):
-        raise PipelineError(f"{path}: expected {expected}, found {type(data).__name__}.")
-    return data
 
 
 def _validated(cls: type[Model], data: Any, source: str) -> Model:
