@@ -11,6 +11,8 @@ from .agreement import disagreements
 from .as_before import AsBefore
 from .explain import explain
 from .learning_sections import Advantage, Update
+from .lines import ROOT as ROOT
+from .lines import lines, main_line, twice_marked
 from .preference_sections import Preferences
 from .reward_model_sections import RewardModel
 from .reward_sections import Reward
@@ -18,15 +20,18 @@ from .sections import Base, ComputeAnywhere, Evaluate, Name, Policy, Prompts, Re
 from .supervised_sections import Sft
 from .yaml_file import read_map
 
-ROOT = "r000"
 SEALED = Path("sealed/rounds.yaml")  # beside params.yaml; ppo_pipeline/project/sealing/ says what sealing is
 RoundName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
 
 class Round(Section):
-    """One entry of `rounds`: its parent and, optionally, settings that hold in this round alone."""
+    """One entry of `rounds`: its parent and, optionally, settings that hold in this round alone.
+
+    main: whether the line of the parent goes on with this round, where several start from it; else with the first.
+    """
 
     parent: RoundName = Field(description="Round whose policy this one starts from; r000 is the untrained one")
+    main: bool = Field(default=False, description="The line of the parent goes on with this round")
     seed: int | None = None
     rollout: dict[str, Any] = Field(default_factory=dict)
     reward: dict[str, Any] = Field(default_factory=dict)
@@ -36,7 +41,7 @@ class Round(Section):
     evaluate: dict[str, Any] = Field(default_factory=dict)
 
 
-OVERRIDABLE = tuple(name for name in Round.model_fields if name != "parent")
+OVERRIDABLE = tuple(name for name in Round.model_fields if name not in ("parent", "main"))
 
 
 class Params(Section):
@@ -166,9 +171,24 @@ class Params(Section):
         return {**self._sealed, **self.rounds}
 
     @property
+    def parents(self) -> dict[str, str]:
+        """The parent of every round."""
+        return {name: entry.parent for name, entry in self.all_rounds.items()}
+
+    @property
+    def marked(self) -> list[str]:
+        """The rounds with `main: true`."""
+        return [name for name, entry in self.all_rounds.items() if entry.main]
+
+    @property
+    def lines(self) -> list[list[str]]:
+        """Every round in one line: the main line first, then the branches (lines.py has the rule)."""
+        return lines(self.parents, self.marked)
+
+    @property
     def last_round(self) -> str:
-        """The last round of the map, or r000 where there is none."""
-        return next(reversed(self.all_rounds), ROOT)
+        """The last round of the main line, or r000 where there is none."""
+        return next(reversed(main_line(self.parents, self.marked)), ROOT)
 
     def depth(self, name: str) -> int:
         """Return how many rounds lead to `name`, itself included; 0 for r000."""
@@ -230,6 +250,11 @@ def load_params(path: Path = Path("params.yaml"), sealed: Path | None = None, se
                 f"{path}: rounds.{name} is in {SEALED} too: its sealing or unsealing was interrupted, or another round "
                 "has its name. `ppo-pipeline rounds seal` and `ppo-pipeline rounds unseal ROUND` finish what was begun."
             )
+    if (both := twice_marked(params.parents, params.marked)) is not None:
+        raise PipelineError(
+            f"{path}: rounds.{both[0]} and rounds.{both[1]} start from {params.parents[both[0]]}, and both have `main: "
+            "true`; leave it to the one with which the main line goes on."
+        )
     for name in params.all_rounds:
         params.lineage(name)
         if name not in params._sealed:

@@ -27,7 +27,8 @@ def _fault(lines: list[str], error: Any) -> tuple[int | None, int, str]:
     conflict = next((i for i, line in enumerate(lines) if line.startswith(("<<<<<<< ", ">>>>>>> "))), None)
     if conflict is not None:
         return conflict, 0, "a merge conflict of git; keep one of the two sides and take out git's three lines."
-    mark, context = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
+    mark: Any = getattr(error, "problem_mark", None)
+    context: Any = getattr(error, "context_mark", None)
     problem = str(getattr(error, "problem", "") or "")
     if mark is None:
         return _without_a_mark(lines, error)

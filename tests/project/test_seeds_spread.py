@@ -15,7 +15,7 @@ from ppo_pipeline.project.seeds.spread import lineage, read_spread, spread, stat
 from ppo_pipeline.report.contents import contents
 from ppo_pipeline.report.run import Run
 
-# r002b branches off and r003 goes on; the last round is r002b, the shorter way.
+# r002b branches off, and the main line goes on to r003.
 PARENTS = {"r000": "", "r001": "r000", "r002": "r001", "r003": "r002", "r002b": "r001"}
 
 
@@ -45,7 +45,7 @@ def test_a_row_per_metric_and_round_and_the_same_from_its_file(tmp_path: Path) -
     assert rows[-1].of_seeds == {4: 0.25}
     path = tmp_path / "some.csv"
     write_spread(path, rows, [3, 4, 5])
-    assert read_spread(path) == rows and lineage(rows) == ["r000", "r001", "r002b"]
+    assert read_spread(path) == rows and lineage(rows) == ["r000", "r001", "r002", "r003"]
     with path.open() as file:
         lines = list(csv.DictReader(file))
     told = "eval/scores r001 r000 1 3 2.0 1.5 2.5 1.0 3.0 1.0 3.0 2.0".split()

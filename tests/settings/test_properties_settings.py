@@ -162,7 +162,12 @@ def test_lineage_and_depth_of_any_tree(parents: dict[str, str]) -> None:
     for name in parents:
         assert params.lineage(name) == way(name)
         assert params.depth(name) == len(way(name))
-    assert params.last_round == [*parents][-1]
+    end = "r000"
+    while behind := [name for name, parent in parents.items() if parent == end]:
+        end = behind[0]
+    assert params.last_round == end and params.lines[0][-1] == end
+    assert sorted(name for line in params.lines for name in line) == sorted(parents)
+    assert all(parents[child] == name for line in params.lines for name, child in zip(line, line[1:], strict=False))
 
 
 @examples(80)
