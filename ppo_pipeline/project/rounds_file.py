@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import PipelineError, nearest
 from ..settings.lines import span
 from ..settings.params import ROOT, SEALED, load_params, read_sealed
-from ..storage.files import atomic_file
+from .params_file import write_checked
 
 
 class RoundsFile:
@@ -85,15 +85,7 @@ class RoundsFile:
 
     def save(self) -> None:
         """Write the file, whole or not at all, once its new text has been read and checked as params.yaml is."""
-        text = self._new_text()
-        target = self.path.resolve()  # a link stays a link
-        with atomic_file(target) as partial:
-            partial.write_bytes(text.encode("utf-8"))
-            partial.chmod(target.stat().st_mode)
-            try:
-                load_params(partial, self.path.parent / SEALED, self.settled)
-            except PipelineError as error:
-                raise PipelineError(str(error.message).replace(str(partial), str(self.path))) from None
+        write_checked(self.path, self._new_text(), self.settled)
 
     def _new_text(self) -> str:
         """Return the old text without the removed rounds' lines and with the new rounds' lines; all else as it is.

@@ -4,6 +4,7 @@
 the first version has none: what it should be, the user alone knows.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -44,3 +45,10 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 def entry_class(field: FieldInfo) -> type[BaseModel] | None:
     """Return the class of the entries where a section is a map from names, such as `sft`; else None."""
     return section_of(field) if getattr(field.annotation, "__origin__", None) is dict else None
+
+
+def as_yaml(value: Any) -> str:
+    """Return such a value as one line of YAML; texts among them are plain words."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {as_yaml(each)}" for name, each in value.items()) + "}"
+    return value if isinstance(value, str) else json.dumps(value)

@@ -94,7 +94,7 @@ def _unexpected_colon(lines: list[str], here: int, column: int) -> tuple[int, in
     if not re.search(r":(\s|$)", lines[above]):
         return _no_colon(lines, above)
     by, expected = _indent(lines[here]), _indent(lines[above])
-    return here, by, f"indented by {by} spaces; expected {expected}, as line {above + 1} above, which has its value."
+    return here, by, f"indented by {_spaces(by)}; expected {expected}, as line {above + 1} above, which has its value."
 
 
 def _no_colon(lines: list[str], here: int) -> tuple[int, int, str]:
@@ -117,7 +117,7 @@ def _indentation(lines: list[str], here: int) -> str:
         return (
             f"an entry of the list above begins with `- `; settings of the entry before it are indented by {fits[0]}."
         )
-    return f"indented by {by} spaces; expected {', or '.join(str(each) for each in fits[:3])}, as lines above."
+    return f"indented by {_spaces(by)}; expected {', or '.join(str(each) for each in fits[:3])}, as lines above."
 
 
 def _twice(lines: list[str], start: int, here: int) -> str:
@@ -135,3 +135,7 @@ def _above(lines: list[str], here: int) -> int | None:
 
 def _indent(line: str) -> int:
     return len(line) - len(line.lstrip(" "))
+
+
+def _spaces(count: int) -> str:
+    return "1 space" if count == 1 else f"{count} spaces"

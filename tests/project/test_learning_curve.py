@@ -38,7 +38,7 @@ def test_rows_follow_the_main_line(tmp_path: Path) -> None:
         ("r000", "", 0, 0.0), ("r001", "r000", 1, 1.0), ("x", "r001", 2, 3.0), ("y", "x", 3, 4.0),
     ]  # fmt: skip
     assert [r["round"] for r in curve_rows(params, metrics, TRAINING, with_root=False)] == ["r001", "x", "y"]
-    first = params_with(tmp_path, rounds.replace(", main: true", ""))  # the branch has come later, and is the longer one
+    first = params_with(tmp_path, rounds.replace(", main: true", ""))  # the branch came later
     assert [r["round"] for r in curve_rows(first, metrics, TRAINING, with_root=False)] == ["r001", "r002"]
 
 

@@ -1,5 +1,6 @@
 """params.yaml changed at random: it loads, or the error names the setting; rounds of any shape; edits of any file."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def test_lineage_and_depth_of_any_tree(parents: dict[str, str]) -> None:
         end = behind[0]
     assert params.last_round == end and params.lines[0][-1] == end
     assert sorted(name for line in params.lines for name in line) == sorted(parents)
-    assert all(parents[child] == name for line in params.lines for name, child in zip(line, line[1:], strict=False))
+    assert all(parents[child] == name for line in params.lines for name, child in pairwise(line))
 
 
 @examples(80)
