@@ -24,6 +24,18 @@ from ppo_pipeline.settings.reward_sections import component_types
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "params.md"
+INTRODUCTION = """\
+# Settings
+
+Made by `python scripts/params_doc.py --write` from the settings' definitions; a test checks it. No setting has a hidden
+default: params.yaml holds them all.
+
+A params.yaml of an earlier version lacks some: `ppo-pipeline params upgrade` adds them, each with the value that keeps
+what the file did, and says which. Comments, order and layout stay. What is faster since, it leaves off: it writes
+`compute.kernels: torch` and `reference.share_prefix: false`, where new projects have auto and true.
+
+Editors with a YAML server (VS Code's YAML extension, Neovim, Helix) complete, explain and check params.yaml by
+`params.schema.json` beside it, which its first line names; no network is asked."""
 FIRST = {  # the settings that people change first, and when
     "base.model": "another model",
     "prompts.source": "other prompts",
@@ -112,13 +124,7 @@ def page() -> str:
     values = load_params(ROOT / "params.yaml").model_dump(by_alias=True)
     head = "| setting | type and range | committed value | meaning |\n|---|---|---|---|"
     parts = [
-        "# Settings\n\nMade by `python scripts/params_doc.py --write` from the settings' definitions; a test checks it."
-        " No setting has a hidden default: params.yaml holds them all.\n\nA params.yaml of an earlier version lacks"
-        " some: `ppo-pipeline params upgrade` adds them, each with the value that keeps what the file did, and says"
-        " which. Comments, order and layout stay. What is faster or better since, it leaves alone: for `compute.kernels`"
-        " it writes torch and for `reference.share_prefix` false, where new projects have auto and true.\n\nEditors with a"
-        " YAML server (VS Code's YAML extension, Neovim, Helix, JetBrains) complete, explain and check params.yaml by"
-        " `params.schema.json` beside it, which its first line names.",
+        INTRODUCTION,
         first(values),
         f"## seed\n\n{Params.model_fields['seed'].description}: an integer >= 0; committed: {values['seed']}.",
     ]

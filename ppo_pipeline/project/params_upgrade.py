@@ -12,7 +12,9 @@ from ..settings.former_names import FORMER
 from ..settings.params import OVERRIDABLE, Params, Round
 from ..settings.reward_sections import component_types
 
-Edits = dict[tuple[int, int], list[str]]  # new text in place of text[start:end]; several are put behind each other
+# New text in place of text[start:end]; parts of one are put behind each other. The third number orders those of one
+# place: the deeper section's come first.
+Edits = dict[tuple[int, int, int], list[str]]
 
 
 def upgraded(text: str) -> tuple[str, list[str]]:
@@ -27,7 +29,7 @@ def _changed(text: str, change: Any) -> tuple[str, list[str]]:
 
     edits: Edits = {}
     said = list(dict.fromkeys(change(text, YAML(typ="safe", pure=True).compose(text), edits)))
-    for (start, end), parts in sorted(edits.items(), reverse=True):
+    for (start, end, _), parts in sorted(edits.items(), reverse=True):
         text = text[:start] + "".join(parts) + text[end:]
     return text, said
 
@@ -80,7 +82,7 @@ def _renamed(text: str, root: Any, edits: Edits) -> Iterator[str]:
             if now is not None:
                 lines = [f"{name}: {as_yaml(each)}" for name, each in now.items()]
                 joint = ", " if node.flow_style else _line_end(text) + " " * key.start_mark.column
-                edits[start, end] = [joint.join(lines)]
+                edits[start, end, 0] = [joint.join(lines)]
                 yield f"{path}: {text[start:end]} is {', '.join(lines)} now"
 
 
@@ -106,15 +108,16 @@ def _insert(text: str, node: Any, behind: int, name: str, value: Any, edits: Edi
     if node.flow_style or not node.value:
         inside = node.start_mark.index + 1
         at = node.value[behind][1].end_mark.index if behind >= 0 else inside
-        edits.setdefault((at, at), []).append(f", {line}" if behind >= 0 else f"{line}, " if node.value else line)
+        parts = edits.setdefault((at, at, 0), [])
+        parts.append(f", {line}" if behind >= 0 or (parts and not node.value) else f"{line}, " if node.value else line)
         return
     end, key = _line_end(text), node.value[max(behind, 0)][0]
     if behind < 0:
         at = key.start_mark.index
-        edits.setdefault((at, at), []).append(f"{line}{end}{' ' * key.start_mark.column}")
+        edits.setdefault((at, at, 0), []).append(f"{line}{end}{' ' * key.start_mark.column}")
         return
     at, before = _behind(text, node.value[behind][1])
-    parts = edits.setdefault((at, at), [])
+    parts = edits.setdefault((at, at, -key.start_mark.column), [])
     before = "" if parts else before
     if key.start_mark.column == 0:
         apart = end if isinstance(value, dict) and (value or not parts) else ""  # sections stand apart

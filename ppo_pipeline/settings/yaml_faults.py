@@ -114,9 +114,7 @@ def _indentation(lines: list[str], here: int) -> str:
         fits += [start for start in starts if not fits or start < min(fits)]
         above = _above(lines, above)
     if by in fits and not lines[here].lstrip().startswith("- "):
-        return (
-            f"an entry of the list above begins with `- `; settings of the entry before it are indented by {fits[0]}."
-        )
+        return f"a list's entry begins with `- `; settings of the entry before it are indented by {fits[0]}."
     return f"indented by {_spaces(by)}; expected {', or '.join(str(each) for each in fits[:3])}, as lines above."
 
 

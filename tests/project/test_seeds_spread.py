@@ -67,8 +67,8 @@ def test_shown_as_tables_and_as_bands_of_the_report(tmp_path: Path, monkeypatch:
     path = Path("metrics/seeds/some.csv")
     write_spread(path, spread(metrics(), PARENTS), [3, 4, 5])
     said = CliRunner().invoke(main, ["seeds", "--show"]).output
-    assert "## some: seeds 3, 4, 5" in said and "**Main metrics of r002b**" in said
-    assert "| r001 | 3 | 2 | 1.5 | 2.5 | 1 | 3 |" in said and "| Held-out score | 3 | 4 | 2.25 | 6 | 0.5 | 8 |" in said
+    assert "## some: seeds 3, 4, 5" in said and "**Main metrics of r003**" in said
+    assert "| r001 | 3 | 2 | 1.5 | 2.5 | 1 | 3 |" in said and "| Held-out score | 3 | 9 | 6 | 9 | 3 | 9 |" in said
     assert CliRunner().invoke(main, ["seeds", "--show", "some"]).output == said
     Path("metrics/seeds/other.csv").write_text("metric,round\neval/scores,r001\n")
     index = contents(Run(Path())).blocks["index"]
