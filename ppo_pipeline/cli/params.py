@@ -6,6 +6,7 @@ import click
 
 from ..errors import PipelineError
 from ..project.layout import repository_file
+from ..project.new_project.derived import project_dvc_yaml
 from ..project.params_file import write_checked
 from ..project.params_upgrade import upgraded
 from ..settings.json_schema import FILE
@@ -41,6 +42,7 @@ def upgrade(file: Path) -> None:
         load_params(file)
         click.echo(f"{file} has every setting of this version; nothing to add")
     renew_schema(file.parent / FILE)
+    tell_of_dvc_yaml(file.parent / "dvc.yaml")
 
 
 def renew_schema(path: Path) -> None:
@@ -50,3 +52,10 @@ def renew_schema(path: Path) -> None:
         with atomic_file(path) as partial:
             partial.write_bytes(packaged.read_bytes())
         click.echo(f"{path} is of this version now")
+
+
+def tell_of_dvc_yaml(path: Path) -> None:
+    """Say so where the project's dvc.yaml is not the one that `ppo-pipeline init` writes with this version."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if "ppo_pipeline.stages" in text and text != project_dvc_yaml(repository_file("dvc.yaml").read_text("utf-8")):
+        click.echo(f"{path} differs from this version's: `ppo-pipeline init` writes that one into another folder")

@@ -99,7 +99,7 @@ def _completed(text: str, root: Any, edits: Edits) -> Iterator[str]:
                 behind = next((i for i, (key, _) in enumerate(node.value) if key.value in (shown, name)), behind)
             elif field.is_required() and (value := value_before(field)) is not NO_VALUE:
                 _insert(text, node, behind, shown, value, edits)
-                yield f"{path}.{shown}: {as_yaml(value)}".removeprefix(".")
+                yield f"added {f'{path}.{shown}' if path else shown}: {as_yaml(value)}"
 
 
 def _insert(text: str, node: Any, behind: int, name: str, value: Any, edits: Edits) -> None:

@@ -9,10 +9,13 @@ from .former_names import FORMER
 from .other_names import called_here
 from .reward_sections import component_types
 
+MOST = 8  # lines for settings that came later
+
 
 def explain(error: ValidationError, cls: type[BaseModel], source: str) -> str:
     """Turn pydantic's errors into one line per setting: its path, what is wrong, the nearest valid name."""
-    lines, added = [], 0
+    lines: list[str] = []
+    later: list[str] = []  # of settings that came with a later version than the file is of
     for item in error.errors():
         path = ".".join(str(part) for i, part in enumerate(item["loc"]) if not _is_type(item["loc"], i))
         value = item.get("input")
@@ -23,8 +26,9 @@ def explain(error: ValidationError, cls: type[BaseModel], source: str) -> str:
             before = NO_VALUE if field is None else value_before(field)
             text = "this setting is missing; no setting has a hidden default."
             if before is not NO_VALUE:
-                added += 1
-                text = f"this setting is missing; `{item['loc'][-1]}: {as_yaml(before)}` keeps what ran before it came."
+                told = f"`{item['loc'][-1]}: {as_yaml(before)}` keeps what ran before it came"
+                later.append(f"{source}: {path}: this setting is missing; {told}.")
+                continue
         else:
             text = f"{item['msg'][0].lower()}{item['msg'][1:]}".removeprefix("value error, ")
             # Where settings disagree there is no place, and of a section or list no value to show.
@@ -33,10 +37,12 @@ def explain(error: ValidationError, cls: type[BaseModel], source: str) -> str:
             if shown and isinstance(value, str) and _is_number(value):
                 text += f" It is text to YAML; write it without quotes and with a decimal point: {float(value)!r}."
         lines.append(f"{source}: {path}: {text}" if path else f"{source}: {text}")
-    if added and "rounds" in cls.model_fields:
+    rest = [f"... and {len(later) - MOST} more settings that are missing."] if len(later) > MOST else []
+    lines += later[:MOST] + rest
+    if later and "rounds" in cls.model_fields:
         file = source.partition(" (")[0]
         command = "`ppo-pipeline params upgrade`" if file == "params.yaml" else f"`ppo-pipeline params upgrade {file}`"
-        lines.append(f"{command} adds what came with this version ({added} of these lines), with these values.")
+        lines.append(f"{command} adds {len(later)} such lines, each with the value that keeps what ran before it came.")
     return "\n".join(lines)
 
 

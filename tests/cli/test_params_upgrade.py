@@ -53,7 +53,7 @@ def test_the_oldest_file_becomes_one_of_today_with_every_line_of_its_own() -> No
     assert (params.compute.kernels, params.prompts.special_tokens, params.reference.share_prefix) == (
         "torch", "tokens", False,
     )  # fmt: skip
-    assert "params.yaml: update.policy_loss: ppo\n" in said and "reward.components.0.tolerance: null" in said
+    assert "params.yaml: added update.policy_loss: ppo\n" in said and "reward.components.0.tolerance: null" in said
     assert "rounds.r003.reward.components.0.pattern: null" in said
     assert "bootstrap_truncated: true is bootstrap: truncated now" in said
     again, said = upgrade(new)
@@ -127,7 +127,10 @@ def test_an_error_for_a_missing_line_names_its_value_and_the_command() -> None:
     said = CliRunner().invoke(main, ["rounds", "list"]).output
     assert "params.yaml: update.policy_loss: this setting is missing; `policy_loss: ppo` keeps what ran before" in said
     assert "params.yaml: preferences: this setting is missing; `preferences: {}` keeps" in said
-    assert "`ppo-pipeline params upgrade` adds what came with this version (2 of these lines)" in said
+    assert "`ppo-pipeline params upgrade` adds 2 such lines" in said
+    Path("params.yaml").write_text(OLDEST.read_text(encoding="utf-8"), encoding="utf-8")
+    said = CliRunner().invoke(main, ["rounds", "list"]).output
+    assert said.count("is missing; `") == 8 and "... and 66 more" in said
     Path("params.yaml").write_text(COMMITTED.replace("  gamma: 1.0\n", ""), encoding="utf-8")
     said = CliRunner().invoke(main, ["rounds", "list"]).output
     assert "no setting has a hidden default" in said and "upgrade" not in said

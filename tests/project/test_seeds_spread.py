@@ -74,12 +74,12 @@ def test_shown_as_tables_and_as_bands_of_the_report(tmp_path: Path, monkeypatch:
     index = contents(Run(Path())).blocks["index"]
     assert [result["name"] for result in index["seeds"]] == ["some"]
     band = index["seeds"][0]
-    assert (band["seeds"], band["rounds"]) == ([3, 4, 5], ["r000", "r001", "r002b"])
+    assert (band["seeds"], band["rounds"]) == ([3, 4, 5], ["r000", "r001", "r002", "r003"])
     assert [(chart["metric"], chart["main"]) for chart in band["charts"]] == [
         ("eval/scores", True), ("objective/kl", True)
     ]  # fmt: skip
-    assert band["bands"]["eval/scores"]["q3"] == [0.0, 2.5, 6.0]
-    assert band["bands"]["objective/kl"]["max"] == [None, 0.25, None]
+    assert band["bands"]["eval/scores"]["q3"] == [0.0, 2.5, 9.0, 9.0]
+    assert band["bands"]["objective/kl"]["max"] == [None, 0.25, None, None]
     assert any("metrics/seeds/other.csv, line 2: not as" in text for text in index["notes"])
 
 
