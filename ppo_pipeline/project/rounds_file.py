@@ -39,12 +39,14 @@ class RoundsFile:
 
         r000 where there is no round.
         """
-        found = load_params(self.path, settled=self.settled).lines
+        params = load_params(self.path, settled=self.settled)
+        found = params.lines
         if len(found) > 1:
-            ends = [f"{line[-1]} ({span(line)}{', the main line' if line is found[0] else ''})" for line in found]
+            main, *branches = found
+            ends = [f"{line[-1]} ({span(line)}, from {params.parents[line[0]]})" for line in branches]
             raise PipelineError(
-                f"{self.path}: {len(found)} lines of rounds end, in {', '.join(ends[:-1])} and {ends[-1]}; say which "
-                f"one goes on: `--parent {found[0][-1]}` or another. Nothing was changed."
+                f"{self.path}: {len(found)} lines of rounds end: {main[-1]} ({span(main)}, the main line), "
+                f"{', '.join(ends)}; say which one goes on: `--parent {main[-1]}` or another. Nothing was changed."
             )
         return found[0][-1] if found else ROOT
 

@@ -37,7 +37,10 @@ def test_add_names_the_end_that_it_goes_on_from_and_asks_where_there_are_several
     run("branch", "r002", "--name", "r003b", "--set", "advantage.kl_coef=0.2")
     before = Path("params.yaml").read_bytes()
     asked = run("add", "1", code=1).output
-    assert "in r005 (r001 to r005, the main line) and r003b (r003b)" in asked and "--parent r005" in asked
+    assert (
+        "2 lines of rounds end: r005 (r001 to r005, the main line), r003b (r003b, from r002);" in asked
+        and "--parent r005" in asked
+    )
     assert "Did you mean 'r001'?" in run("add", "1", "--parent", "r01", code=1).output
     assert Path("params.yaml").read_bytes() == before
     said = run("add", "1", "--parent", "r003b").output

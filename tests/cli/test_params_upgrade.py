@@ -112,8 +112,16 @@ def test_a_text_of_several_lines_and_a_file_without_a_last_line_end() -> None:
     assert upgraded("rounds: {}\n" + last)[0] == "rounds: {}\n" + last + "\n  gpu_memory: 0.9\n"
 
 
+def test_a_setting_and_a_section_that_go_to_one_place() -> None:
+    taken = [
+        line for line in COMMITTED.splitlines(keepends=True) if line.startswith(("  special_tokens", "preferences"))
+    ]
+    text = COMMITTED.replace(taken[0], "").replace(taken[1], "")
+    assert "  date: '2024-07-26'\n  special_tokens: tokens\n\npreferences: {}\n\nsft:" in upgraded(text)[0]
+
+
 def test_a_file_that_is_wrong_for_another_reason_stays_and_says_why() -> None:
-    text = OLDEST.read_text(encoding="utf-8").replace("  lr: 0.0003\n", "")
+    text = OLDEST.read_text(encoding="utf-8").replace("  lr: 0.0003\n  value_lr", "  value_lr")
     same, said = upgrade(text, code=1)
     assert (
         same == text and "update.lr: this setting is missing; no setting has" in said and "Nothing was changed" in said
@@ -130,7 +138,7 @@ def test_an_error_for_a_missing_line_names_its_value_and_the_command() -> None:
     assert "`ppo-pipeline params upgrade` adds 2 such lines" in said
     Path("params.yaml").write_text(OLDEST.read_text(encoding="utf-8"), encoding="utf-8")
     said = CliRunner().invoke(main, ["rounds", "list"]).output
-    assert said.count("is missing; `") == 8 and "... and 66 more" in said
+    assert said.count("is missing; `") == 8 and "... and 63 more" in said
     Path("params.yaml").write_text(COMMITTED.replace("  gamma: 1.0\n", ""), encoding="utf-8")
     said = CliRunner().invoke(main, ["rounds", "list"]).output
     assert "no setting has a hidden default" in said and "upgrade" not in said
