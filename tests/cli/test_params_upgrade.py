@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 from ppo_pipeline.cli.main import main
+from ppo_pipeline.project.new_project.derived import project_dvc_yaml
 from ppo_pipeline.project.params_upgrade import upgraded
 from ppo_pipeline.settings.as_before import NO_VALUE, as_yaml, value_before
 from ppo_pipeline.settings.params import Params, load_params
@@ -150,3 +151,16 @@ def test_each_value_is_one_that_its_setting_takes_and_reads_back_from_yaml() -> 
         for name, field in cls.model_fields.items():
             if (value := value_before(field)) is not NO_VALUE:
                 assert load(f"{name}: {as_yaml(value)}") == {name: value}, (cls, name)
+
+
+def test_a_stale_schema_is_renewed_and_another_dvc_yaml_is_told_of() -> None:
+    Path("params.schema.json").write_text("{}", encoding="utf-8")
+    Path("dvc.yaml").write_text("cmd: python -m ppo_pipeline.stages code\n", encoding="utf-8")
+    same, said = upgrade(COMMITTED)
+    assert same == COMMITTED and "params.schema.json is of this version now" in said
+    assert Path("params.schema.json").read_bytes() == (ROOT / "params.schema.json").read_bytes()
+    assert "dvc.yaml differs from this version's" in said
+    Path("params.schema.json").unlink()
+    Path("dvc.yaml").write_text(project_dvc_yaml((ROOT / "dvc.yaml").read_text(encoding="utf-8")), encoding="utf-8")
+    said = upgrade(COMMITTED)[1]
+    assert not Path("params.schema.json").exists() and "differs" not in said

@@ -23,7 +23,8 @@ DATA = load(ROOT / "params.yaml")
 
 
 def test_the_committed_schema_is_that_of_the_settings_and_params_yaml_names_it() -> None:
-    assert params_schema() == SCHEMA  # python scripts/params_doc.py --write
+    same = params_schema() == SCHEMA
+    assert same, "python scripts/params_doc.py --write"  # not the difference, which is long
     jsonschema.Draft7Validator.check_schema(SCHEMA)
     assert (ROOT / "params.yaml").read_text(encoding="utf-8").startswith(f"{HEAD}\n")
 
