@@ -12,6 +12,7 @@ from setuptools.command.build_py import build_py
 PATTERNS = (
     "dvc.yaml",
     "params.yaml",
+    "params.schema.json",
     "params/*.yaml",
     "data/prompts/*.jsonl",
     "data/demonstrations/*.jsonl",

@@ -28,6 +28,7 @@ TEXTS = [
     ("End the script.", SCRIPT),
     ("Two lines, a tab and an escape.", "one\n\ttwo \x1b[31mred\u2028three"),
 ]
+# Rounds whose names end in b are marked: the main line is theirs.
 BRANCHED = {"r001": "r000", "r002": "r001", "r003": "r002", "r002b": "r001", "r003b": "r002b"}
 
 
@@ -37,7 +38,7 @@ def write_project(
     """Write params.yaml, tokenizer, prompts, metrics and the tables of `rounds`, {name: parent}; return the folder."""
     settings = (REPOSITORY / "params.yaml").read_text(encoding="utf-8").partition("\nrounds:")[0]
     entries = [
-        f"  {name}: {{parent: {parent}{', advantage: {kl_coef: 0.2}' if name.endswith('b') else ''}}}\n"
+        f"  {name}: {{parent: {parent}{', main: true, advantage: {kl_coef: 0.2}' if name.endswith('b') else ''}}}\n"
         for name, parent in rounds.items()
     ]
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,8 @@ from dataclasses import asdict
 import click
 
 from ..project.best_round import Standing, standings
-from ..settings.params import ROOT, load_params
+from ..settings.lines import span
+from ..settings.params import ROOT, Params, load_params
 from .printed import json_text, note, print_table
 
 
@@ -21,8 +22,9 @@ def best(by: str, limit: int, as_json: bool) -> None:
     A difference has the standard error of the prompts' differences, since all rounds answered the same prompts.
     """
     by = by.removeprefix("eval/")
-    found = standings(load_params(), by)
-    said = remarks(found, by)
+    params = load_params()
+    found = standings(params, by)
+    said = [*remarks(found, by), *where(params, found[0].round)]
     if as_json:
         rounds = [asdict(each) | {"close": each.close, "prompts_needed": each.prompts_needed} for each in found]
         click.echo(json_text({"by": f"eval/{by}", "best": found[0].round, "rounds": rounds, "remarks": said}, indent=2))
@@ -56,6 +58,16 @@ def remarks(found: list[Standing], by: str) -> list[str]:
     if others:
         said.append(f"the best of {len(found)} on the very prompts that chose it: expect less on others")
     return said
+
+
+def where(params: Params, name: str) -> list[str]:
+    """Return that a round is on a branch, where it is; the curves follow the main line."""
+    main, *branches = params.lines or [[]]
+    return [
+        f"{name} is on the branch {span(line)} from {params.parents[line[0]]}, not on the main line, {span(main)}"
+        for line in branches
+        if name in line
+    ]
 
 
 def _untold(rounds: list[Standing], text: str) -> list[str]:

@@ -9,6 +9,7 @@ from ..project.faults import PlainGroup
 COMMANDS = {
     "init": ("ppo_pipeline.cli.init", "init", "Make a new project folder with prompts and a reward of your own."),
     "preset": ("ppo_pipeline.cli.preset", "preset", "List the settings in params/, or make some of them params.yaml."),
+    "params": ("ppo_pipeline.cli.params", "params", "Bring an older params.yaml to the installed version."),
     "rounds": ("ppo_pipeline.cli.rounds", "rounds", "List, append, branch and remove training rounds."),
     "score": ("ppo_pipeline.cli.score", "score", "Try the reward on responses of your own, before any training."),
     "status": ("ppo_pipeline.cli.status", "status", "Show the rounds, and what `dvc repro` would run, and why."),

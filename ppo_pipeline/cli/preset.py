@@ -6,6 +6,7 @@ import click
 
 from ..errors import PipelineError, nearest
 from ..project.layout import repository_file
+from ..settings.json_schema import FILE, HEAD
 from ..settings.params import SEALED, Params, load_params, read_sealed
 from ..storage.files import atomic_file
 from .literal import token_text
@@ -36,7 +37,7 @@ def preset(name: str | None, scaled: bool) -> None:
         raise PipelineError(f"no preset '{name}'.{nearest(name, list(found))} There are: {', '.join(found)}.")
     wanted = files_of(load_params(found[name]))
     refuse_sealed(name)
-    content = found[name].read_bytes()
+    content = content_of(found[name])
     if PARAMS.is_file() and PARAMS.read_bytes() == content:
         click.echo(f"params.yaml is {name} already; `dvc repro` runs it")
         return
@@ -54,6 +55,13 @@ def files_of(params: Params) -> list[Path]:
     functions = [c.function for c in params.reward.components if c.type == "python"]
     code = [Path(*function.partition(":")[0].split(".")).with_suffix(".py") for function in functions]
     return [*map(Path, params.data_files), *code]
+
+
+def content_of(path: Path) -> bytes:
+    """Return a preset as params.yaml, with the line that tells editors of the schema, where that lies beside it."""
+    content = path.read_bytes()
+    head = HEAD.encode() + b"\n"
+    return head + content if Path(FILE).is_file() and not content.startswith(head) else content
 
 
 def bring(path: Path) -> bool:
@@ -100,7 +108,7 @@ def keep_former(target: Path, committed: list[Path]) -> Path | None:
     if not PARAMS.is_file():
         return None
     content = PARAMS.read_bytes()
-    if any(path.read_bytes() == content for path in committed):
+    if any(content in (path.read_bytes(), content_of(path)) for path in committed):
         return None
     try:
         with target.open("xb") as file:

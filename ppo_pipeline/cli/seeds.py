@@ -91,7 +91,8 @@ def compute(name: str, wanted: list[int], overrides: tuple[str, ...], jobs: int)
             ended.folder.remove()
             told.done(ended, done[seed])
     if done:
-        parents = {ROOT: "", **{each: entry.parent for each, entry in params.all_rounds.items()}}
+        in_lines = [each for line in params.lines for each in line]  # so that the main line comes first
+        parents = {ROOT: "", **{each: params.parents[each] for each in in_lines}}
         rows = spread({seed: metrics_of(done[seed]) for seed in sorted(done)}, parents)
         write_spread(FOLDER / f"{name}.csv", rows, sorted(done))
     return sorted(failed)

@@ -8,6 +8,7 @@ from ..errors import PipelineError
 from ..project.paths import Paths
 from ..project.plan.as_run import metrics_of
 from ..project.plan.durations import Durations
+from ..settings.lines import goes_on
 from ..settings.params import ROOT, Params, load_params
 from .printed import heading, json_text, note, on_terminal, print_table
 from .rounds import FILES, describe
@@ -70,22 +71,19 @@ def status(as_json: bool) -> None:
 def in_tree(params: Params) -> list[tuple[str, int]]:
     """Return the rounds, r000 first, each with the number of branches that it stands on.
 
-    A round is followed by its children's lines. The longest of them is the straight continuation: it stands last and
-    is not indented; the others are branches.
+    A round is followed by its children's lines. The one that goes on with its own line stands last and is not
+    indented; the others are branches.
     """
     children: dict[str, list[str]] = {}
     for name, entry in params.all_rounds.items():
         children.setdefault(entry.parent, []).append(name)
-    length = dict.fromkeys([ROOT, *params.all_rounds], 0)  # how many rounds the line goes on
-    for name in sorted(params.all_rounds, key=params.depth, reverse=True):
-        parent = params.all_rounds[name].parent
-        length[parent] = max(length[parent], length[name] + 1)
+    following = goes_on(params.parents, params.marked)
     found, waiting = [], [(ROOT, 0)]
     while waiting:
         name, branch = waiting.pop()
         found.append((name, branch))
-        line = sorted(children.get(name, []), key=lambda child: -length[child])  # of equal ones the first
-        waiting += [(child, branch + (place > 0)) for place, child in enumerate(line)]
+        on = following.get(name)
+        waiting += [(child, branch + (child != on)) for child in sorted(children.get(name, []), key=lambda c: c != on)]
     return found
 
 

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from ..errors import PipelineError
 from ..settings.explain import explain
-from ..settings.params import read_map
 from ..settings.sections import ComputeAnywhere
+from ..settings.yaml_file import read_map
 
 ENGINE, WORKERS, STALL = "PPO_PIPELINE_ENGINE", "PPO_PIPELINE_WORKERS", "PPO_PIPELINE_STALL_SECONDS"
 STALL_SECONDS = 900.0

@@ -19,7 +19,7 @@ def code_allowed(source: dict[str, Any]) -> bool:
 
 
 def _params_allow(path: Path) -> bool:
-    from ..settings.params import read_map
+    from ..settings.yaml_file import read_map
 
     base = read_map(path, "sections with settings").get("base") if path.is_file() else None
     return isinstance(base, dict) and base.get("trust_remote_code") is True

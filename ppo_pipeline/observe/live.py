@@ -20,17 +20,8 @@ SECONDS = 1.0  # between two points of a stage's progress
 
 
 def line_of(params: Params, name: str) -> str:
-    """Return the first round of the line that `name` is on: a parent's first child goes on with the parent's line."""
-    children: dict[str, str] = {}
-    for child, entry in params.all_rounds.items():
-        children.setdefault(entry.parent, child)
-    if name == ROOT:
-        return children.get(ROOT, ROOT)
-    while True:
-        parent = params.all_rounds[name].parent
-        if parent == ROOT or children[parent] != name:
-            return name
-        name = parent
+    """Return the first round of the line that `name` is on."""
+    return next((line[0] for line in params.lines if name == ROOT or name in line), ROOT)
 
 
 def place_of(name: str) -> tuple[str, int] | None:

@@ -86,9 +86,9 @@ def sealed_metrics(folder: Path, name: str) -> dict[str, dict[str, Any]]:
 def curve_rows(
     params: Params, metrics: dict[str, dict[str, Any]], columns: dict[str, str], with_root: bool
 ) -> list[dict[str, Any]]:
-    """Return a row per round on the way to the last round: round, parent, depth, and `columns`.
+    """Return a row per round of the main line: round, parent, depth, and `columns`.
 
-    One lineage only, since a line through branches would run back and forth; metrics/rounds/ has all rounds.
+    One line only, since a line through branches would run back and forth; metrics/rounds/ has all rounds.
     `with_root` starts with the untrained policy. A round that lacks one of the metrics has no row: plots would
     draw a missing number as 0. A round that lacks OPTIONAL ones still has one, where their columns are empty, but for
     columns of the critic alone (CRITIC), from which its loss is drawn.
@@ -106,7 +106,7 @@ def curve_rows(
 def end_of_curve(training: list[dict[str, Any]], heldout: list[dict[str, Any]]) -> dict[str, Any]:
     """Return where the curve ends: a few numbers by which `dvc exp show` and `dvc metrics diff` compare runs.
 
-    rounds: on the way to the last one. heldout_untrained, heldout_best: the curve's first and highest.
+    rounds: of the main line. heldout_untrained, heldout_best: the curve's first and highest.
     """
     numbers: dict[str, Any] = {"rounds": max((row["depth"] for row in training + heldout), default=0)}
     if heldout:

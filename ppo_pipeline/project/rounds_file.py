@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PipelineError, nearest
+from ..settings.lines import span
 from ..settings.params import ROOT, SEALED, load_params, read_sealed
-from ..storage.files import atomic_file
+from .params_file import write_checked
 
 
 class RoundsFile:
@@ -33,19 +34,31 @@ class RoundsFile:
         numbers = [int(m.group(1)) for name in self._names() if (m := re.fullmatch(r"r(\d+)", name))]
         return f"r{max(numbers, default=0) + 1:03d}"
 
-    def last(self) -> str:
-        """Return the last round of the map, or where it is empty the last sealed one, or r000."""
-        return self._names()[-1]
+    def only_end(self) -> str:
+        """Return the round that the one line of rounds ends in; PipelineError, with the lines, where there are several.
+
+        r000 where there is no round.
+        """
+        params = load_params(self.path, settled=self.settled)
+        found = params.lines
+        if len(found) > 1:
+            main, *branches = found
+            ends = [f"{line[-1]} ({span(line)}, from {params.parents[line[0]]})" for line in branches]
+            raise PipelineError(
+                f"{self.path}: {len(found)} lines of rounds end: {main[-1]} ({span(main)}, the main line), "
+                f"{', '.join(ends)}; say which one goes on: `--parent {main[-1]}` or another. Nothing was changed."
+            )
+        return found[0][-1] if found else ROOT
 
     def _names(self) -> list[str]:
         return [ROOT, *self.sealed, *map(str, self.rounds)]
 
-    def add(self, name: str, parent: str, overrides: dict[str, Any] | None = None) -> None:
-        """Append a round with its overrides, {section: {setting: value}} or {"seed": value}."""
+    def add(self, name: str, parent: str, overrides: dict[str, Any] | None = None, main: bool = False) -> None:
+        """Append a round with its overrides, {section: {setting: value}} or {"seed": value}; main: mark it so."""
         if name in self._names():
             raise PipelineError(f"{self.path}: there is a round '{name}' already.")
         self._check_known(parent)
-        self.rounds[name] = {"parent": parent, **(overrides or {})}
+        self.rounds[name] = {"parent": parent, **({"main": True} if main else {}), **(overrides or {})}
 
     def remove(self, name: str) -> None:
         """Take a round out of the map; one that others start from stays."""
@@ -74,15 +87,7 @@ class RoundsFile:
 
     def save(self) -> None:
         """Write the file, whole or not at all, once its new text has been read and checked as params.yaml is."""
-        text = self._new_text()
-        target = self.path.resolve()  # a link stays a link
-        with atomic_file(target) as partial:
-            partial.write_bytes(text.encode("utf-8"))
-            partial.chmod(target.stat().st_mode)
-            try:
-                load_params(partial, self.path.parent / SEALED, self.settled)
-            except PipelineError as error:
-                raise PipelineError(str(error.message).replace(str(partial), str(self.path))) from None
+        write_checked(self.path, self._new_text(), self.settled)
 
     def _new_text(self) -> str:
         """Return the old text without the removed rounds' lines and with the new rounds' lines; all else as it is.
@@ -105,8 +110,8 @@ class RoundsFile:
         front = [name for place, name in enumerate(self.rounds) if name in new and kept and place < kept[0]]
         behind = "".join(text for name, text in new.items() if name not in front)
         lines[last] += behind
-        for name, span in old.items():
-            for line in span if name not in self.rounds else ():
+        for name, places in old.items():
+            for line in places if name not in self.rounds else ():
                 lines[line] = behind if line == last else ""
         first = next(iter(old.values())).start
         lines[first] = "".join(new[name] for name in front) + lines[first]

@@ -1,8 +1,10 @@
-"""The rounds as lines: the one that leads to the last round, and a line for each branch that leaves it."""
+"""The rounds as lines with labels: the main line, and a line for each branch."""
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
+from ..settings.lines import span
 from ..settings.params import ROOT, Params, Round
 
 
@@ -20,40 +22,35 @@ class Line:
 
 
 def lines_of(params: Params) -> list[Line]:
-    """Return every round in exactly one line: first the way to the last round, then the branches as params has them."""
+    """Return every round in exactly one line: first the main line from r000 on, then the branches."""
     rounds = params.all_rounds
-    parents = {entry.parent for entry in rounds.values()}
-    main = [ROOT, *params.lineage(params.last_round)]
-    lines, placed = [Line(None, main, _span(main) + changes(rounds, main[1:]))], set(main)
-    for leaf in rounds:
-        if leaf in parents or leaf in placed:
-            continue
-        own = [name for name in params.lineage(leaf) if name not in placed]
-        placed |= set(own)
+    main, *branches = params.lines or [[]]
+    found = [Line(None, [ROOT, *main], span([ROOT, *main]) + changes(rounds, main))]
+    for own in branches:
         start = rounds[own[0]].parent
-        lines.append(Line(start, own, f"{_span(own)} from {start}{changes(rounds, own)}"))
-    return lines
+        found.append(Line(start, own, f"{span(own)} from {start}{changes(rounds, own)}"))
+    return found
 
 
 def changes(rounds: dict[str, Round], names: list[str]) -> str:
-    """Return `: settings` that the named rounds change for themselves, each once; empty where there are none."""
-    found = list(dict.fromkeys(text for name in names if (text := overrides(rounds[name]))))
+    """Return `: settings` that the named rounds change for themselves, and in which; empty where there are none.
+
+    Rounds that follow each other and change the same are told together.
+    """
+    groups = [(text, list(group)) for text, group in groupby(names, key=lambda name: overrides(rounds[name]))]
+    found = [text if len(group) == len(names) else f"{text} in {span(group)}" for text, group in groups if text]
     return f": {'; '.join(found[:3])}{' ...' if len(found) > 3 else ''}" if found else ""
 
 
 def overrides(entry: Round) -> str:
     """Return the settings that a round changes for itself, as `section.setting=value, ...`."""
     found: list[str] = []
-    for section, values in entry.model_dump(exclude={"parent"}, exclude_defaults=True).items():
+    for section, values in entry.model_dump(exclude={"parent", "main"}, exclude_defaults=True).items():
         if isinstance(values, dict):
             found += [f"{section}.{name}={_short(value)}" for name, value in values.items()]
         else:
             found.append(f"{section}={_short(values)}")
     return ", ".join(found)
-
-
-def _span(rounds: list[str]) -> str:
-    return rounds[0] if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}"
 
 
 def _short(value: Any) -> str:

@@ -1,9 +1,10 @@
 """The sections of params.yaml for what is learned from the samples: `advantage` and `update`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from .as_before import AsBefore
 from .estimators import EstimatorName, lambda_fault, memory_fault, whitening_fault
 from .sections import Above1, Below1, BetweenZeroAndOne, Count, NonNegative, Positive, Section, UnitInterval
 
@@ -11,51 +12,55 @@ from .sections import Above1, Below1, BetweenZeroAndOne, Count, NonNegative, Pos
 class Advantage(Section):
     """Token rewards, advantages and returns."""
 
-    estimator: EstimatorName = Field(description="How advantages are made of token rewards")
+    estimator: Annotated[EstimatorName, AsBefore("gae")] = Field(description="How advantages are made of token rewards")
     kl_coef: NonNegative = Field(description="Factor of the KL penalty in the reward; adaptive: of the first round")
     kl_estimator: Literal["k1", "k2", "k3"] = Field(description="KL estimator of the reward (Schulman 2020)")
-    kl_penalty: Literal["token", "sequence_sum", "sequence_mean"] = Field(
+    kl_penalty: Annotated[Literal["token", "sequence_sum", "sequence_mean"], AsBefore("token")] = Field(
         description="Where the KL penalty goes: on each token; or its sum, or mean, over the response on the last one"
     )
-    kl_target: Positive | None = Field(
+    kl_target: Annotated[Positive | None, AsBefore(None)] = Field(
         description="Adaptive kl_coef: it is steered to this KL in nats per response (Ziegler et al. 2019); null: fixed"
     )
-    kl_horizon: Count = Field(description="Adaptive kl_coef: samples over which it moves by the relative error")
-    missing_eos_penalty: NonNegative | None = Field(
+    kl_horizon: Annotated[Count, AsBefore(10000)] = Field(
+        description="Adaptive kl_coef: samples over which it moves by the relative error"
+    )
+    missing_eos_penalty: Annotated[NonNegative | None, AsBefore(None)] = Field(
         description="Subtracted from the score of a response that was cut by length; null: nothing"
     )
-    missing_eos_score: float | None = Field(
+    missing_eos_score: Annotated[float | None, AsBefore(None)] = Field(
         description="Score that replaces that of a response cut by length; null: none does"
     )
-    overlong_buffer: Count | None = Field(
+    overlong_buffer: Annotated[Count | None, AsBefore(None)] = Field(
         description="Tokens before rollout.max_new_tokens over which a growing penalty is subtracted from the score "
         "(DAPO's soft overlong punishment); null: none"
     )
-    overlong_penalty: Positive | None = Field(
+    overlong_penalty: Annotated[Positive | None, AsBefore(None)] = Field(
         description="Penalty at rollout.max_new_tokens, 1.0 in DAPO; null where overlong_buffer is null"
     )
-    score_scaling: Literal["none", "scale", "norm"] = Field(
+    score_scaling: Annotated[Literal["none", "scale", "norm"], AsBefore("none")] = Field(
         description="scale: scores are divided by their running standard deviation over the rounds; norm: their "
         "running mean is subtracted too"
     )
-    score_clip: Positive | None = Field(description="Scores are clipped to this, after scaling; null: not")
-    whiten_rewards: Literal["none", "variance", "mean_and_variance"] = Field(
+    score_clip: Annotated[Positive | None, AsBefore(None)] = Field(
+        description="Scores are clipped to this, after scaling; null: not"
+    )
+    whiten_rewards: Annotated[Literal["none", "variance", "mean_and_variance"], AsBefore("none")] = Field(
         description="Token rewards over the round: variance 1, the mean kept; or mean 0 and variance 1"
     )
-    memory_discount: UnitInterval | None = Field(
+    memory_discount: Annotated[UnitInterval | None, AsBefore(None)] = Field(
         description="prompt_scores.parquet keeps running means of each prompt's rewards and right answers, where what "
         "was before counts by this factor whenever the prompt is sampled again (SPO: 0.875 to 0.96); null: no memory"
     )
     gamma: UnitInterval = Field(description="Discount factor, of an estimator that discounts")
     lam: UnitInterval = Field(alias="lambda", description="GAE's lambda")
-    lambda_returns: UnitInterval | None = Field(
+    lambda_returns: Annotated[UnitInterval | None, AsBefore(None)] = Field(
         description="Another lambda for the returns, which the value learns: 1.0 in VC-PPO and VAPO; null: `lambda`"
     )
-    lambda_alpha: Positive | None = Field(
+    lambda_alpha: Annotated[Positive | None, AsBefore(None)] = Field(
         description="The advantages' lambda by the response's length l, in place of `lambda`: 1 - 1/(alpha l), or 0 "
         "where that is negative; VAPO has 0.05. Returns keep lambda_returns, or `lambda`. null: `lambda` for all"
     )
-    bootstrap: Literal["none", "truncated", "always"] = Field(
+    bootstrap: Annotated[Literal["none", "truncated", "always"], AsBefore("none")] = Field(
         description="GAE's value after the last token. none: 0; truncated: the critic's where the response was cut by "
         "length, 0 after its own end; always: the critic's"
     )
@@ -84,6 +89,7 @@ class Advantage(Section):
         return self
 
 
+LossNormalization = Literal["token_mean", "sequence_mean", "fixed_length"]
 CorrectionForm = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "geometric_mask"]
 
 
@@ -92,75 +98,79 @@ class Update(Section):
 
     lr: Positive = Field(description="Learning rate of the policy")
     value_lr: Positive = Field(description="Learning rate of the value head, and of a separate critic")
-    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
+    lr_schedule: Annotated[Literal["constant", "linear", "cosine"], AsBefore("constant")] = Field(
         description="How both learning rates fall over the rounds; they are constant within a round"
     )
-    warmup_rounds: int = Field(
+    warmup_rounds: Annotated[int, AsBefore(0)] = Field(
         description="The first w rounds run at 1/(w+1), 2/(w+1), ... of the learning rates", ge=0
     )
-    schedule_rounds: Count | None = Field(
+    schedule_rounds: Annotated[Count | None, AsBefore(None)] = Field(
         description="Rounds from the start to the end of a linear or cosine schedule; later ones stay at its last value"
     )
     adam_beta1: Below1 = Field(description="AdamW's beta 1")
     adam_beta2: Below1 = Field(description="AdamW's beta 2")
     adam_eps: Positive = Field(description="AdamW's epsilon")
     weight_decay: NonNegative = Field(description="AdamW's decoupled weight decay")
-    critic_warmup_rounds: int = Field(
+    critic_warmup_rounds: Annotated[int, AsBefore(0)] = Field(
         description="In the first rounds, so many, the critic alone learns, and the policy stays as it is "
         "(VC-PPO, arXiv:2503.01491)",
         ge=0,
     )
-    critic_warmup_epochs: Count = Field(description="Passes over the round's samples in such a round")
+    critic_warmup_epochs: Annotated[Count, AsBefore(4)] = Field(
+        description="Passes over the round's samples in such a round"
+    )
     epochs: Count = Field(description="Passes over the round's samples")
     minibatches: Count = Field(description="Optimizer steps in an epoch")
     microbatch_tokens: Count = Field(description="Tokens of one forward; changes memory and speed only")
-    gradient_groups: Count = Field(
+    gradient_groups: Annotated[Count, AsBefore(1)] = Field(
         description="Groups that each minibatch is dealt into, for as many workers at most, a power of two; their "
         "gradients are added in a fixed order. Another number can change rounding"
     )
-    gradient_checkpointing: bool = Field(
+    gradient_checkpointing: Annotated[bool, AsBefore(False)] = Field(
         description="Compute activations again in the backward pass instead of keeping them: less memory, more time"
     )
-    policy_loss: Literal["ppo", "gspo", "cispo"] = Field(
+    policy_loss: Annotated[Literal["ppo", "gspo", "cispo"], AsBefore("ppo")] = Field(
         description="ppo: each token's ratio is clipped; gspo: the response's, its geometric mean; cispo: the ratio is "
         "a clipped weight of the logprob, through which no gradient goes. In use with gspo: clip_range 0.0003, "
         "clip_range_high 0.0004; with cispo: clip_range 1.0 (no lower bound), clip_range_high 4.0"
     )
     clip_range: Positive = Field(description="PPO's epsilon: the ratio is clipped to 1 - eps, 1 + eps")
-    clip_range_high: Positive | None = Field(
+    clip_range_high: Annotated[Positive | None, AsBefore(None)] = Field(
         description="Another epsilon for the upper side, as in DAPO's clip-higher; null: the same"
     )
-    dual_clip: Above1 | None = Field(
+    dual_clip: Annotated[Above1 | None, AsBefore(None)] = Field(
         description="Bound of the loss where the advantage A is negative: at most -A times this; null for none"
     )
-    loss_normalization: Literal["token_mean", "sequence_mean", "fixed_length"] = Field(
+    loss_normalization: Annotated[LossNormalization, AsBefore("token_mean")] = Field(
         description="The minibatch's loss: mean over its tokens; mean over responses of each one's mean; or sum over "
         "tokens divided by responses times rollout.max_new_tokens"
     )
-    mask_truncated: bool = Field(
+    mask_truncated: Annotated[bool, AsBefore(False)] = Field(
         description="Responses that were cut by length teach the policy nothing: their tokens enter neither its loss "
         "nor the KL and entropy terms (DAPO's overlong filtering); the value still learns from them"
     )
-    target_kl: Positive | None = Field(
+    target_kl: Annotated[Positive | None, AsBefore(None)] = Field(
         description="The update ends before a step whose minibatch has an approxkl beyond this; null: never"
     )
-    rollout_correction: CorrectionForm | None = Field(
+    rollout_correction: Annotated[CorrectionForm | None, AsBefore(None)] = Field(
         description="Each token's policy loss is weighted by r, its probability in the training forward over that in "
         "sampling, or by the response's, the product. truncate: r is clipped to the bounds; mask: 0 beyond them; "
         "geometric_mask: the token's r, 0 where the response's geometric mean is beyond them; null: no weights"
     )
-    rollout_correction_max: Above1 | None = Field(
+    rollout_correction_max: Annotated[Above1 | None, AsBefore(None)] = Field(
         description="Upper bound of rollout_correction, null where that is null. In use: 2 or 3, token_mask 5, "
         "geometric_mask 1.002"
     )
-    rollout_correction_min: BetweenZeroAndOne | None = Field(
+    rollout_correction_min: Annotated[BetweenZeroAndOne | None, AsBefore(None)] = Field(
         description="Lower bound of rollout_correction; null: none. In use: token_mask 0.5, geometric_mask 0.999"
     )
-    kl_loss_coef: NonNegative = Field(description="Factor of the KL from the base as a term of the loss; 0: none")
-    kl_loss_estimator: Literal["k2", "k3"] = Field(
+    kl_loss_coef: Annotated[NonNegative, AsBefore(0.0)] = Field(
+        description="Factor of the KL from the base as a term of the loss; 0: none"
+    )
+    kl_loss_estimator: Annotated[Literal["k2", "k3"], AsBefore("k3")] = Field(
         description="KL estimator of the loss term; the gradient of k1 is 0 in expectation"
     )
-    likelihood_coef: NonNegative = Field(
+    likelihood_coef: Annotated[NonNegative, AsBefore(0.0)] = Field(
         description="Factor of the negative log likelihood of right answers (reward.correct) as a term of the loss, "
         "0.1 in VAPO; 0: none"
     )
@@ -168,7 +178,7 @@ class Update(Section):
     value_coef: NonNegative = Field(description="Factor of the value loss")
     entropy_coef: NonNegative = Field(description="Factor of the entropy bonus")
     max_grad_norm: Positive | None = Field(description="Gradient norm is clipped to this; null for none")
-    average_rounds: Count = Field(
+    average_rounds: Annotated[Count, AsBefore(1)] = Field(
         description="The mean of the last n rounds' LoRA adapters is kept beside the policy and evaluated too, as "
         "eval_average; training goes on from the policy all the same. 1: none"
     )

@@ -8,23 +8,30 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_valid
 
 from ..errors import PipelineError, nearest
 from .agreement import disagreements
+from .as_before import AsBefore
 from .explain import explain
 from .learning_sections import Advantage, Update
+from .lines import ROOT as ROOT
+from .lines import lines, main_line, twice_marked
 from .preference_sections import Preferences
 from .reward_model_sections import RewardModel
 from .reward_sections import Reward
 from .sections import Base, ComputeAnywhere, Evaluate, Name, Policy, Prompts, Reference, Rollout, Section, Vllm
 from .supervised_sections import Sft
+from .yaml_file import read_map
 
-ROOT = "r000"
 SEALED = Path("sealed/rounds.yaml")  # beside params.yaml; ppo_pipeline/project/sealing/ says what sealing is
 RoundName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
 
 class Round(Section):
-    """One entry of `rounds`: its parent and, optionally, settings that hold in this round alone."""
+    """One entry of `rounds`: its parent and, optionally, settings that hold in this round alone.
+
+    main: whether the line of the parent goes on with this round, where several start from it; else with the first.
+    """
 
     parent: RoundName = Field(description="Round whose policy this one starts from; r000 is the untrained one")
+    main: bool = Field(default=False, description="The line of the parent goes on with this round")
     seed: int | None = None
     rollout: dict[str, Any] = Field(default_factory=dict)
     reward: dict[str, Any] = Field(default_factory=dict)
@@ -34,7 +41,7 @@ class Round(Section):
     evaluate: dict[str, Any] = Field(default_factory=dict)
 
 
-OVERRIDABLE = tuple(name for name in Round.model_fields if name != "parent")
+OVERRIDABLE = tuple(name for name in Round.model_fields if name not in ("parent", "main"))
 
 
 class Params(Section):
@@ -42,16 +49,20 @@ class Params(Section):
 
     seed: int = Field(description="Seed of everything random", ge=0)
     base: Base
-    sources: dict[Name, Annotated[str, Field(min_length=1)]] = Field(
+    sources: Annotated[dict[Name, Annotated[str, Field(min_length=1)]], AsBefore({})] = Field(
         description="Path of each local model, which dvc repro watches, by a name: `base` where base.model is a "
         "folder or .gguf file, any other for a reward model's folder, such as the component's"
     )
     prompts: Prompts
-    preferences: dict[Name, Preferences] = Field(
+    preferences: Annotated[dict[Name, Preferences], AsBefore({})] = Field(
         description="Pairs of answers for a reward model to learn from, by a name"
     )
-    sft: dict[Name, Sft] = Field(description="Supervised training of the base model, by a name")
-    reward_model: dict[Name, RewardModel] = Field(description="Reward models, trained on pairs of answers, by a name")
+    sft: Annotated[dict[Name, Sft], AsBefore({})] = Field(
+        description="Supervised training of the base model, by a name"
+    )
+    reward_model: Annotated[dict[Name, RewardModel], AsBefore({})] = Field(
+        description="Reward models, trained on pairs of answers, by a name"
+    )
     policy: Policy
     compute: ComputeAnywhere
     rollout: Rollout
@@ -160,9 +171,24 @@ class Params(Section):
         return {**self._sealed, **self.rounds}
 
     @property
+    def parents(self) -> dict[str, str]:
+        """The parent of every round."""
+        return {name: entry.parent for name, entry in self.all_rounds.items()}
+
+    @property
+    def marked(self) -> list[str]:
+        """The rounds with `main: true`."""
+        return [name for name, entry in self.all_rounds.items() if entry.main]
+
+    @property
+    def lines(self) -> list[list[str]]:
+        """Every round in one line: the main line first, then the branches (lines.py has the rule)."""
+        return lines(self.parents, self.marked)
+
+    @property
     def last_round(self) -> str:
-        """The last round of the map, or r000 where there is none."""
-        return next(reversed(self.all_rounds), ROOT)
+        """The last round of the main line, or r000 where there is none."""
+        return next(reversed(main_line(self.parents, self.marked)), ROOT)
 
     def depth(self, name: str) -> int:
         """Return how many rounds lead to `name`, itself included; 0 for r000."""
@@ -224,6 +250,11 @@ def load_params(path: Path = Path("params.yaml"), sealed: Path | None = None, se
                 f"{path}: rounds.{name} is in {SEALED} too: its sealing or unsealing was interrupted, or another round "
                 "has its name. `ppo-pipeline rounds seal` and `ppo-pipeline rounds unseal ROUND` finish what was begun."
             )
+    if (both := twice_marked(params.parents, params.marked)) is not None:
+        raise PipelineError(
+            f"{path}: rounds.{both[0]} and rounds.{both[1]} start from {params.parents[both[0]]}, and both have `main: "
+            "true`; leave it to the one with which the main line goes on."
+        )
     for name in params.all_rounds:
         params.lineage(name)
         if name not in params._sealed:
@@ -239,30 +270,6 @@ def read_sealed(path: Path) -> dict[str, Round]:
     if not path.is_file():
         return {}
     return _validated(SealedRounds, {"rounds": read_map(path, "rounds")}, str(path)).rounds
-
-
-def read_map(path: Path, expected: str) -> dict[str, Any]:
-    """Return a YAML file's map; raise PipelineError where it is missing, no YAML or no map."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PipelineError(f"{path}: no such file; run from the project's top folder.") from None
-    except OSError as error:
-        raise PipelineError(f"{path}: not readable: {error}") from None
-    except RecursionError:
-        raise PipelineError(f"{path}: not valid YAML: nested too deeply") from None
-    except (
-        YAMLError,
-        ValueError,
-        KeyError,
-    ) as error:  # ValueError and KeyError: a date, a number or !!bool that is none
-        raise PipelineError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(data, dict):
-        raise PipelineError(f"{path}: expected {expected}, found {type(data).__name__}.")
-    return data
 
 
 def _validated(cls: type[Model], data: Any, source: str) -> Model:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union, get_args
 
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, field_validator, model_validator
 
+from .as_before import AsBefore
 from .sections import Section
 
 TYPES = "ppo_pipeline.rewards.types"
@@ -85,7 +86,7 @@ class Reward(Section):
         min_length=1, description="Reward components, each a column"
     )
 
-    correct: Correct | None = Field(
+    correct: Annotated[Correct | None, AsBefore(None)] = Field(
         description="Which responses count as right answers: a share that is recorded, and what other settings go by; "
         "null: unknown"
     )

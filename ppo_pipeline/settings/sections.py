@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from .as_before import AsBefore
+
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
@@ -60,15 +62,15 @@ class Prompts(Section):
     chat_template: Literal["auto", "plain"] = Field(
         description="auto: the model's own chat template, plain text where it has none; plain: always plain text"
     )
-    continue_final_message: bool = Field(
+    continue_final_message: Annotated[bool, AsBefore(False)] = Field(
         description="true: where an assistant's message comes last, the model goes on with it; false: such a prompt is "
         "an error"
     )
-    date: str | None = Field(
+    date: Annotated[str | None, AsBefore(None)] = Field(
         description="Today's date to a chat template that asks for it, as YYYY-MM-DD in quotes; null: such a template "
         "is an error"
     )
-    special_tokens: Literal["text", "tokens"] = Field(
+    special_tokens: Annotated[Literal["text", "tokens"], AsBefore("tokens")] = Field(
         description="What the text of a special token is within a prompt's own words: text as any other, or the token"
     )
 
@@ -94,28 +96,28 @@ class Prompts(Section):
 class Policy(Section):
     """What is trained. LoRA's settings have no effect where the whole model is."""
 
-    start: str = Field(
+    start: Annotated[str, AsBefore("data/base")] = Field(
         description="Folder of the model that r000 starts from and that the KL is measured to: data/base, or "
         "data/sft/NAME, what `sft` makes of it",
         pattern=r"^data/(base|sft/[A-Za-z][A-Za-z0-9_-]*)$",
     )
-    tuning: Literal["lora", "full"] = Field(
+    tuning: Annotated[Literal["lora", "full"], AsBefore("lora")] = Field(
         description="lora: an adapter beside the frozen base; full: all of the model's weights"
     )
-    critic: Literal["shared", "separate", "none"] = Field(
+    critic: Annotated[Literal["shared", "separate", "none"], AsBefore("shared")] = Field(
         description="shared: a value head on the policy's last hidden state; separate: on a backbone of its own (with "
         "LoRA an adapter of its own over the same base, else a second model); none: for estimators without values"
     )
-    value_head_init: Literal["zero", "normal", "uniform"] = Field(
+    value_head_init: Annotated[Literal["zero", "normal", "uniform"], AsBefore("zero")] = Field(
         description="First weights of the value head: zero, so that every value is 0 at first; normal with "
         "`value_head_std`, bias 0; uniform within 1/sqrt(hidden width), bias too, as torch's Linear"
     )
-    value_head_std: Positive | None = Field(
+    value_head_std: Annotated[Positive | None, AsBefore(None)] = Field(
         description="Standard deviation with value_head_init: normal. null with any other"
     )
     rank: Count = Field(description="LoRA rank r")
     alpha: Positive = Field(description="LoRA alpha: the update is scaled by alpha / rank")
-    use_rslora: bool = Field(
+    use_rslora: Annotated[bool, AsBefore(False)] = Field(
         description="Rank-stabilised LoRA: scaled by alpha / sqrt(rank) instead (Kalajdzievski 2023)"
     )
     dropout: Below1 = Field(description="Dropout on LoRA's input; above 0 the first ratio is no longer 1")
@@ -143,19 +145,21 @@ class Compute(Section):
         description="Dtype of the base model; auto takes bf16 where the machine computes it fast, else fp32. "
         "fp16 scales the update's loss; for GPUs without bf16"
     )
-    head: Literal["auto", "fp32"] = Field(
+    head: Annotated[Literal["auto", "fp32"], AsBefore("auto")] = Field(
         description="Dtype that the language-model head computes logits in, for sampling and training alike: auto "
         "takes the base model's; fp32 is closer to exact logprobs and slower. Engine own alone"
     )
     threads: int = Field(
-        description="CPU threads; 0: torch's choice, fewer while other processes want the processors", ge=0
+        description="CPU threads; 0: torch's choice, and fewer while other processes want the processors, where that "
+        "changes no bit",
+        ge=0,
     )
-    kernels: Literal["auto", "torch"] = Field(
+    kernels: Annotated[Literal["auto", "torch"], AsBefore("torch")] = Field(
         description="What CPUs compute between matrix products: auto takes the project's own kernels, compiled at "
         "their first use, where there is a C compiler, and torch's operations elsewhere; torch takes these always. The "
         "two round differently"
     )
-    batch_invariant: bool = Field(
+    batch_invariant: Annotated[bool, AsBefore(False)] = Field(
         description="Sample with the training forward's own products, attention and LoRA: the sampler's log "
         "probabilities are then exactly the training forward's, and no batch size changes a text; slower. For CPUs "
         "with the project's own kernels, and Llama-like models"
@@ -171,11 +175,11 @@ class Compute(Section):
 class ComputeAnywhere(Compute):
     """The machine, and where on it or on a cluster the heavy stages run: no output depends on that."""
 
-    engine: Literal["local", "ray"] = Field(
+    engine: Annotated[Literal["local", "ray"], AsBefore("local")] = Field(
         description="local: in the stage's own process; ray: by workers on Ray, over this machine or a cluster "
         "(cluster.md). PPO_PIPELINE_ENGINE, where it is set, takes its place"
     )
-    workers: Count = Field(
+    workers: Annotated[Count, AsBefore(1)] = Field(
         description="Processes of engine ray, one to a GPU where there are GPUs. PPO_PIPELINE_WORKERS, where it is "
         "set, takes its place"
     )
@@ -188,8 +192,10 @@ class ComputeAnywhere(Compute):
 class Vllm(Section):
     """How engine vllm runs, in `rollout` and `evaluate`; no effect with engine own."""
 
-    tensor_parallel: Count = Field(description="GPUs that one vLLM spreads the model over")
-    gpu_memory: Share = Field(description="Share of each GPU's memory that vLLM takes for weights and cache")
+    tensor_parallel: Annotated[Count, AsBefore(1)] = Field(description="GPUs that one vLLM spreads the model over")
+    gpu_memory: Annotated[Share, AsBefore(0.9)] = Field(
+        description="Share of each GPU's memory that vLLM takes for weights and cache"
+    )
 
 
 EngineName = Literal["own", "vllm"]
@@ -198,12 +204,12 @@ EngineName = Literal["own", "vllm"]
 class Rollout(Section):
     """Sampling of responses."""
 
-    engine: EngineName = Field(
+    engine: Annotated[EngineName, AsBefore("own")] = Field(
         description="What samples: own, the project's decoder, or vllm, where it is installed (vllm.md). They draw "
         "from the same random numbers, and round differently"
     )
     prompts_per_round: Count = Field(description="Training prompts sampled in a round")
-    prompt_choice: Literal["shuffle", "informative"] = Field(
+    prompt_choice: Annotated[Literal["shuffle", "informative"], AsBefore("shuffle")] = Field(
         description="shuffle: each pass over the prompts is shuffled and cut into rounds; informative: each round "
         "draws its prompts anew, by weight sqrt(p(1-p)) + 0.05, p being the share of right answers to it so far"
     )
@@ -214,17 +220,19 @@ class Rollout(Section):
         description="Logits are divided by it, in sampling and in every logprob; for the likeliest token: greedy",
         ge=1e-4,
     )
-    top_k: Count | None = Field(description="Sample from the k likeliest tokens; null: all")
-    top_p: Share | None = Field(
+    top_k: Annotated[Count | None, AsBefore(None)] = Field(description="Sample from the k likeliest tokens; null: all")
+    top_p: Annotated[Share | None, AsBefore(None)] = Field(
         description="Sample from the fewest tokens, likeliest first, that hold this share of what top_k left; null: all"
     )
-    min_p: Share | None = Field(description="Tokens less likely than this share of the likeliest go; null: none")
-    greedy: bool = Field(description="Take the likeliest token instead of sampling")
-    stop_tokens: list[str] = Field(
+    min_p: Annotated[Share | None, AsBefore(None)] = Field(
+        description="Tokens less likely than this share of the likeliest go; null: none"
+    )
+    greedy: Annotated[bool, AsBefore(False)] = Field(description="Take the likeliest token instead of sampling")
+    stop_tokens: Annotated[list[str], AsBefore([])] = Field(
         description="Tokens that end a response besides the model's own end tokens, each a single token of the "
         "tokenizer; here and in `evaluate`. The texts that rewards see end before it"
     )
-    shard_samples: int = Field(
+    shard_samples: Annotated[int, AsBefore(0)] = Field(
         description="Samples in a shard, which one worker decodes at a time; 0: all in one. Another number can change "
         "rounding",
         ge=0,
@@ -244,7 +252,7 @@ class Reference(Section):
     """The training forward over sampled responses: policy and reference logprobs, values."""
 
     batch_tokens: Count = Field(description="Tokens of a batch; padding counts, which only few architectures need")
-    share_prefix: bool = Field(
+    share_prefix: Annotated[bool, AsBefore(False)] = Field(
         description="What all prompts of the round start with (chat template, system prompt) runs once a batch, here "
         "and in `update`"
     )
@@ -253,15 +261,15 @@ class Reference(Section):
 class Evaluate(Section):
     """Answers to held-out prompts: greedy ones, and sampled ones besides."""
 
-    engine: EngineName = Field(description="What answers, as in `rollout`")
+    engine: Annotated[EngineName, AsBefore("own")] = Field(description="What answers, as in `rollout`")
     max_prompts: int = Field(description="Held-out prompts answered, the first ones; 0 for all", ge=0)
-    samples_per_prompt: int = Field(
+    samples_per_prompt: Annotated[int, AsBefore(0)] = Field(
         description="Answers sampled to each prompt besides the greedy one, at the rollout's temperature, top_k, top_p "
         "and min_p: for eval/sampled_scores, pass@k and majority; 0: none",
         ge=0,
     )
     max_new_tokens: Count = Field(description="An answer is cut at this length")
-    shard_samples: int = Field(
+    shard_samples: Annotated[int, AsBefore(0)] = Field(
         description="Answers in a shard, which one worker decodes at a time; 0: all in one. Another number can change "
         "rounding",
         ge=0,

@@ -132,6 +132,16 @@ def test_by_another_metric_of_greedy_or_sampled_answers() -> None:
     assert "no round has the metric eval/corect. Did you mean 'correct'?" in best("--by", "corect", code=1)
 
 
+def test_a_best_round_on_a_branch_is_said_to_be_on_one() -> None:
+    write_round("b", [3.0, 3.0, 3.0, 3.0])
+    said = "b is on the branch b from r001, not on the main line, r001 to r002"
+    assert said in document()["remarks"]
+    Path("params.yaml").write_text(
+        Path("params.yaml").read_text().replace("r001}\n  b: {", "r001}\n  b: {main: true, ")
+    )
+    assert load_params().last_round == "b" and not any("branch" in remark for remark in document()["remarks"])
+
+
 def test_a_command_takes_best_for_a_round() -> None:
     assert round_named(load_params(), "best") == "r002"
     assert round_named(load_params(), "best:correct") == "r000", "of equal ones the first"

@@ -32,14 +32,33 @@ def test_add_appends_bytes_and_changes_none() -> None:
     assert Path("params.yaml").read_bytes() == before + b"  r005: {parent: r004}\n  r006: {parent: r005}\n"
 
 
-def test_add_starts_from_the_last_of_the_map_or_from_the_parent_given() -> None:
-    run("branch", "r002", "--name", "r003b")
-    run("add", "1")
-    run("add", "1", "--parent", "r001")
-    rounds = load_params().rounds
-    assert (rounds["r005"].parent, rounds["r006"].parent) == ("r003b", "r001")
+def test_add_names_the_end_that_it_goes_on_from_and_asks_where_there_are_several() -> None:
+    assert "added r005, starting from r004;" in run("add", "1").output
+    run("branch", "r002", "--name", "r003b", "--set", "advantage.kl_coef=0.2")
+    before = Path("params.yaml").read_bytes()
+    asked = run("add", "1", code=1).output
+    assert (
+        "2 lines of rounds end: r005 (r001 to r005, the main line), r003b (r003b, from r002);" in asked
+        and "--parent r005" in asked
+    )
     assert "Did you mean 'r001'?" in run("add", "1", "--parent", "r01", code=1).output
-    assert list(load_params().rounds) == list(rounds)
+    assert Path("params.yaml").read_bytes() == before
+    said = run("add", "1", "--parent", "r003b").output
+    assert "r006 is on a branch; curves follow the main line, r001 to r005" in said
+    assert "advantage.kl_coef=0.2 holds in r003b alone" in said
+    assert load_params().rounds["r006"].parent == "r003b"
+    assert "holds in" not in run("add", "1", "--parent", "r003b", "--set", "advantage.kl_coef=0.3").output
+
+
+def test_a_branch_is_the_main_line_where_it_is_marked_and_two_marks_are_refused() -> None:
+    assert "curves follow the main line, r001 to r004" in run("branch", "r002", "--name", "x").output
+    assert load_params().last_round == "r004"
+    assert "y is on the main line, r001 to y" in run("branch", "r002", "--name", "y", "--main").output
+    assert load_params().last_round == "y"
+    assert "r005 is on the main line" in run("add", "1", "--parent", "y").output
+    message = "rounds.y and rounds.z start from r002, and both have `main: true`"
+    assert message in run("branch", "r002", "--name", "z", "--main", code=1).output
+    assert "z" not in load_params().rounds
 
 
 def test_list_says_which_outputs_are_here() -> None:
@@ -52,10 +71,10 @@ def test_list_says_which_outputs_are_here() -> None:
     Path("data/rounds/r001/policy").mkdir()
     cells = [line.split("\t") for line in run("list").output.splitlines()]
     rows = {row[0]: row[1:] for row in cells}
-    assert rows["r001"] == ["r000", "1", "", "all"]
-    assert rows["r002"] == ["r001", "2", "", "rollout, reward, reference, advantage, evaluate"]
-    assert rows["r004"] == ["r003", "4", "", "none"]
-    assert rows["b"] == ["r001", "2", "seed=0 advantage.kl_coef=0.1", "none"]
+    assert rows["r001"] == ["r000", "1", "r001 to r004", "", "all"]
+    assert rows["r002"] == ["r001", "2", "r001 to r004", "", "rollout, reward, reference, advantage, evaluate"]
+    assert rows["r004"] == ["r003", "4", "r001 to r004", "", "none"]
+    assert rows["b"] == ["r001", "2", "b", "seed=0 advantage.kl_coef=0.1", "none"]
 
 
 def test_list_shows_settings_literally() -> None:

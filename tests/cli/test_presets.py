@@ -12,6 +12,7 @@ from ppo_pipeline.cli.main import main
 from ppo_pipeline.prompts.sources import read_prompts
 from ppo_pipeline.rewards.samples import Samples
 from ppo_pipeline.rewards.types.rule import RuleComponent
+from ppo_pipeline.settings.json_schema import HEAD
 from ppo_pipeline.settings.params import load_params
 from ppo_pipeline.settings.stage_settings import ROUND_STAGES
 
@@ -249,6 +250,16 @@ def test_a_preset_becomes_params_yaml_and_the_former_one_is_kept(project: Path) 
     assert "params.before-notebook-full.yaml" in preset("notebook-full")
     target = PRESETS["notebook-full"].read_bytes()
     assert files() == {**before, "params.yaml": target, "params.before-notebook-full.yaml": own}
+
+
+def test_beside_the_schema_a_preset_names_it_to_editors(project: Path) -> None:
+    Path("params.schema.json").write_text("{}", encoding="utf-8")
+    preset("notebook-full")
+    assert Path("params.yaml").read_bytes() == f"{HEAD}\n".encode() + PRESETS["notebook-full"].read_bytes()
+    assert "already" in preset("notebook-full")
+    before = files()
+    preset("notebook-lora")
+    assert set(files()) == set(before)  # the former one is a preset's, and not kept
 
 
 def test_nothing_is_kept_of_what_a_preset_holds(project: Path) -> None:

@@ -20,8 +20,8 @@ from ppo_pipeline.storage.code_fingerprint import all_fingerprints, is_current, 
 from ppo_pipeline.storage.files import write_json
 
 NAMES = {
-    ".dvc", ".dvcignore", ".gitignore", "README.md", "data", "dvc.yaml", "params.yaml", "prompts", "reward_functions",
-    "sealed",
+    ".dvc", ".dvcignore", ".gitignore", "README.md", "data", "dvc.yaml", "params.schema.json", "params.yaml", "prompts",
+    "reward_functions", "sealed",
 }  # fmt: skip
 
 

@@ -29,14 +29,17 @@ def params_with(tmp_path: Path, rounds: str):
     return load_params(tmp_path / "params.yaml")
 
 
-def test_rows_follow_the_lineage_of_the_last_round(tmp_path: Path) -> None:
-    params = params_with(tmp_path, "{r001: {parent: r000}, r002: {parent: r001}, x: {parent: r001}, y: {parent: x}}")
+def test_rows_follow_the_main_line(tmp_path: Path) -> None:
+    rounds = "{r001: {parent: r000}, r002: {parent: r001}, x: {parent: r001, main: true}, y: {parent: x}}"
+    params = params_with(tmp_path, rounds)
     metrics = {name: {m: float(i) for m in [*TRAINING, *HELDOUT]} for i, name in enumerate(["r000", *params.rounds])}
     rows = curve_rows(params, metrics, HELDOUT, with_root=True)
     assert [(r["round"], r["parent"], r["depth"], r["heldout_score"]) for r in rows] == [
         ("r000", "", 0, 0.0), ("r001", "r000", 1, 1.0), ("x", "r001", 2, 3.0), ("y", "x", 3, 4.0),
     ]  # fmt: skip
     assert [r["round"] for r in curve_rows(params, metrics, TRAINING, with_root=False)] == ["r001", "x", "y"]
+    first = params_with(tmp_path, rounds.replace(", main: true", ""))  # the branch came later
+    assert [r["round"] for r in curve_rows(first, metrics, TRAINING, with_root=False)] == ["r001", "r002"]
 
 
 def test_a_round_without_the_numbers_has_no_row(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.project.learning_curve import HELDOUT, curve_rows, merged, sealed_metrics
 from ppo_pipeline.project.rounds_file import RoundsFile
 from ppo_pipeline.project.sealing import index, lock_text
+from ppo_pipeline.project.sealing.main_line import refuse_another_main_line
 from ppo_pipeline.project.sealing.seal import chosen
 from ppo_pipeline.project.sealing.unseal import with_descendants
 from ppo_pipeline.settings.params import load_params
@@ -69,7 +70,7 @@ def test_a_mistake_in_the_list_names_the_list() -> None:
 
 def test_rounds_start_from_sealed_ones_and_take_no_name_of_theirs() -> None:
     index.write_entries({**SEALED, "r009": {"parent": "r001"}})
-    run("add", "1")
+    run("add", "1", "--parent", "r004")
     run("branch", "r001", "--name", "b")
     assert [(name, entry.parent) for name, entry in load_params().rounds.items()][2:] == [
         ("r010", "r004"),
@@ -77,6 +78,19 @@ def test_rounds_start_from_sealed_ones_and_take_no_name_of_theirs() -> None:
     ]
     assert "there is a round 'r002' already" in run("branch", "r001", "--name", "r002", code=1).output
     assert "rounds unseal r002" in run("remove", "r002", code=1).output
+
+
+def test_sealing_or_unsealing_that_would_turn_the_main_line_is_refused() -> None:
+    run("branch", "r002", "--name", "b")
+    params = load_params()
+    refuse_another_main_line(params, ["r001", "r002", "r003", "b", "r004"])
+    with pytest.raises(
+        PipelineError, match=r"^b would stand before r003.* r001 to r004 now.*`main: true` into rounds\.r003"
+    ):
+        refuse_another_main_line(params, ["r001", "r002", "b", "r003", "r004"])
+    marked = OPEN.replace("{parent: r002}", "{parent: r002, main: true}") + "  b: {parent: r002}\n"
+    Path("params.yaml").write_text(HEAD + marked, encoding="utf-8")
+    refuse_another_main_line(load_params(), ["r001", "r002", "b", "r003", "r004"])
 
 
 def test_without_an_open_round_the_next_starts_from_the_last_sealed_one() -> None:

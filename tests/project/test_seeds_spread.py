@@ -15,7 +15,7 @@ from ppo_pipeline.project.seeds.spread import lineage, read_spread, spread, stat
 from ppo_pipeline.report.contents import contents
 from ppo_pipeline.report.run import Run
 
-# r002b branches off and r003 goes on; the last round is r002b, the shorter way.
+# r002b branches off, and the main line goes on to r003.
 PARENTS = {"r000": "", "r001": "r000", "r002": "r001", "r003": "r002", "r002b": "r001"}
 
 
@@ -45,7 +45,7 @@ def test_a_row_per_metric_and_round_and_the_same_from_its_file(tmp_path: Path) -
     assert rows[-1].of_seeds == {4: 0.25}
     path = tmp_path / "some.csv"
     write_spread(path, rows, [3, 4, 5])
-    assert read_spread(path) == rows and lineage(rows) == ["r000", "r001", "r002b"]
+    assert read_spread(path) == rows and lineage(rows) == ["r000", "r001", "r002", "r003"]
     with path.open() as file:
         lines = list(csv.DictReader(file))
     told = "eval/scores r001 r000 1 3 2.0 1.5 2.5 1.0 3.0 1.0 3.0 2.0".split()
@@ -67,19 +67,19 @@ def test_shown_as_tables_and_as_bands_of_the_report(tmp_path: Path, monkeypatch:
     path = Path("metrics/seeds/some.csv")
     write_spread(path, spread(metrics(), PARENTS), [3, 4, 5])
     said = CliRunner().invoke(main, ["seeds", "--show"]).output
-    assert "## some: seeds 3, 4, 5" in said and "**Main metrics of r002b**" in said
-    assert "| r001 | 3 | 2 | 1.5 | 2.5 | 1 | 3 |" in said and "| Held-out score | 3 | 4 | 2.25 | 6 | 0.5 | 8 |" in said
+    assert "## some: seeds 3, 4, 5" in said and "**Main metrics of r003**" in said
+    assert "| r001 | 3 | 2 | 1.5 | 2.5 | 1 | 3 |" in said and "| Held-out score | 3 | 9 | 6 | 9 | 3 | 9 |" in said
     assert CliRunner().invoke(main, ["seeds", "--show", "some"]).output == said
     Path("metrics/seeds/other.csv").write_text("metric,round\neval/scores,r001\n")
     index = contents(Run(Path())).blocks["index"]
     assert [result["name"] for result in index["seeds"]] == ["some"]
     band = index["seeds"][0]
-    assert (band["seeds"], band["rounds"]) == ([3, 4, 5], ["r000", "r001", "r002b"])
+    assert (band["seeds"], band["rounds"]) == ([3, 4, 5], ["r000", "r001", "r002", "r003"])
     assert [(chart["metric"], chart["main"]) for chart in band["charts"]] == [
         ("eval/scores", True), ("objective/kl", True)
     ]  # fmt: skip
-    assert band["bands"]["eval/scores"]["q3"] == [0.0, 2.5, 6.0]
-    assert band["bands"]["objective/kl"]["max"] == [None, 0.25, None]
+    assert band["bands"]["eval/scores"]["q3"] == [0.0, 2.5, 9.0, 9.0]
+    assert band["bands"]["objective/kl"]["max"] == [None, 0.25, None, None]
     assert any("metrics/seeds/other.csv, line 2: not as" in text for text in index["notes"])
 
 

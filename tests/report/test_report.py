@@ -25,10 +25,11 @@ from report_project import BRANCHED, IMAGE, REPOSITORY, TEXTS, write_project
 
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.report import page as page_module
-from ppo_pipeline.report.branches import lines_of
+from ppo_pipeline.report.branches import changes, lines_of
 from ppo_pipeline.report.round_data import read_round
 from ppo_pipeline.report.run import Run
 from ppo_pipeline.report.token_numbers import numbers_of
+from ppo_pipeline.settings.params import Round
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +205,18 @@ def test_every_round_is_in_one_line_and_branches_start_at_their_parent(project: 
         (None, ["r000", "r001", "r002b", "r003b"]),
         ("r001", ["r002", "r003"]),
     ]
-    assert lines[0].label == "r000 to r003b: advantage.kl_coef=0.2" and lines[1].label == "r002 to r003 from r001"
+    assert lines[0].label == "r000 to r003b: advantage.kl_coef=0.2 in r002b to r003b"
+    assert lines[1].label == "r002 to r003 from r001"
+
+
+def test_a_label_says_in_which_rounds_of_the_line_a_setting_holds() -> None:
+    high = {"advantage": {"kl_coef": 0.2}}
+    rounds = {
+        "a": Round(parent="r000", **high), "b": Round(parent="a", **high), "c": Round(parent="b", main=True),
+        "d": Round(parent="c", seed=1, **high),
+    }  # fmt: skip
+    assert changes(rounds, [*rounds]) == ": advantage.kl_coef=0.2 in a to b; seed=1, advantage.kl_coef=0.2 in d"
+    assert changes(rounds, ["a", "b"]) == ": advantage.kl_coef=0.2" and changes(rounds, ["c"]) == ""
 
 
 def test_limits_are_said(project: Path) -> None:

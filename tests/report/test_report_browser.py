@@ -218,7 +218,7 @@ def test_views_are_drawn_in_light_and_dark(opened: Opener) -> None:
         page = opened("#curves", scheme=scheme)
         page.locator("#main-charts canvas").nth(4).wait_for()
         assert page.locator("#lines button").all_inner_texts() == [
-            "r000 to r003b: advantage.kl_coef=0.2",
+            "r000 to r003b: advantage.kl_coef=0.2 in r002b to r003b",
             "r002 to r003 from r001",
         ]
         curves = shot(page, f"curves-{scheme}")

@@ -42,6 +42,11 @@ def test_the_committed_file_loads_and_every_round_has_settings_for_every_stage()
     ("path", "value", "message"),
     [
         ("advantage.kl_coeff", 0.1, r"advantage\.kl_coeff: no such setting\. Did you mean 'kl_coef'\?"),
+        ("update.learning_rate", 0.1, r"`learning_rate` of TRL's PPOConfig and TRL's GRPOConfig is update\.lr here\."),
+        ("update.kl_coef", 0.1, r"update\.kl_coef: no such setting\. `kl_coef` is a setting of `advantage`: advantage"),
+        ("kl_coef", 0.1, r"params\.yaml: kl_coef: no such setting\. `kl_coef` is a setting of `advantage`: advantage"),
+        ("advantage.target_kl", 0.1, r"a setting of `update`: update\.target_kl\. .* of verl is advantage\.kl_target"),
+        ("advantage.missing_end_score", 0.1, r"is a former name; `ppo-pipeline params upgrade` writes today's"),
         ("advantag", {}, r"advantag: no such setting\. Did you mean 'advantage'\?"),
         ("reward.components.0.wieght", 1.0, r"reward\.components\.0\.wieght: no such setting\. Did you mean 'weight'"),
         ("reward.components.0.type", "rul", r"reward\.components\.0: .*'python', 'rule'"),
@@ -194,7 +199,7 @@ def test_a_number_that_is_not_finite_stops_before_any_costly_work(tmp_path: Path
 
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(COMMITTED.read_text() + "\nseed: 4\n")
-    with pytest.raises(PipelineError, match=r'duplicate key "seed"'):
+    with pytest.raises(PipelineError, match="`seed` stands twice, first in line"):
         load_params(tmp_path / "params.yaml")
 
 

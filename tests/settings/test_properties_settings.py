@@ -1,5 +1,6 @@
 """params.yaml changed at random: it loads, or the error names the setting; rounds of any shape; edits of any file."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,12 @@ def test_lineage_and_depth_of_any_tree(parents: dict[str, str]) -> None:
     for name in parents:
         assert params.lineage(name) == way(name)
         assert params.depth(name) == len(way(name))
-    assert params.last_round == [*parents][-1]
+    end = "r000"
+    while behind := [name for name, parent in parents.items() if parent == end]:
+        end = behind[0]
+    assert params.last_round == end and params.lines[0][-1] == end
+    assert sorted(name for line in params.lines for name in line) == sorted(parents)
+    assert all(parents[child] == name for line in params.lines for name, child in pairwise(line))
 
 
 @examples(80)

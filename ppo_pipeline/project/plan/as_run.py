@@ -6,7 +6,8 @@ from typing import Any
 
 from ...errors import PipelineError
 from ...settings.files import flattened
-from ...settings.params import ROOT, Params, read_map
+from ...settings.params import ROOT, Params
+from ...settings.yaml_file import read_map
 from ..learning_curve import merged, round_metrics, sealed_metrics
 from ..paths import Paths
 from ..sealing import lock_text

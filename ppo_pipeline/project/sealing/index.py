@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import PipelineError
-from ...settings.params import SEALED, read_map
+from ...settings.params import SEALED
+from ...settings.yaml_file import read_map
 from ...storage.files import atomic_file
 from ..paths import Paths
 from ..rounds_file import flow

@@ -11,6 +11,7 @@ from ..rounds_file import RoundsFile, flow
 from ..stages import OF_A_NAME
 from . import lock_text
 from .index import entries, idle_dvc_file, metrics_file, round_outs, stages_file, write_entries
+from .main_line import refuse_another_main_line
 from .settle import PARAMS, settle
 from .tracked import Tracked, dvc_project
 
@@ -25,9 +26,12 @@ def seal(keep: int | None = None, through: str | None = None) -> list[str]:
     """
     with dvc_project() as dvc:
         finished = settle()
-        names = chosen(load_params(PARAMS), keep, through)
+        params = load_params(PARAMS)
+        names = chosen(params, keep, through)
         if not names:
             return finished
+        sealed = [name for name in params.all_rounds if name not in params.rounds]
+        refuse_another_main_line(params, [*sealed, *names, *(name for name in params.rounds if name not in names)])
         _refuse_outdated(dvc, names)
         blocks = lock_text.read()
         for name in names:

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import PipelineError, nearest
+from ...settings.params import load_params
 from ...storage.files import write_json
 from ..learning_curve import sealed_metrics
 from ..rounds_file import RoundsFile
 from . import lock_text
 from .index import data_folder, dvc_file, entries, idle_dvc_file, kept_blocks, metrics_file, round_outs, write_entries
+from .main_line import refuse_another_main_line
 from .settle import PARAMS, sweep
 from .tracked import Tracked, dvc_project
 
@@ -26,6 +28,9 @@ def unseal(name: str) -> list[str]:
         if name not in sealed:
             raise PipelineError(f"{name} is not sealed.{nearest(name, list(sealed))}")
         names = with_descendants(name, sealed)
+        params = load_params(PARAMS, settled=False)
+        again = [each for each in names if each not in params.rounds]
+        refuse_another_main_line(params, [*(each for each in sealed if each not in names), *again, *params.rounds])
         blocks: dict[str, str] = {}
         for each in names:
             blocks |= _restore(dvc, each)

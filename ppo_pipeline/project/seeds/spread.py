@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from ...errors import PipelineError
+from ...settings.lines import ROOT, main_line
 from ...storage.files import atomic_file
 
 STATISTICS = ("median", "q1", "q3", "min", "max")
@@ -105,17 +106,10 @@ def read_spread(path: Path) -> list[Row]:
 
 
 def lineage(rows: Sequence[Row]) -> list[str]:
-    """Return the rounds on the way to the last one, from the untrained policy on."""
-    by_metric: dict[str, list[str]] = {}
-    for row in rows:
-        by_metric.setdefault(row.metric, []).append(row.round)
+    """Return the rounds of the main line that have numbers, from the untrained policy on."""
     parents = {row.round: row.parent for row in rows}
-    name = max(by_metric.values(), key=len, default=[""])[-1]
-    chain = []
-    while name in parents and name not in chain:
-        chain.append(name)
-        name = parents[name]
-    return chain[::-1]
+    way = [ROOT, *main_line({name: parent for name, parent in parents.items() if name != ROOT})]
+    return [name for name in way if name in parents]
 
 
 def _of_seeds(line: dict[str, str], seeds: list[str]) -> dict[int, float]:

@@ -1,7 +1,7 @@
 """Rewards from a sequence classification model."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from ...engine.pool import Pool
 from ...observe.progress import progress
 from ...resume.kept_batches import KeptBatches
 from ...resume.snapshots import Snapshots
+from ...settings.as_before import AsBefore
 from ...settings.sections import Count
 from ..component import Component
 from ..samples import Samples
@@ -25,7 +26,7 @@ class ModelComponent(Component):
         "1, 2, ..., as the stage `reward_model` writes them",
         min_length=1,
     )
-    ensemble: Literal["mean", "worst"] | None = Field(
+    ensemble: Annotated[Literal["mean", "worst"] | None, AsBefore(None)] = Field(
         description="What counts of several models' rewards: their mean or the lowest one; the column <name>_std has "
         "their standard deviation (Coste et al. 2023). null: a single model"
     )

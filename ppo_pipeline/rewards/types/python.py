@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import chdir
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -14,6 +14,7 @@ from pydantic import Field
 from ...errors import PipelineError
 from ...resume.kept_batches import KeptBatches
 from ...resume.snapshots import Snapshots
+from ...settings.as_before import AsBefore
 from ..component import Component, Finite
 from ..samples import Samples, is_reward
 
@@ -36,7 +37,7 @@ class PythonComponent(Component):
     format: Literal["text", "messages"] = Field(
         description="text: prompts and completions are texts; messages: lists of {role, content}"
     )
-    none_as: Finite | None = Field(
+    none_as: Annotated[Finite | None, AsBefore(None)] = Field(
         description="Reward where the function returns None, TRL's `does not apply`; 0 is what TRL counts. "
         "null: None is an error"
     )

@@ -3,11 +3,12 @@
 import re
 from difflib import SequenceMatcher
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from ...resume.snapshots import Snapshots
+from ...settings.as_before import AsBefore
 from ...settings.sections import NonNegative
 from ..component import Component, Finite
 from ..normal_form import BOUNDED, bare, normalise
@@ -29,17 +30,17 @@ class RuleComponent(Component):
         "by the share of characters that it has in common with the answer; regex: `pattern` is found in it; none: only "
         "the length counts"
     )
-    pattern: str | None = Field(
+    pattern: Annotated[str | None, AsBefore(None)] = Field(
         description="With match: regex, a Python regular expression, searched in the response as it was written; "
         "(?i) at its start ignores case. null with any other match"
     )
-    tolerance: NonNegative | None = Field(
+    tolerance: Annotated[NonNegative | None, AsBefore(None)] = Field(
         description="With match: number, how far from the answer the number may be; 0: equal. null with any other match"
     )
     hit: Finite = Field(description="Reward where it matches")
     miss: Finite = Field(description="Reward where it does not")
     length_penalty: NonNegative = Field(description="Subtracted for each character of the normalised response")
-    max_length_penalty: NonNegative | None = Field(
+    max_length_penalty: Annotated[NonNegative | None, AsBefore(None)] = Field(
         description="The length penalty grows to this at most; null: no limit"
     )
     case_column: str | None = Field(
