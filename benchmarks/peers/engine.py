@@ -12,11 +12,13 @@ from ..prompts import prompt_ids
 from .answering import Sampler, Work, answer
 
 
-def load(work: Work, name: str) -> Sampler:
-    """Return the engine of this name with the base model loaded."""
+def load(work: Work, name: str, threads: str = "0") -> Sampler:
+    """Return the engine of this name with the base model loaded; threads: as compute.threads."""
     import torch
 
-    compute = Compute(device="auto", dtype="auto", threads=0, kernels="auto", batch_invariant=False, head="auto")
+    compute = Compute(
+        device="auto", dtype="auto", threads=int(threads), kernels="auto", batch_invariant=False, head="auto"
+    )
     tokenizer = load_tokenizer(work.base)
     ids = prompt_ids(tokenizer, work.count)
     model = Model(work.base, tokenizer, None, set_up(compute).device, getattr(torch, work.dtype))
