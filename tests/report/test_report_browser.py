@@ -249,17 +249,22 @@ def test_of_five_thousand_samples_only_those_in_sight_are_drawn(opened: Opener, 
     assert 0 < page.locator("#table .tabulator-row").count() < 250
 
 
-def test_bands_of_several_seeds_are_drawn_below_the_curves(opened: Opener, tmp_path: Path) -> None:
+def test_several_seeds_are_drawn_beside_this_run(opened: Opener, tmp_path: Path) -> None:
     folder = write_project(tmp_path / "seeds", {"r001": "r000"}, samples=2)
     numbers = {seed: {"r000": {"eval/scores": 0.5}, "r001": {"eval/scores": 1.0 + seed, "x": 1}} for seed in (0, 1, 4)}
     write_spread(folder / "metrics/seeds/some.csv", spread(numbers, {"r000": "", "r001": "r000"}), [0, 1, 4])
+    (folder / "metrics/rounds/r001.json").write_text(json.dumps({"eval/scores": 3}))
     page = opened(file=write_report(folder))
-    drawn = page.locator("#seeds figure")
+    drawn = page.locator("#compared figure")
     drawn.locator("canvas").first.wait_for()
-    assert drawn.count() == 1 and page.locator("#seeds h2").all_inner_texts() == ["3 seeds: some"]
-    assert drawn.locator(".readout").inner_text() == "r001: 2 (1 to 5)"
-    page.locator("#seeds summary").click()
-    page.locator("#seeds details canvas").wait_for()
+    assert page.locator("#compared .legend button").all_inner_texts() == [
+        "this run (seed 0)", "some, 3 seeds (seed 0, seed 1, seed 4)",
+    ]  # fmt: skip
+    assert drawn.locator(".readout span").all_inner_texts() == ["round 1: 3", "round 1: 2 (1 to 5)"]
+    page.locator("#compared .legend button").first.click()
+    assert drawn.locator(".readout span").all_inner_texts() == ["round 1: 2 (1 to 5)"]
+    page.locator("#compared summary").click()
+    page.locator("#compared details canvas").wait_for()
     assert drawn.count() == 2
 
 
