@@ -10,7 +10,7 @@ from ..project.paths import Paths
 from ..project.seeds.experiments import commit_of, metrics_of, params_of
 from ..project.seeds.identity import settings_of
 from ..project.seeds.spread import STATISTICS, lineage, read_spread, statistics
-from ..settings.files import differences, told
+from ..settings.files import differences, flattened, public, told
 from ..settings.params import ROOT, Params
 from .branches import overrides
 from .curves import metrics_of as metrics_of_round
@@ -22,11 +22,15 @@ Way = list[dict[str, float]]  # the metrics after 0, 1, ... rounds, on the way t
 
 @dataclass(frozen=True)
 class Member:
-    """A run: what it is called, its seed, its settings but the seed (flattened), and its numbers."""
+    """A run: what it is called, its settings with the seed apart (flattened), and its numbers.
+
+    private: the settings whose values are not shown.
+    """
 
     name: str
     seed: int
     settings: dict[str, Any]
+    private: set[str]
     way: Way
 
 
@@ -52,16 +56,20 @@ def _opened(run: Run, name: str) -> Member:
     if not (run.root / name).is_dir():
         commit = commit_of(name)
         params = params_of(commit)
-        numbers = metrics_of(commit)
-        return Member(name, params.seed, _settings(params), [numbers.get(each, {}) for each in _way(params)])
+        return _member(name, params, metrics_of(commit))
     if (run.root / name).resolve() == run.root.resolve():
         raise PipelineError(f"--with {name}: this is the run itself; name another project's folder, or an experiment.")
     return _of_folder(Run(run.root / name), name)
 
 
 def _of_folder(run: Run, name: str) -> Member:
-    numbers = [metrics_of_round(run, each) for each in _way(run.params)]
-    return Member(name, run.params.seed, _settings(run.params), numbers)
+    return _member(name, run.params, {each: metrics_of_round(run, each) for each in _way(run.params)})
+
+
+def _member(name: str, params: Params, numbers: dict[str, Any]) -> Member:
+    settings = _settings(params)
+    private = set(settings_of(params)) - set(flattened(public(params)))
+    return Member(name, params.seed, settings, private, [numbers.get(each, {}) for each in _way(params)])
 
 
 def _way(params: Params) -> list[str]:
@@ -90,7 +98,11 @@ def _grouped(members: list[Member], notes: list[str]) -> list[dict[str, Any]]:
 
 def _label(kind: list[Member], own: Member) -> str:
     more = f" and {len(kind) - 1} more" if len(kind) > 1 else ""
-    changes = [f"{name} {told(a)} → {told(b)}" for name, (a, b) in differences(own.settings, kind[0].settings).items()]
+    differ = differences(own.settings, kind[0].settings)
+    hidden = own.private | kind[0].private
+    changes = [
+        f"{name} differs" if name in hidden else f"{name} {told(a)} → {told(b)}" for name, (a, b) in differ.items()
+    ]
     return f"{kind[0].name}{more}{': ' if changes else ''}{', '.join(changes[:3])}{' ...' if len(changes) > 3 else ''}"
 
 
