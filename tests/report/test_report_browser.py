@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -17,6 +18,7 @@ from report_project import BRANCHED, IMAGE, SCRIPT, TEXTS, write_project
 
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.project.seeds.spread import spread, write_spread
+from ppo_pipeline.tables.prompts import PROMPTS
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -283,3 +285,41 @@ def test_rewards_are_drawn_against_the_root_of_the_kl(opened: Opener, tmp_path: 
     ]  # fmt: skip
     said = drawn.locator("[role=img]").nth(1).get_attribute("aria-label")
     assert said.endswith("r001 0.750 at 0.500; r002 \u22128 at 3")
+
+
+def test_prompts_own_columns_turns_ends_and_times(opened: Opener, tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "own", {"r001": "r000", "r002": "r001"}, samples=12)
+    prompts = PROMPTS.read(folder / "data/prompts.parquet")
+    topics = [f"topic {int(name[1:]) % 2}" for name in prompts.column("prompt_id").to_pylist()]
+    levels = [int(name[1:]) // 4 for name in prompts.column("prompt_id").to_pylist()]
+    own = prompts.append_column("topic", pa.array(topics)).append_column("level", pa.array(levels))
+    PROMPTS.write(own, folder / "data/prompts.parquet")
+    for name in ("r001", "r002"):
+        record = {"stage": "update", "round": name, "seconds": 45.0, "tokens": 1500, "tokens_per_second": 100.0}
+        (folder / "logs" / name).mkdir(parents=True)
+        (folder / "logs" / name / "update.json").write_text(json.dumps(record))
+    page = opened("#samples", write_report(folder))
+    counted(page, "24 samples")
+    page.locator('select[data-own="o0"]').select_option(label="topic 1")
+    counted(page, "12 of 24")
+    page.locator('select[data-own="o1"]').select_option(label="2")
+    counted(page, "4 of 24")
+    assert set(column(page, "o0")) == {"topic 1"} and set(column(page, "o1")) == {"2"}
+    page.locator("#table .tabulator-row").first.click()
+    page.locator("#detail .turn.asks").wait_for()
+    assert page.locator("#detail .turn").all_inner_texts() == [f"User\n{TEXTS[9 % len(TEXTS)][0]}"]
+    assert "topic\ntopic 1" in page.locator("#detail").inner_text()
+    shot(page, "own")
+    page.locator("#tab-best").click()
+    scores = {
+        row["sample_id"]: row["score"] for row in pq.read_table(folder / "data/rounds/r002/rewards.parquet").to_pylist()
+    }
+    ranked = sorted(scores, key=lambda sample: -scores[sample])
+    for place, expected in ((0, ranked[:5]), (1, ranked[:-6:-1])):
+        assert page.locator(".end").nth(place).locator(".card button").all_inner_texts() == expected
+    shot(page, "best")
+    page.locator("#tab-times").click()
+    page.locator("#time-parts canvas").first.wait_for()
+    row = page.locator("#time-parts tr", has=page.locator("th:text-is('update')")).inner_text().split("\t")
+    assert row[:7] == ["update", "2", "1.5 min", "100.0 %", "45 s", "3,000", "100"]
+    shot(page, "times")

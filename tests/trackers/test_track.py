@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -93,8 +95,8 @@ def test_what_messages_leave_out_is_not_sent(project: Path) -> None:
     text = Path("params.yaml").read_text()
     start, end = text.index("  components:"), text.index("\n  correct:")
     entry = """  components:
-    - {name: far, type: http, weight: 1.0, url: "https://example.org/secret-path", format: text, columns: [], retries: 0,
-       batch_size: 4, timeout_seconds: 5.0, max_answer_bytes: 1000, token_variable: SECRET_NAME}"""
+    - {name: far, type: http, weight: 1.0, url: "https://example.org/secret-path", format: text, columns: [],
+       retries: 0, batch_size: 4, timeout_seconds: 5.0, max_answer_bytes: 1000, token_variable: SECRET_NAME}"""
     Path("params.yaml").write_text(
         re.sub(r"\n  correct:.*", "\n  correct: null", text[:start] + entry + text[end:], count=1)
     )
@@ -168,25 +170,36 @@ def test_mlflow_has_each_number_once_and_the_settings(project: Path, monkeypatch
     assert "cannot be used" in track("--to", "mlflow", "--where", "nowhere://x", code=1)[0]
 
 
+def wandb_records(data: bytes) -> Iterator[bytes]:
+    """Yield the records of a W&B file: LevelDB's log format, blocks of 32 KiB, behind a head of 7 bytes."""
+    at, parts = 7, b""
+    while at + 7 <= len(data):
+        room = 32768 - at % 32768
+        size, kind = struct.unpack("<HB", data[at + 4 : at + 7]) if room >= 7 else (0, 0)
+        if kind == 0:  # filled up to the block's end
+            at += room
+            continue
+        parts += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield parts
+            parts = b""
+
+
 def test_wandb_offline_has_each_number_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
+    from wandb.proto.wandb_internal_pb2 import Record
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     sent_twice_and_then_on("wandb")
     rows, ids = [], set()
     for path in sorted(Path("logs/wandb").glob("offline-run-*/*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
+        for record in map(Record.FromString, wandb_records(path.read_bytes())):
             if record.HasField("run"):
                 ids.add(record.run.run_id)
             if record.HasField("history"):
-                row = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
-                rows.append((row["round"], row.get("eval/scores")))
+                items = {each.key or each.nested_key[0]: json.loads(each.value_json) for each in record.history.item}
+                rows.append((items["round"], items.get("eval/scores")))
     assert sorted(rows) == [(0, 0.5), (1, 1.25), (1, 1.5), (2, -3.0), (2, 2.1), (3, 4.75)]
     assert ids == {line.key for line in lines(Run(Path()), "mine")}
 
