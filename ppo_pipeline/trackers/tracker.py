@@ -53,7 +53,7 @@ def tracker_class(name: str) -> Any:
         return getattr(import_module(f"{__package__}.{module}"), attribute)
     except ModuleNotFoundError as error:
         raise PipelineError(
-            f"--to {name}: {error.name} is not installed: pip install -c constraints.txt 'ppo-pipeline[{extra}]'."
+            f"--to {name}: {error.name} is not installed: pip install 'ppo-pipeline[{extra}]'."
         ) from None
 
 
