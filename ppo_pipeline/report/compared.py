@@ -44,7 +44,7 @@ def compared(run: Run, others: Sequence[str] = ()) -> dict[str, Any]:
     """
     members = [_of_folder(run, "this run"), *(_opened(run, name) for name in others)]
     groups = _grouped(members, run.notes)
-    folders = [run.root, *(Path(name) for name in others if Path(name).is_dir())]
+    folders = [run.root, *(run.root / name for name in others if (run.root / name).is_dir())]
     groups += [group for folder in folders for group in _of_seeds(run, folder)]
     if len(groups) < 2 and len(groups[0]["members"]) < 2:
         return {"charts": [], "groups": []}
