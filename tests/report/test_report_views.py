@@ -15,6 +15,8 @@ from test_report import parsed, report
 
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.project.paths import Paths
+from ppo_pipeline.project.stage_run import StageRun
 from ppo_pipeline.report import watch as watch_module
 from ppo_pipeline.report.compared import compared
 from ppo_pipeline.report.conversations import Conversations
@@ -130,6 +132,14 @@ def test_times_are_those_of_the_records(project: Path) -> None:
         ("base", None, 9.0, None, None), ("rollout", "r002", 2, None, 1.5), ("update", "r002", 4.5, 80, None)
     ]  # fmt: skip
     assert len(run.notes) == 1 and run.notes[0].startswith("logs/r001/reward.json: damaged")
+
+
+def test_a_stage_records_its_tokens() -> None:
+    stage = StageRun("update", "r001", None, Paths(), Path("unused"), {})
+    with stage.progress(2) as counter:
+        counter.advance(1, tokens=30)
+        counter.advance(1, tokens=12)
+    assert stage.record["tokens"] == 42 and stage.record["tokens_per_second"] > 0
 
 
 def test_a_prompt_is_told_in_turns_as_far_as_the_model_saw_them(project: Path) -> None:
