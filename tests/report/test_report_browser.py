@@ -228,7 +228,9 @@ def test_views_are_drawn_in_light_and_dark(opened: Opener) -> None:
         assert shot(page, f"curves-{scheme}-toggled") != curves
         page.locator("#theme").click()
         page.locator("#tab-curves").press("ArrowRight")
-        page.locator("#spreads canvas").nth(5).wait_for()
+        page.locator("#time-parts .hint", has_text="No records here").wait_for()
+        page.locator("#tab-times").press("ArrowRight")
+        page.locator("#spreads canvas").nth(6).wait_for()
         shot(page, f"distributions-{scheme}")
         page.locator("#tab-samples").click()
         page.locator("#table .tabulator-row").nth(2).click()
