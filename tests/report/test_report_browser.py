@@ -323,5 +323,8 @@ def test_prompts_own_columns_turns_ends_and_times(opened: Opener, tmp_path: Path
     page.locator("#tab-times").click()
     page.locator("#time-parts canvas").first.wait_for()
     row = page.locator("#time-parts tr", has=page.locator("th:text-is('update')")).inner_text().split("\t")
-    assert row[:7] == ["update", "2", "1.5 min", "100.0 %", "45 s", "3,000", "100"]
+    assert row == ["update", "2", "1.5 min", "100.0 %", "45 s", "3,000", "100", "–"]
+    assert page.locator("#time-parts figure .name").all_inner_texts() == [
+        "Seconds of each stage", "Tokens through each stage", "Speed",
+    ]  # fmt: skip
     shot(page, "times")

@@ -8,26 +8,30 @@ function startTimes() {
   const stages = [...new Set(records.map((r) => r.stage))], rounds = [...new Set(records.map((r) => r.round))].filter((name) => name != null);
   const ofStage = (stage) => records.filter((r) => r.stage === stage);
   const inRounds = stages.filter((stage) => ofStage(stage).some((r) => r.round != null));
-  const at = (field, stage, round) => records.find((r) => r.stage === stage && r.round === round)?.[field] ?? null;
   const legend = el("div", { class: "legend" }, ...inRounds.map((stage, k) => el("span", { class: "swatched line-" + (k % LINES) }, stage)));
-  const charts = el("div", { class: "charts wide" },
-    chart("Seconds of each stage", () => stacked(inRounds, rounds, (stage, round) => at("seconds", stage, round), "seconds"), 230),
-    ...(records.some((r) => r.tokens != null) ? [chart("Tokens through each stage", () => stacked(inRounds, rounds, (stage, round) => at("tokens", stage, round), "tokens"), 230)] : []),
-    chart("Speed", () => lineEach(inRounds, rounds, (stage, round) => at("tokens_per_second", stage, round), "tokens a second"), 230),
-    chart("Peak memory", () => lineEach(inRounds, rounds, (stage, round) => at("peak_gpu_memory_gb", stage, round) ?? at("peak_memory_gb", stage, round), "GB"), 230));
+  const kinds = [
+    ["Seconds of each stage", (r) => r.seconds, stacked, "seconds"], ["Tokens through each stage", (r) => r.tokens, stacked, "tokens"],
+    ["Speed", (r) => r.tokens_per_second, lineEach, "tokens a second"], ["Peak memory", peakOf, lineEach, "GB"],
+  ];
+  const at = (of) => (stage, round) => records.filter((r) => r.stage === stage && r.round === round).map(of)[0] ?? null;
+  const known = kinds.filter(([, of]) => records.some((r) => r.round != null && of(r) != null));
+  const charts = el("div", { class: "charts wide" }, ...known.map(([title, of, draw, unit]) => chart(title, () => draw(inRounds, rounds, at(of), unit), 230)));
   host.append(el("table", { class: "numbers" }, ...timeTable(stages, ofStage)), legend, charts,
     el("p", { class: "hint" }, "Seconds of the run that ended a stage: where one was killed and went on, what was before is not counted. Memory: the GPU's where there is one, else the process's."));
 }
+
+const peakOf = (r) => r.peak_gpu_memory_gb ?? r.peak_memory_gb;
 
 function timeTable(stages, ofStage) {
   const sum = (rows, field) => rows.reduce((total, r) => total + (r[field] ?? 0), 0);
   const all = stages.reduce((total, stage) => total + sum(ofStage(stage), "seconds"), 0) || 1;
   const line = (name, rows, alike = true) => {
     const seconds = sum(rows, "seconds"), counted = rows.filter((r) => r.tokens != null), speeds = rows.map((r) => r.tokens_per_second).filter((x) => x);
+    const peaks = rows.map(peakOf).filter((x) => x != null);
     const middle = speeds.sort((a, b) => a - b)[Math.floor(speeds.length / 2)];
     const cells = [count(rows.length), duration(seconds), `${number((100 * seconds) / all, 1)} %`, duration(seconds / rows.length),
       counted.length ? count(sum(counted, "tokens")) : MISSING, middle == null || !alike ? MISSING : short(middle),
-      short(Math.max(...rows.map((r) => r.peak_gpu_memory_gb ?? r.peak_memory_gb ?? 0)))];
+      peaks.length ? short(Math.max(...peaks)) : MISSING];
     return el("tr", {}, el("th", { scope: "row" }, name), ...cells.map((cell) => el("td", {}, cell)));
   };
   const head = ["stage", "runs", "time", "share", "a run", "tokens", "tokens/s, median", "peak memory (GB)"].map((name) => el("th", { scope: "col" }, name));
