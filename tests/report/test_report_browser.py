@@ -18,6 +18,9 @@ from report_project import BRANCHED, IMAGE, SCRIPT, TEXTS, write_project
 
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.project.seeds.spread import spread, write_spread
+from ppo_pipeline.report.contents import contents
+from ppo_pipeline.report.page import page as page_text
+from ppo_pipeline.report.run import Run
 from ppo_pipeline.tables.prompts import PROMPTS
 
 CHROMIUM = next(
@@ -328,3 +331,20 @@ def test_prompts_own_columns_turns_ends_and_times(opened: Opener, tmp_path: Path
         "Seconds of each stage", "Tokens through each stage", "Speed",
     ]  # fmt: skip
     shot(page, "times")
+
+
+def test_a_watched_page_that_is_left_alone_loads_itself_anew(opened: Opener, tmp_path: Path) -> None:
+    folder, file = write_project(tmp_path / "watched", {"r001": "r000"}, samples=2), tmp_path / "watched.html"
+
+    def write(score: float, watched: float) -> None:
+        (folder / "metrics/rounds/r001.json").write_text(json.dumps({"eval/scores": score}))
+        file.write_text(page_text(contents(Run(folder), watched=watched), "PPO run of a model"), encoding="utf-8")
+
+    write(1.25, watched=0.5)
+    page = opened(file=file)
+    readout = page.locator("#main-charts .readout").first
+    readout.get_by_text("r001: 1.250").wait_for()
+    assert page.locator("#watched").is_visible()
+    write(2.75, watched=0)
+    readout.get_by_text("r001: 2.750").wait_for()
+    assert page.locator("#watched").is_hidden()
