@@ -67,6 +67,7 @@ def sent_twice_and_then_on(target: str, *more: str) -> None:
         "mine r001: 2 numbers sent, 1 of them with another number than before, 3 were there",
         "mine r002b: 0 numbers sent, 1 were there",
     ]  # fmt: skip
+    assert track("--to", target, *more)[0].startswith("mine r001: 0 numbers sent, 5 were there")
 
 
 LATER = FIRST | {("eval/scores", 1): 1.5, ("eval/scores", 3): 4.75}
