@@ -23,6 +23,7 @@ COMMANDS = {
     ),
     "report": ("ppo_pipeline.cli.report", "report", "Write the run as one HTML file: curves, samples, tokens."),
     "pairs": ("ppo_pipeline.cli.pairs", "pairs", "Make pairs of answers out of rounds' samples, by a reward."),
+    "track": ("ppo_pipeline.cli.track", "track", "Send a run's numbers to TensorBoard, MLflow, W&B or trackio."),
     "judge": ("ppo_pipeline.cli.judge", "judge", "Choose between two answers yourself; pairs for a reward model."),
     "chat": ("ppo_pipeline.cli.chat", "chat", "Answer prompts with a round's policy beside the base model."),
     "export": ("ppo_pipeline.cli.export", "export", "Merge a round's LoRA into a plain transformers model."),

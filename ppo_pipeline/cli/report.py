@@ -1,5 +1,6 @@
 """`ppo-pipeline report`: the run as one HTML file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -12,19 +13,46 @@ from ..storage.files import atomic_file
 @click.option("--output", default="report.html", show_default=True, type=click.Path(path_type=Path), help="File.")
 @click.option("--round", "rounds", multiple=True, help="Show the samples of this round; repeatable. Without it all.")
 @click.option("--samples", type=click.IntRange(min=1), help="Samples of each round at most. Without it 5,000 in all.")
-def report(output: Path, rounds: tuple[str, ...], samples: int | None) -> None:
-    """Write curves, distributions, samples and their tokens to one HTML file that opens from disk.
+@click.option(
+    "--with", "others", multiple=True, metavar="FOLDER",
+    help="Set the run of another project's folder, or a DVC experiment, beside this one; repeatable.",
+)  # fmt: skip
+@click.option("--watch", "watched", is_flag=True, help="Write it anew as stages end, until Ctrl-C; the page reloads.")
+def report(output: Path, rounds: tuple[str, ...], samples: int | None, others: tuple[str, ...], watched: bool) -> None:
+    """Write curves, times, distributions, samples and their tokens to one HTML file that opens from disk.
 
     Without --samples the file has as many as make 5,000 samples and 1,000,000 tokens in all.
     """
+    if output.is_dir():
+        raise PipelineError(f"{output}: is a folder; give --output a file name such as report.html.")
+    if not watched:
+        write(output, rounds, samples, others)
+        return
+    from ..report.watch import RELOAD, watch
+
+    def renew() -> None:
+        try:
+            write(output, rounds, samples, others, RELOAD)
+        except PipelineError as error:  # settings in the middle of an edit, say: the next change tries again
+            click.echo(str(error.message), err=True)
+
+    try:
+        watch([Path(), *(Path(name) for name in others)], renew)
+    except KeyboardInterrupt:
+        click.echo("Watched no more; once again, as a page that stays:")
+        write(output, rounds, samples, others)
+
+
+def write(
+    output: Path, rounds: Sequence[str], samples: int | None, others: Sequence[str], reload_after: float = 0.0
+) -> None:
+    """Write the file whole or not at all, and say what is in it and what is left out."""
     from ..report.contents import contents
     from ..report.page import page
     from ..report.run import Run
 
-    if output.is_dir():
-        raise PipelineError(f"{output}: is a folder; give --output a file name such as report.html.")
     run = Run(Path(), rounds)
-    found = contents(run, samples)
+    found = contents(run, samples, others, reload_after)
     text = page(found, f"PPO run of {dict(run.facts())['model']}")
     try:
         with atomic_file(output) as partial:

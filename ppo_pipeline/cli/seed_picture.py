@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..errors import PipelineError
 from ..project.seeds.spread import Row, lineage
+from ..report.metric_titles import MAIN
 from ..storage.files import atomic_file
-from .seed_tables import MAIN
 
 COLUMNS = 3
 
@@ -41,7 +41,8 @@ def draw(name: str, rows: Sequence[Row], target: Path) -> None:
         axes.fill_between(x, low, high, color="#0072b2", alpha=0.15, linewidth=0, label="min to max")
         axes.fill_between(x, q1, q3, color="#0072b2", alpha=0.3, linewidth=0, label="quartiles")
         axes.plot(x, median, color="#0072b2", marker="o", markersize=3, label="median")
-        axes.set_title(MAIN[metric])
+        axes.set_title(MAIN[metric].words)
+        axes.set_ylabel(MAIN[metric].unit)
         axes.set_xlabel("round")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)

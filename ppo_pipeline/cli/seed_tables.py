@@ -3,33 +3,25 @@
 from collections.abc import Iterator, Sequence
 
 from ..project.seeds.spread import STATISTICS, Row, lineage
+from ..report.metric_titles import MAIN
 
-# With the words for them. The first ones have a table of all rounds, since learning is judged by them.
-BY_ROUND = {"eval/scores": "Held-out score", "eval/correct": "Held-out right answers"}
-MAIN = {
-    **BY_ROUND,
-    "objective/scores": "Training score",
-    "objective/correct": "Training right answers",
-    "objective/kl": "KL to the base (nats)",
-    "objective/entropy": "Entropy (nats a token)",
-    "val/response_length": "Response length (tokens)",
-    "policy/clipfrac": "Clipped tokens",
-}
+# Those by which learning is judged have a table of all rounds.
+BY_ROUND = ("eval/scores", "eval/correct")
 
 
 def markdown(rows: Sequence[Row]) -> Iterator[str]:
     """Yield a table over the rounds for each metric of `BY_ROUND` that is there."""
-    for metric, title in BY_ROUND.items():
+    for metric in BY_ROUND:
         found = [row for row in rows if row.metric == metric]
         if found:
-            yield _table(f"{title} by round", ["round"], [[row.round] for row in found], found)
+            yield _table(f"{MAIN[metric]} by round", ["round"], [[row.round] for row in found], found)
 
 
 def end_of(rows: Sequence[Row]) -> str:
     """Return a table of the main metrics of the last round."""
     last = (lineage(rows) or ["no round"])[-1]
     found = [row for metric in MAIN for row in rows if (row.metric, row.round) == (metric, last)]
-    return _table(f"Main metrics of {last}", ["metric"], [[MAIN[row.metric]] for row in found], found)
+    return _table(f"Main metrics of {last}", ["metric"], [[str(MAIN[row.metric])] for row in found], found)
 
 
 def _table(title: str, names: list[str], firsts: list[list[str]], rows: Sequence[Row]) -> str:

@@ -81,7 +81,7 @@ class StageRun(Generic[Settings]):
         """Yield a Counter of the stage's work over `total` items."""
         with progress(total, self.label) as counter:
             yield counter
-        self.record["tokens_per_second"] = round(counter.tokens / counter.seconds, 1)
+        self.record |= {"tokens": counter.tokens, "tokens_per_second": round(counter.tokens / counter.seconds, 1)}
 
     def done(self, text: str, numbers: dict[str, Any]) -> None:
         """Say what came out, when the outputs are written. numbers: the stage's metrics."""

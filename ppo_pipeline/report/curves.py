@@ -7,36 +7,22 @@ from ..errors import PipelineError
 from ..project.learning_curve import merged, round_metrics, sealed_metrics
 from ..project.paths import Paths
 from ..settings.params import ROOT
+from .metric_titles import in_order, main_titles
 from .run import Run
-
-# The first charts, with the words for them; every other metric follows under its own name.
-CHARTS = {
-    "eval/scores": "Held-out score",
-    "eval/correct": "Held-out answers that are right",
-    "objective/scores": "Training score",
-    "objective/kl": "KL to the base (nats)",
-    "objective/entropy": "Entropy (nats a token)",
-    "val/response_length": "Response length (tokens)",
-    "eval/finished": "Held-out answers that ended",
-    "policy/clipfrac": "Clipped tokens",
-    "val/explained_variance": "Explained variance of the values",
-    "policy/grad_norm": "Gradient norm",
-}
-ERROR = "_se"
 
 
 def curves(run: Run) -> dict[str, Any]:
-    """Return {charts: [{metric, title, main}], lines: [{label, start, rounds}], depth: {round: n}, values, rewards}.
+    """Return {charts, lines: [{label, start, rounds}], depth: {round: n}, values: {metric: {round: number}}, rewards}.
 
-    values: {metric: {round: number}}; a standard error, <metric>_se, is told with its metric and has no chart of its
-    own. rewards: the metrics that are drawn against the KL. Adds a note for the rounds that have no metrics.
+    charts, rewards: {metric, title, unit, main} of each; rewards are drawn over KL and length too. A standard error,
+    <metric>_se, is told with its metric and has no chart of its own. Adds a note for the rounds without metrics.
     """
     metrics = {name: metrics_of(run, name) for name in run.rounds}
     without = [name for name in run.rounds if not metrics[name]]
     if without:
         run.notes.append(f"No metrics yet for {', '.join(without)}; `dvc repro` makes them.")
     names = {metric for numbers in metrics.values() for metric in numbers}
-    charts = in_order(names)
+    charts = in_order(names, main_titles(run.params))
     order = sorted(names)
     return {
         "charts": charts,
@@ -47,25 +33,16 @@ def curves(run: Run) -> dict[str, Any]:
     }
 
 
-def rewards_in(run: Run, names: set[str]) -> list[dict[str, str]]:
-    """Return metric and title of the score and of each component that is recorded beside it, with its weight.
+def rewards_in(run: Run, names: set[str]) -> list[dict[str, Any]]:
+    """Return the charts of the score and of each component of the samples: what is drawn over the KL and the length.
 
-    None where the score is all there is. How a reward that is learnt from (a proxy) parts from one that is only
-    recorded (gold) as the policy leaves the base: Gao et al. 2022, arXiv:2210.10760.
+    How a reward that is learnt from (a proxy) parts from one that is only recorded (gold) as the policy leaves the
+    base: Gao et al. 2022, arXiv:2210.10760. A score that rises with nothing but the length: Singhal et al. 2023,
+    arXiv:2310.03716. Of one component alone the score is enough.
     """
-    components = {f"reward/{c.name}": f"{c.name}, weight {c.weight:g}" for c in run.params.reward.components}
-    found = [{"metric": metric, "title": title} for metric, title in components.items() if metric in names]
-    if len(found) < 2 or "objective/kl" not in names:
-        return []
-    return [{"metric": "objective/scores", "title": CHARTS["objective/scores"]}, *found]
-
-
-def in_order(names: set[str]) -> list[dict[str, Any]]:
-    """Return the charts of these metrics: the main ones first, then the others by name, but no standard errors."""
-    first = [metric for metric in CHARTS if metric in names]
-    errors = {metric for metric in names if metric.endswith(ERROR) and metric.removesuffix(ERROR) in names}
-    order = [*first, *sorted(names - set(first) - errors)]
-    return [{"metric": m, "title": CHARTS.get(m, m), "main": m in CHARTS} for m in order]
+    components = [f"reward/{c.name}" for c in run.params.reward.components]
+    wanted = {"objective/scores", *(components if len(components) > 1 else ())}
+    return in_order(names & wanted, main_titles(run.params))
 
 
 def metrics_of(run: Run, name: str) -> dict[str, float]:

@@ -4,22 +4,29 @@ from typing import Any
 
 import numpy as np
 
+from .metric_titles import Title
 from .round_data import RoundData
 
-TITLES = {"score": "Score", "kl": "KL to the base model (nats a sample)", "length": "Response length (tokens)"}
+TITLES = {
+    "score": Title("Score", "reward"),
+    "kl": Title("KL to the base model", "nats a response"),
+    "length": Title("Response length", "tokens"),
+}
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 BINS = 30
 
 
 def distributions(rounds: list[RoundData]) -> list[dict[str, Any]]:
-    """Return for each quantity {key, title, edges, rounds: {name: {quantiles, mean, std, count, counts}}}."""
+    """Return for each quantity {key, title, unit, edges, rounds: {name: {quantiles, mean, std, count, counts}}}."""
     found = []
     for key, title in TITLES.items():
         samples = {r.name: r.numbers[key] for r in rounds if key in r.numbers and len(r.numbers[key])}
         if samples:
             edges = bin_edges(np.concatenate(list(samples.values())), whole=key == "length")
             per_round = {name: summary(numbers, edges) for name, numbers in samples.items()}
-            found.append({"key": key, "title": title, "edges": rounded(edges), "rounds": per_round})
+            found.append(
+                {"key": key, "title": title.words, "unit": title.unit, "edges": rounded(edges), "rounds": per_round}
+            )
     return found
 
 

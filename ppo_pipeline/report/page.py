@@ -13,8 +13,8 @@ STYLES = ["vendor/uPlot.min.css", "vendor/tabulator_simple.min.css", *(f"templat
 LIBRARIES = ["vendor/uPlot.iife.min.js", "vendor/tabulator.min.js"]
 # One scope, in this order; each file is one idea.
 SCRIPTS = [
-    "dom", "data", "theme", "charts", "curves", "rewards", "seeds", "distributions", "colours", "tokens", "table",
-    "samples", "answers", "heldout", "main",
+    "dom", "data", "theme", "charts", "curves", "against", "compared", "times", "distributions", "scatter", "colours",
+    "tokens", "turns", "table", "samples", "best", "answers", "heldout", "watched", "main",
 ]  # fmt: skip
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import pyarrow as pa
 
 from ..tables.advantages import ADVANTAGES
-from ..tables.joined import last_user_messages, sequence_kl
+from ..tables.joined import sequence_kl
 from ..tables.reference import REFERENCE
 from ..tables.rewards import REWARDS
 from ..tables.rollouts import ROLLOUTS
 from ..tables.schema import lengths
+from .conversations import Conversations, Turn
 from .run import Run
 
 
@@ -20,7 +21,7 @@ class RoundData:
 
     numbers: score, kl and length of every sample (N,), as far as their tables are there.
     rollouts, rewards, reference, advantages: the tables' first rows, at most `limit` of them; None where missing.
-    prompts: what the user last said in each of those rows.
+    turns: the conversation of each of those rows' prompts.
     """
 
     name: str
@@ -29,7 +30,7 @@ class RoundData:
     rewards: pa.Table | None
     reference: pa.Table | None
     advantages: pa.Table | None
-    prompts: list[str]
+    turns: list[list[Turn]]
 
     @property
     def total(self) -> int:
@@ -39,11 +40,11 @@ class RoundData:
     def first(self, limit: int) -> "RoundData":
         """Return the same with at most `limit` rows."""
         rewards, reference, advantages = (_head(t, limit) for t in (self.rewards, self.reference, self.advantages))
-        rollouts, prompts = self.rollouts.slice(0, limit), self.prompts[:limit]
-        return RoundData(self.name, self.numbers, rollouts, rewards, reference, advantages, prompts)
+        rollouts, turns = self.rollouts.slice(0, limit), self.turns[:limit]
+        return RoundData(self.name, self.numbers, rollouts, rewards, reference, advantages, turns)
 
 
-def read_round(run: Run, name: str, limit: int) -> RoundData | None:
+def read_round(run: Run, name: str, limit: int, conversations: Conversations) -> RoundData | None:
     """Return the samples of round `name`, its tables cut to `limit` rows; None where it has no rollouts."""
     rollouts = run.read(ROLLOUTS, name)
     if rollouts is None:
@@ -54,8 +55,8 @@ def read_round(run: Run, name: str, limit: int) -> RoundData | None:
         numbers["score"] = rewards.column("score").to_numpy()
     if reference is not None:
         numbers["kl"] = sequence_kl(reference)
-    prompts = last_user_messages(rollouts.slice(0, limit), run.path(ROLLOUTS, name))
-    return RoundData(name, numbers, rollouts, rewards, reference, advantages, prompts).first(limit)
+    turns = conversations.turns(rollouts.slice(0, limit))
+    return RoundData(name, numbers, rollouts, rewards, reference, advantages, turns).first(limit)
 
 
 def _head(table: pa.Table | None, limit: int) -> pa.Table | None:

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from ..tables.evaluation import EVALUATION
 from ..tables.rewards import REWARDS
+from .conversations import Turn, asked
 from .distributions import rounded
 from .round_data import RoundData
 
@@ -30,6 +31,10 @@ class Texts:
                 self.all.append(text)
         return [self._numbers[text] for text in texts]
 
+    def add_turns(self, turns: list[list[Turn]]) -> list[list[tuple[str, int]]]:
+        """Return the conversations with each text's number in place of the text."""
+        return [[(role, self.add([text])[0]) for role, text in each] for each in turns]
+
 
 def row_limit(rounds: int) -> int:
     """Return how many samples of each of `rounds` rounds are shown at most, where the user does not say."""
@@ -46,7 +51,20 @@ def sample_table(rounds: list[RoundData], texts: Texts) -> dict[str, Any]:
     """Return the shown samples of all rounds as columns; a number that is not known is null."""
     names = list(dict.fromkeys(name for r in rounds if r.rewards is not None for name in components(r.rewards)))
     table: dict[str, Any] = {"components": names, "scores": {name: [] for name in names}}
-    columns = ("id", "round", "row", "prompt_id", "prompt", "full", "response", "score", "kl", "tokens", "finish")
+    columns = (
+        "id",
+        "round",
+        "row",
+        "prompt_id",
+        "prompt",
+        "turns",
+        "full",
+        "response",
+        "score",
+        "kl",
+        "tokens",
+        "finish",
+    )
     table |= {column: [] for column in columns}
     for r in rounds:
         count = r.rollouts.num_rows
@@ -54,7 +72,8 @@ def sample_table(rounds: list[RoundData], texts: Texts) -> dict[str, Any]:
         table["round"] += [r.name] * count
         table["row"] += list(range(count))
         table["prompt_id"] += r.rollouts.column("prompt_id").to_pylist()
-        table["prompt"] += texts.add(r.prompts)
+        table["prompt"] += texts.add([asked(turns) for turns in r.turns])
+        table["turns"] += texts.add_turns(r.turns)
         table["full"] += texts.add(r.rollouts.column("prompt_text").to_pylist())
         table["response"] += r.rollouts.column("response_text").to_pylist()
         table["tokens"] += r.numbers["length"][:count].astype(int).tolist()
@@ -66,12 +85,13 @@ def sample_table(rounds: list[RoundData], texts: Texts) -> dict[str, Any]:
     return table
 
 
-def answer_table(evaluation: pa.Table, prompts: list[str], texts: Texts) -> dict[str, Any]:
+def answer_table(evaluation: pa.Table, turns: list[list[Turn]], texts: Texts) -> dict[str, Any]:
     """Return held-out answers of one round as columns."""
     names = components(evaluation, len(EVALUATION.arrow))
     return {
         "prompt_id": evaluation.column("prompt_id").to_pylist(),
-        "prompt": texts.add(prompts),
+        "prompt": texts.add([asked(each) for each in turns]),
+        "turns": texts.add_turns(turns),
         "response": evaluation.column("response_text").to_pylist(),
         "score": rounded(evaluation.column("score").to_numpy()),
         "tokens": pc.list_value_length(evaluation.column("response_ids")).to_pylist(),

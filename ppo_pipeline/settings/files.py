@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import BaseModel
+
 from .params import ROOT, Params
 from .stage_settings import ROUND_STAGES, EvaluateSettings
 
@@ -26,6 +28,16 @@ def flattened(value: Any, name: str = "") -> dict[str, Any]:
     else:
         return {name: value}
     return {path: leaf for key, item in parts.items() for path, leaf in flattened(item, key).items()}
+
+
+def public(value: Any) -> Any:
+    """Return settings as plain data, without what stays out of messages: a password may be in it by mistake."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields.items()
+        return {field.alias or name: public(getattr(value, name)) for name, field in fields if field.repr}
+    if isinstance(value, dict):
+        return {name: public(item) for name, item in value.items()}
+    return [public(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def differences(first: dict[str, Any], second: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -72,12 +72,12 @@ def test_shown_as_tables_and_as_bands_of_the_report(tmp_path: Path, monkeypatch:
     assert CliRunner().invoke(main, ["seeds", "--show", "some"]).output == said
     Path("metrics/seeds/other.csv").write_text("metric,round\neval/scores,r001\n")
     index = contents(Run(Path())).blocks["index"]
-    assert [result["name"] for result in index["seeds"]] == ["some"]
-    band = index["seeds"][0]
-    assert (band["seeds"], band["rounds"]) == ([3, 4, 5], ["r000", "r001", "r002", "r003"])
-    assert [(chart["metric"], chart["main"]) for chart in band["charts"]] == [
-        ("eval/scores", True), ("objective/kl", True)
-    ]  # fmt: skip
+    assert [group["label"] for group in index["compared"]["groups"]] == ["this run", "some, 3 seeds"]
+    band = index["compared"]["groups"][1]
+    assert band["members"] == ["seed 3", "seed 4", "seed 5"]
+    assert len(band["bands"]["eval/scores"]["median"]) == 4, "r000, r001, r002, r003"
+    charts = {chart["metric"]: chart["main"] for chart in index["compared"]["charts"]}
+    assert {metric: charts[metric] for metric in band["bands"]} == {"eval/scores": True, "objective/kl": True}
     assert band["bands"]["eval/scores"]["q3"] == [0.0, 2.5, 9.0, 9.0]
     assert band["bands"]["objective/kl"]["max"] == [None, 0.25, None, None]
     assert any("metrics/seeds/other.csv, line 2: not as" in text for text in index["notes"])

@@ -26,6 +26,7 @@ from report_project import BRANCHED, IMAGE, REPOSITORY, TEXTS, write_project
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.report import page as page_module
 from ppo_pipeline.report.branches import changes, lines_of
+from ppo_pipeline.report.conversations import Conversations
 from ppo_pipeline.report.round_data import read_round
 from ppo_pipeline.report.run import Run
 from ppo_pipeline.report.token_numbers import numbers_of
@@ -141,7 +142,8 @@ def test_each_token_has_its_own_numbers_and_pieces_make_the_response(project: Pa
 
 
 def test_entropy_is_a_colouring_where_the_reference_table_has_it(project: Path) -> None:
-    r = read_round(Run(project), "r001", 3)
+    run = Run(project)
+    r = read_round(run, "r001", 3, Conversations(run))
     assert r is not None and r.reference is not None
     without = r.reference.select([name for name in r.reference.column_names if name != "entropy"])
     entropy = pa.array([[0.5] * len(ids) for ids in r.rollouts.column("response_ids").to_pylist()])
@@ -188,7 +190,8 @@ def test_a_standard_error_is_told_with_its_metric_and_has_no_chart(project: Path
 
 def test_rewards_beside_the_score_are_told_with_their_weights(project: Path) -> None:
     report()
-    assert parsed().blocks()["index"]["curves"]["rewards"] == [], "no component was recorded"
+    shown = [reward["metric"] for reward in parsed().blocks()["index"]["curves"]["rewards"]]
+    assert shown == ["objective/scores"], "no component was recorded"
     path = Path("metrics/rounds/r001.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "reward/answer": 0.25, "reward/near": 0.5}))
     report()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -17,6 +18,10 @@ from report_project import BRANCHED, IMAGE, SCRIPT, TEXTS, write_project
 
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.project.seeds.spread import spread, write_spread
+from ppo_pipeline.report.contents import contents
+from ppo_pipeline.report.page import page as page_text
+from ppo_pipeline.report.run import Run
+from ppo_pipeline.tables.prompts import PROMPTS
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -226,7 +231,9 @@ def test_views_are_drawn_in_light_and_dark(opened: Opener) -> None:
         assert shot(page, f"curves-{scheme}-toggled") != curves
         page.locator("#theme").click()
         page.locator("#tab-curves").press("ArrowRight")
-        page.locator("#spreads canvas").nth(5).wait_for()
+        page.locator("#time-parts .hint", has_text="No records here").wait_for()
+        page.locator("#tab-times").press("ArrowRight")
+        page.locator("#spreads canvas").nth(6).wait_for()
         shot(page, f"distributions-{scheme}")
         page.locator("#tab-samples").click()
         page.locator("#table .tabulator-row").nth(2).click()
@@ -249,17 +256,22 @@ def test_of_five_thousand_samples_only_those_in_sight_are_drawn(opened: Opener, 
     assert 0 < page.locator("#table .tabulator-row").count() < 250
 
 
-def test_bands_of_several_seeds_are_drawn_below_the_curves(opened: Opener, tmp_path: Path) -> None:
+def test_several_seeds_are_drawn_beside_this_run(opened: Opener, tmp_path: Path) -> None:
     folder = write_project(tmp_path / "seeds", {"r001": "r000"}, samples=2)
     numbers = {seed: {"r000": {"eval/scores": 0.5}, "r001": {"eval/scores": 1.0 + seed, "x": 1}} for seed in (0, 1, 4)}
     write_spread(folder / "metrics/seeds/some.csv", spread(numbers, {"r000": "", "r001": "r000"}), [0, 1, 4])
+    (folder / "metrics/rounds/r001.json").write_text(json.dumps({"eval/scores": 3}))
     page = opened(file=write_report(folder))
-    drawn = page.locator("#seeds figure")
+    drawn = page.locator("#compared figure")
     drawn.locator("canvas").first.wait_for()
-    assert drawn.count() == 1 and page.locator("#seeds h2").all_inner_texts() == ["3 seeds: some"]
-    assert drawn.locator(".readout").inner_text() == "r001: 2 (1 to 5)"
-    page.locator("#seeds summary").click()
-    page.locator("#seeds details canvas").wait_for()
+    assert page.locator("#compared .legend button").all_inner_texts() == [
+        "this run (seed 0)", "some, 3 seeds (seed 0, seed 1, seed 4)",
+    ]  # fmt: skip
+    assert drawn.locator(".readout span").all_inner_texts() == ["round 1: 3", "round 1: 2 (1 to 5)"]
+    page.locator("#compared .legend button").first.click()
+    assert drawn.locator(".readout span").all_inner_texts() == ["round 1: 2 (1 to 5)"]
+    page.locator("#compared summary").click()
+    page.locator("#compared details canvas").wait_for()
     assert drawn.count() == 2
 
 
@@ -278,3 +290,61 @@ def test_rewards_are_drawn_against_the_root_of_the_kl(opened: Opener, tmp_path: 
     ]  # fmt: skip
     said = drawn.locator("[role=img]").nth(1).get_attribute("aria-label")
     assert said.endswith("r001 0.750 at 0.500; r002 \u22128 at 3")
+
+
+def test_prompts_own_columns_turns_ends_and_times(opened: Opener, tmp_path: Path) -> None:
+    folder = write_project(tmp_path / "own", {"r001": "r000", "r002": "r001"}, samples=12)
+    prompts = PROMPTS.read(folder / "data/prompts.parquet")
+    topics = [f"topic {int(name[1:]) % 2}" for name in prompts.column("prompt_id").to_pylist()]
+    levels = [int(name[1:]) // 4 for name in prompts.column("prompt_id").to_pylist()]
+    own = prompts.append_column("topic", pa.array(topics)).append_column("level", pa.array(levels))
+    PROMPTS.write(own, folder / "data/prompts.parquet")
+    for name in ("r001", "r002"):
+        record = {"stage": "update", "round": name, "seconds": 45.0, "tokens": 1500, "tokens_per_second": 100.0}
+        (folder / "logs" / name).mkdir(parents=True)
+        (folder / "logs" / name / "update.json").write_text(json.dumps(record))
+    page = opened("#samples", write_report(folder))
+    counted(page, "24 samples")
+    page.locator('select[data-own="o0"]').select_option(label="topic 1")
+    counted(page, "12 of 24")
+    page.locator('select[data-own="o1"]').select_option(label="2")
+    counted(page, "4 of 24")
+    assert set(column(page, "o0")) == {"topic 1"} and set(column(page, "o1")) == {"2"}
+    page.locator("#table .tabulator-row").first.click()
+    page.locator("#detail .turn.asks").wait_for()
+    assert page.locator("#detail .turn").all_inner_texts() == [f"User\n{TEXTS[9 % len(TEXTS)][0]}"]
+    assert "topic\ntopic 1" in page.locator("#detail").inner_text()
+    shot(page, "own")
+    page.locator("#tab-best").click()
+    scores = {
+        row["sample_id"]: row["score"] for row in pq.read_table(folder / "data/rounds/r002/rewards.parquet").to_pylist()
+    }
+    ranked = sorted(scores, key=lambda sample: -scores[sample])
+    for place, expected in ((0, ranked[:5]), (1, ranked[:-6:-1])):
+        assert page.locator(".end").nth(place).locator(".card button").all_inner_texts() == expected
+    shot(page, "best")
+    page.locator("#tab-times").click()
+    page.locator("#time-parts canvas").first.wait_for()
+    row = page.locator("#time-parts tr", has=page.locator("th:text-is('update')")).inner_text().split("\t")
+    assert row == ["update", "2", "1.5 min", "100.0 %", "45 s", "3,000", "100", "–"]
+    assert page.locator("#time-parts figure .name").all_inner_texts() == [
+        "Seconds of each stage", "Tokens through each stage", "Speed",
+    ]  # fmt: skip
+    shot(page, "times")
+
+
+def test_a_watched_page_that_is_left_alone_loads_itself_anew(opened: Opener, tmp_path: Path) -> None:
+    folder, file = write_project(tmp_path / "watched", {"r001": "r000"}, samples=2), tmp_path / "watched.html"
+
+    def write(score: float, watched: float) -> None:
+        (folder / "metrics/rounds/r001.json").write_text(json.dumps({"eval/scores": score}))
+        file.write_text(page_text(contents(Run(folder), watched=watched), "PPO run of a model"), encoding="utf-8")
+
+    write(1.25, watched=0.5)
+    page = opened(file=file)
+    readout = page.locator("#main-charts .readout").first
+    readout.get_by_text("r001: 1.250").wait_for()
+    assert page.locator("#watched").is_visible()
+    write(2.75, watched=0)
+    readout.get_by_text("r001: 2.750").wait_for()
+    assert page.locator("#watched").is_hidden()

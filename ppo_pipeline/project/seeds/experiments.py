@@ -56,12 +56,34 @@ def metrics_of(commit: str) -> dict[str, dict[str, Any]]:
     return {Path(file).stem: json.loads(git("show", f"{commit}:{file}")) for file in files}
 
 
+def commit_of(name: str) -> str:
+    """Return the commit of a DVC experiment, or of whatever else git knows by that name; PipelineError for neither."""
+    for line in git("for-each-ref", "refs/exps", "--format=%(refname) %(objectname)").splitlines():
+        reference, _, commit = line.partition(" ")
+        if reference.rpartition("/")[2] == name:
+            return commit
+    try:
+        return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    except PipelineError:
+        raise PipelineError(f"{name}: neither a folder, nor a DVC experiment (`dvc exp list`), nor a commit.") from None
+
+
+def params_of(commit: str) -> Params:
+    """Return the settings of a commit, its sealed rounds included; PipelineError where this code cannot read them."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in git("ls-tree", "-r", "--name-only", commit, "params.yaml", SEALED.as_posix()).splitlines():
+            path = Path(folder, name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(git("show", f"{commit}:{name}"), encoding="utf-8")
+        try:
+            return load_params(Path(folder, "params.yaml"))
+        except PipelineError as error:
+            raise PipelineError(str(error.message).replace(folder, commit[:10])) from None
+
+
 def _difference(commit: str, now: Params) -> str:
     """Return what sets an experiment's settings apart from those of now."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "params.yaml")
-        path.write_text(git("show", f"{commit}:params.yaml"), encoding="utf-8")
-        try:
-            return what_differs(load_params(path, Path(SEALED)), now)
-        except PipelineError:  # of another version of this code
-            return "its params.yaml has other settings than there are now"
+    try:
+        return what_differs(params_of(commit), now)
+    except PipelineError:  # of another version of this code
+        return "its params.yaml has other settings than there are now"

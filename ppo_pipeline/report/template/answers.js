@@ -3,17 +3,17 @@ let promptTable = null, answersOf = new Map();
 
 async function startAnswers() {
   const order = new Map(index.curves.lines.flatMap((line) => line.rounds).map((name, k) => [name, k]));
-  const add = (id, prompt, answer) => {
-    if (!answersOf.has(id)) answersOf.set(id, { id, prompt, answers: [] });
+  const add = (id, prompt, answer, more) => {
+    if (!answersOf.has(id)) answersOf.set(id, { id, prompt, answers: [], ...more });
     answersOf.get(id).answers.push(answer);
   };
   const heldout = await block("heldout");
   for (const [round, table] of Object.entries(heldout.rounds)) {
     table.prompt_id.forEach((id, i) => add(id, heldout.texts[table.prompt[i]], {
       round, response: table.response[i], score: table.score[i], tokens: table.tokens[i], finish: table.finish[i], greedy: true,
-    }));
+    }, { turns: table.turns[i], texts: heldout.texts, own: heldout.own }));
   }
-  for (const row of samples) add(row.promptId, row.prompt, row);
+  for (const row of samples) add(row.promptId, row.prompt, row, { turns: row.turns, texts: index.texts, own: index.own });
   const rows = [...answersOf.values()];
   for (const entry of rows) {
     entry.answers.sort((a, b) => order.get(a.round) - order.get(b.round));
@@ -51,7 +51,7 @@ function showAnswers(entry) {
     before = answer.response;
   }
   $("side-by-side").replaceChildren(
-    el("div", { class: "panel-head" }, el("h2", {}, entry.id)), prose(entry.prompt),
+    el("div", { class: "panel-head" }, el("h2", {}, entry.id)), factList(ownFacts(entry.own, entry.id)), conversation(entry.turns, entry.texts),
     el("p", { class: "hint" }, entry.answers[0].greedy ? "A held-out prompt: greedy answers of each round's policy; a blue edge marks one that changed." : "Sampled answers; a round's are of the policy that it started from."),
     el("div", { class: "rounds" }, ...columns),
   );

@@ -1,11 +1,12 @@
 // uPlot in the page's colours: redrawn when they change, as wide as its place.
 const LINES = 7; // colours in page.css; further lines repeat them dashed
+const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500]; // steps of an axis of rounds
 const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
 const lineColour = (k) => ink("line-" + (k % LINES));
 const lineDash = (k) => (k < LINES ? undefined : [6, 4]);
 
 // make() returns {data, series, ...} of uPlot; it is called again for each theme, since a canvas knows no variables.
-function chart(title, make, height = 170) {
+function chart(title, make, height = 190) {
   const readout = el("span", { class: "readout" });
   const place = el("div", { class: "canvas", role: "img" });
   const figure = el("figure", {}, el("figcaption", {}, el("span", { class: "name", title }, title), readout), place);
@@ -14,7 +15,9 @@ function chart(title, make, height = 170) {
     if (!place.clientWidth) return; // in a hidden view: drawn when that is shown
     plot?.destroy();
     const made = make();
+    const labelled = { labelFont: "12px system-ui, sans-serif", labelSize: 17, labelGap: 0 };
     const axis = {
+      ...labelled,
       stroke: ink("muted"), font: "12px system-ui, sans-serif", ticks: { stroke: ink("grid"), width: 1, size: 4 },
       grid: { stroke: ink("grid"), width: 1 },
     };
@@ -31,6 +34,7 @@ function chart(title, make, height = 170) {
         bands: made.bands,
         hooks: {
           setCursor: [(u) => readout.replaceChildren(...made.readout(u.cursor.idx ?? null))],
+          draw: made.draw ? [made.draw] : [],
           ready: [(u) => made.click && u.over.addEventListener("click", () => u.cursor.idx != null && made.click(u.cursor.idx))],
         },
       },

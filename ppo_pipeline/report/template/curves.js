@@ -22,8 +22,8 @@ function startCurves() {
     }));
   }
   const add = (host, charts) => {
-    for (const { metric, title } of charts) {
-      const figure = chart(title, () => curve(metric));
+    for (const { metric, title, unit } of charts) {
+      const figure = chart(title, () => curve(metric, unit));
       figures.push(figure);
       host.append(figure);
     }
@@ -36,11 +36,11 @@ function startCurves() {
     const host = $("more-charts").querySelector(".charts");
     if (!host.childElementCount) add(host, more);
   });
-  figures.push(...startRewards());
-  startSeeds();
+  figures.push(...startAgainst());
+  startCompared();
 }
 
-function curve(metric) {
+function curve(metric, unit) {
   const { lines, depth, values } = index.curves;
   const found = values[metric], errors = values[metric + "_se"] || {};
   const deepest = Math.max(...Object.values(depth), 1);
@@ -56,9 +56,10 @@ function curve(metric) {
     data: [x, ...ys],
     sync: "rounds",
     x: { range: [0, Math.max(deepest, 1)] },
-    xAxis: { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500] },
+    xAxis: { incrs: WHOLE, label: "round" },
+    yAxis: { label: unit },
     series: lines.map((line, k) => ({
-      show: !hiddenLines.has(k), stroke: lineColour(k), width: 2, dash: lineDash(k), points: { show: single || line.rounds.length < 30, size: 5 },
+      show: !hiddenLines.has(k), stroke: lineColour(k), width: 2, dash: lineDash(k), spanGaps: true, points: { show: single || line.rounds.length < 30, size: 5 },
     })),
     readout: (at) => {
       if (at == null) at = last(ys[0]);

@@ -26,10 +26,11 @@ function openIndex(found) {
   samples = table.id.map((id, i) => {
     const row = {
       i, id, round: table.round[i], row: table.row[i], promptId: table.prompt_id[i],
-      prompt: index.texts[table.prompt[i]], full: index.texts[table.full[i]], response: table.response[i],
+      prompt: index.texts[table.prompt[i]], turns: table.turns[i], full: index.texts[table.full[i]], response: table.response[i],
       score: table.score[i], kl: table.kl[i], tokens: table.tokens[i], finish: table.finish[i],
     };
     table.components.forEach((name, k) => { row["c" + k] = table.scores[name][i]; });
+    index.own.forEach(({ values }, k) => { row["o" + k] = values[row.promptId] ?? null; });
     return row;
   });
 }

@@ -21,6 +21,10 @@ function startDistributions() {
     histograms.push(histogram);
     $("spreads").append(el("div", { class: "spread" }, spread, el("div", {}, histogram, numbers)));
   }
+  const scatter = chart("Score over length, a point for each sample in this file", scatterOf, 268);
+  $("spreads").append(scatter);
+  histograms.push(scatter);
+  scatter.table = () => {};
   const refresh = () => histograms.forEach((histogram) => {
     histogram.draw();
     histogram.table();
@@ -48,10 +52,8 @@ function spreadOf(kind, choose) {
   return {
     data: [names.map((_, i) => i), p95, p75, p50, p25, p5, row((r) => r.mean)],
     x: { range: [-0.3, Math.max(names.length - 1, 1) + 0.3] },
-    xAxis: {
-      incrs: [1, 2, 5, 10, 20, 50, 100], space: 60,
-      values: (_, ticks) => ticks.map((t) => names[t] ?? ""),
-    },
+    xAxis: roundAxis(names),
+    yAxis: { label: kind.unit },
     series: [edge, edge, { stroke: ink("line-0"), width: 2, points: dots }, edge, edge, { stroke: ink("line-1"), width: 2, dash: [5, 4], points: dots }],
     bands: [
       { series: [1, 5], fill: ink("band-wide") },
@@ -73,6 +75,7 @@ function histogramOf(kind) {
   return {
     data: [kind.edges, share(a), step(b)],
     x: { range: [kind.edges[0], kind.edges[kind.edges.length - 1]] },
+    xAxis: { label: kind.unit },
     y: { range: (_, low, high) => [0, Math.max(high || 0, 1) * 1.05] },
     yAxis: { values: (_, ticks) => ticks.map((t) => t + " %") },
     series: [

@@ -1,5 +1,5 @@
 // The views, one at a time, each built when it is first shown; the address names the view and what is chosen in it.
-const VIEWS = { curves: startCurves, distributions: startDistributions, samples: startSamples, answers: startAnswers, heldout: startHeldout };
+const VIEWS = { curves: startCurves, times: startTimes, distributions: startDistributions, samples: startSamples, best: startBest, answers: startAnswers, heldout: startHeldout };
 const started = new Map();
 
 function setHash(view, chosen) {
@@ -64,6 +64,7 @@ async function start() {
     if (typeof DecompressionStream === "undefined") throw new Error("this browser is too old: it cannot decompress (Chrome 80, Firefox 113, Safari 16.4 can)");
     openIndex(await block("index"));
     startTabs();
+    startWatched();
     await fromAddress();
     addEventListener("hashchange", fromAddress);
     $("message").hidden = true;

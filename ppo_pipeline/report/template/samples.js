@@ -2,16 +2,23 @@
 let sampleTable = null;
 
 function startSamples() {
-  const names = index.samples.components;
-  const known = (field) => samples.some((row) => row[field] != null);
-  const numbers = [["score", "Score"], ...names.map((name, k) => ["c" + k, name]), ["kl", "KL"], ["tokens", "Tokens"]].filter(([field]) => known(field));
+  const numbers = sampleNumbers();
+  const own = index.own.map((column, k) => ({ ...column, field: "o" + k }));
+  const width = (title) => Math.max(84, Math.min(140, 32 + 7.6 * title.length));
   options($("filter-round"), [["", "all"], ...index.rounds.map((r) => [r.name, r.name])]);
   options($("filter-finish"), [["", "all"], ...[...new Set(samples.map((row) => row.finish))].sort().map((f) => [f, f])]);
-  options($("filter-column"), numbers);
+  options($("filter-column"), [...numbers, ...own.filter(({ numeric }) => numeric).map(({ field, name }) => [field, name])]);
+  for (const { field, name, values } of own.filter(({ few }) => few)) {
+    const choices = [...new Set(Object.values(values).map(String))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+    const select = el("select", { "data-own": field });
+    options(select, [["", "all"], ...choices.map((value) => ["=" + value, clean(value)])]);
+    $("filter-column").parentElement.before(el("label", { class: "own" }, name + " ", select));
+  }
   sampleTable = makeTable($("table"), [
     wordColumn("Round", "round", 74), textColumn("Prompt", "prompt", 3), textColumn("Response", "response", 4),
-    ...numbers.map(([field, title]) => numberColumn(title, field, field === "tokens" ? 0 : 3, field === "tokens" ? 74 : Math.max(84, Math.min(140, 32 + 7.6 * title.length)))),
+    ...numbers.map(([field, title]) => numberColumn(title, field, field === "tokens" ? 0 : 3, field === "tokens" ? 74 : width(title))),
     wordColumn("Finish", "finish", 74),
+    ...own.filter(({ few, numeric }) => few || numeric).map(({ field, name, numeric }) => (numeric ? numberColumn(name, field, null, width(name)) : wordColumn(name, field, width(name)))),
   ], samples, { pick: showSample, follow: true });
   sampleTable.counted((n) => {
     const all = index.total > samples.length ? ` in this file (the run has ${count(index.total)})` : "";
@@ -31,11 +38,20 @@ function sampleFilter() {
   const round = $("filter-round").value, finish = $("filter-finish").value, field = $("filter-column").value;
   const low = $("filter-low").value === "" ? -Infinity : Number($("filter-low").value);
   const high = $("filter-high").value === "" ? Infinity : Number($("filter-high").value);
+  const chosen = [...document.querySelectorAll("#filters select[data-own]")].filter((s) => s.value).map((s) => [s.dataset.own, s.value.slice(1)]);
   const bounded = low !== -Infinity || high !== Infinity;
   return (row) =>
     (!round || row.round === round) && (!finish || row.finish === finish) &&
+    chosen.every(([own, value]) => row[own] != null && String(row[own]) === value) &&
     (!bounded || (row[field] != null && row[field] >= low && row[field] <= high)) &&
     (!words || row.response.toLowerCase().includes(words) || row.prompt.toLowerCase().includes(words) || row.id.toLowerCase().includes(words));
+}
+
+// The numbers that samples have: [field, title].
+function sampleNumbers() {
+  const known = (field) => samples.some((row) => row[field] != null);
+  const parts = index.samples.components.map((name, k) => ["c" + k, name]);
+  return [["score", "Score"], ...parts, ["kl", "KL"], ["tokens", "Tokens"]].filter(([field]) => known(field));
 }
 
 async function showSample(row) {
@@ -51,11 +67,13 @@ async function showSample(row) {
   const names = index.samples.components;
   const facts = [["Round", row.round], ["Score", number(row.score)], ...names.map((name, k) => [name, number(row["c" + k])]),
     ["KL", number(row.kl)], ["Tokens", count(row.tokens)], ["Finish", row.finish]];
+  const own = ownFacts(index.own, row.promptId);
   const widened = panel.hidden;
   panel.replaceChildren(
     el("div", { class: "panel-head" }, el("h2", {}, row.id), others, close),
-    el("dl", { class: "facts" }, ...facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
-    el("h3", {}, "Prompt"), prose(row.prompt),
+    factList(facts),
+    ...(own.length ? [el("h3", {}, "The prompt's own columns"), factList(own)] : []),
+    el("h3", {}, "Conversation"), conversation(row.turns, index.texts),
     ...(row.full === row.prompt ? [] : [el("details", {}, el("summary", {}, "As the model saw it"), prose(row.full, "prose raw"))]),
     el("h3", {}, "Response"), tokenView(tokens, row.row),
   );

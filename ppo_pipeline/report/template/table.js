@@ -6,12 +6,12 @@ function textColumn(title, field, width = 1) {
 function numberColumn(title, field, digits = 3, width = 72) {
   return {
     ...column(title, field), width, hozAlign: "right", headerHozAlign: "right", sorter: "number", sorterParams: { alignEmptyValues: "bottom" },
-    formatter: (cell) => el("span", { class: "figure" }, number(cell.getValue(), digits)),
+    formatter: (cell) => el("span", { class: "figure" }, digits == null ? short(cell.getValue()) : number(cell.getValue(), digits)),
   };
 }
 
 function wordColumn(title, field, width = 72) {
-  return { ...column(title, field), width, sorter: "string", formatter: (cell) => el("span", {}, cell.getValue() ?? "") };
+  return { ...column(title, field), width, sorter: "string", formatter: (cell) => el("span", { dir: "auto" }, clean(String(cell.getValue() ?? ""))) };
 }
 
 const column = (title, field) => ({ title, field, titleFormatter: () => el("span", { title }, title), headerSortTristate: true, resizable: "header" });
