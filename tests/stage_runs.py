@@ -63,8 +63,8 @@ class Stages:
         change(params)
         self.parents = {name: entry["parent"] for name, entry in params["rounds"].items()}
         yaml.dump(params, folder / "params.yaml")
-        self.run("settings")
         self.run("prompts")
+        self.run("settings")
 
     def run(self, stage: str, name: str = "") -> str:
         """Run a stage, of round `name` where it is a round's; return what it says."""
