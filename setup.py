@@ -20,6 +20,7 @@ PATTERNS = (
     ".dvcignore",
     ".dvc/config",
     ".dvc/.gitignore",
+    ".dvc/plots.html",
 )
 
 

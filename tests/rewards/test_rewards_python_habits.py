@@ -127,7 +127,7 @@ def test_a_function_that_changes_the_folder_leaves_the_stage_where_it_was(module
 
 def test_one_that_fails_elsewhere_too(module: Path) -> None:
     with pytest.raises(
-        PipelineError, match=r"habits:leaves_and_fails raised KeyError: 'x' \(habits.py, line 33, for the batch"
+        PipelineError, match=r"habits:leaves_and_fails raised KeyError: 'x' \(habits.py, line 34, for the batch"
     ):
         component("habits:leaves_and_fails").score(given())
     assert Path.cwd() == module
@@ -138,12 +138,12 @@ def test_one_that_fails_elsewhere_too(module: Path) -> None:
     [
         (
             "habits:exits",
-            r"habits:exits raised SystemExit: 0 \(habits.py, line 40, for the batch, at no single sample\)",
+            r"habits:exits raised SystemExit: 0 \(habits.py, line 41, for the batch, at no single sample\)",
         ),
         ("exiter:f", r"importing 'exiter' raised SystemExit: 0"),
         (
             "habits:late",
-            r"habits:late raised ZeroDivisionError: .* \(habits.py, line 44, at sample 's0', response 'a'\)",
+            r"habits:late raised ZeroDivisionError: .* \(habits.py, line 45, at sample 's0', response 'a'\)",
         ),
         ("habits:returns_dict", "returned dict, expected a list"),
         ("habits:returns_keys", "returned dict_keys, expected a list"),

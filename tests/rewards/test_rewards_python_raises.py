@@ -16,21 +16,21 @@ CALLS = []
 
 def in_a_list(completions, **kwargs):
     CALLS.append(1)
-    return [1 / len(c) for c in completions]
+    return [int(c) for c in completions]
 
 def in_a_loop(prompts, completions, expected, **kwargs):
     CALLS.append(1)
     found = []
     for index in range(len(completions)):
-        found.append(1 / len(completions[index]))
+        found.append(int(completions[index]))
     return found
 
 def side_by_side(completions, expected, **kwargs):
     CALLS.append(1)
-    return [helped(c) for c, e in zip(completions, expected) if any(x == e for x in expected)]
+    return [helped(c) for c, e in zip(completions, expected) if any(x == e for x in expected)]  # left at the first
 
 def helped(text):
-    return 1 / len(text)
+    return int(text)
 
 def behind_the_loop(completions, **kwargs):
     CALLS.append(1)
@@ -47,7 +47,7 @@ async def together(completions, **kwargs):
     CALLS.append(1)
     async def one(text):
         await asyncio.sleep(0)
-        return 1 / len(text)
+        return int(text)
     return await asyncio.gather(*[one(c) for c in completions])
 
 def by_threads(completions, **kwargs):
@@ -59,7 +59,7 @@ def by_threads(completions, **kwargs):
 def sorted_first(completions, **kwargs):
     CALLS.append(1)
     completions.sort()
-    return [1 / len(c) for c in completions]
+    return [int(c) for c in completions]
 
 def of_a_library(completions, **kwargs):
     import json
@@ -102,19 +102,19 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize(
     ("function", "place"),
     [
-        ("in_a_list", "raising.py, line 5, at sample 's1', response ''"),
-        ("in_a_loop", "raising.py, line 11, at sample 's1', response ''"),
-        ("side_by_side", "raising.py, line 19, at sample 's1', response ''"),
+        ("in_a_list", "raising.py, line 5, at sample 's1', response 'no'"),
+        ("in_a_loop", "raising.py, line 11, at sample 's1', response 'no'"),
+        ("side_by_side", "raising.py, line 19, at sample 's1', response 'no'"),
         ("behind_the_loop", "raising.py, line 24, for the batch, at no single sample"),
         ("behind_two", "raising.py, line 29, for the batch, at no single sample"),
-        ("together", "raising.py, line 36, at sample 's1', response ''"),
-        ("by_threads", "raising.py, line 19, at sample 's1', response ''"),
+        ("together", "raising.py, line 36, at sample 's1', response 'no'"),
+        ("by_threads", "raising.py, line 19, at sample 's1', response 'no'"),
         ("sorted_first", "raising.py, line 48, for the batch, at no single sample"),
-        ("of_a_library", "raising.py, line 53, at sample 's0', response 'abc'"),
+        ("of_a_library", "raising.py, line 53, at sample 's1', response 'no'"),
     ],
 )
 def test_line_and_sample_are_told_and_the_function_is_called_once(calls: list[int], function: str, place: str) -> None:
-    given = samples("abc", "", "b")
+    given = samples("12", "no", "345")
     with pytest.raises(PipelineError) as caught:
         score_samples(Reward(correct=None, components=[component(f"raising:{function}")]), given)
     assert caught.value.message.startswith(f"reward 'mine': raising:{function} raised ")
@@ -127,12 +127,13 @@ def test_its_lists_are_lists(calls: list[int]) -> None:
     import json
     import pickle
 
-    from ppo_pipeline.rewards.looked_at import Looked
+    from ppo_pipeline.rewards.looked_at import Looked, Seen
 
-    given = Looked(["a", "b"], [], ["a", "b"])
+    given = Looked(["a", "b"], Seen(), ["a", "b"])
     assert given == ["a", "b"] and json.dumps(given) == '["a", "b"]' and [*reversed(given)] == ["b", "a"]
     assert type(pickle.loads(pickle.dumps(given))) is list and pickle.loads(pickle.dumps(given)) == ["a", "b"]
-    assert type(given[:1]) is list and given[-1] == "b" and given.seen == [(given, 1)]
+    assert type(given[:1]) is list and given[-1] == "b"
+    assert [(place.of is given, place.row) for place in given.seen.places()] == [(True, 1)]
 
 
 def test_what_a_function_cannot_take_is_told_before_anything_is_scored(calls: list[int]) -> None:

@@ -13,7 +13,7 @@ from ...errors import PipelineError
 from ...resume.kept_batches import KeptBatches
 from ...resume.snapshots import Snapshots
 from ..component import Component, Finite
-from ..looked_at import Looked, row_of
+from ..looked_at import Looked, Seen, row_of
 from ..samples import Samples, is_reward, shown
 from ..user_function import RAISED, Function, line_of, load_function, refuse_arguments
 
@@ -81,7 +81,8 @@ class _NoList(Exception):
 
 
 def _scored(function: Function, settings: PythonComponent, samples: Samples) -> list[Any]:
-    given = _given(settings, samples)
+    seen = Seen()
+    given = _given(settings, samples, seen)
     try:
         return _call(function, settings, given)
     except _NoList as error:
@@ -92,7 +93,8 @@ def _scored(function: Function, settings: PythonComponent, samples: Samples) -> 
     except PipelineError as error:  # what the function reads is not here: no fault of its own
         raise PipelineError(f"reward '{settings.name}': {settings.function}: {error.message}") from None
     except RAISED as error:
-        place, row = line_of(error), row_of(error, [each for each in given.values() if isinstance(each, Looked)])
+        place = line_of(error)
+        row = row_of(error, seen, [each for each in given.values() if isinstance(each, Looked)])
         at = "for the batch, at no single sample"
         if row is not None:
             at = f"at sample '{samples.sample_ids[row]}', response {shown(samples.responses[row])}"
@@ -102,9 +104,8 @@ def _scored(function: Function, settings: PythonComponent, samples: Samples) -> 
         ) from error
 
 
-def _given(settings: PythonComponent, samples: Samples) -> dict[str, Any]:
-    """Return the function's arguments: copies, which tell what it looks at."""
-    seen: list[tuple[Looked, int]] = []
+def _given(settings: PythonComponent, samples: Samples, seen: Seen) -> dict[str, Any]:
+    """Return the function's arguments: copies, which tell `seen` what it looks at."""
     prompts: Any = samples.prompt_texts
     completions: list[Any] = samples.responses
     if settings.format == "messages":
