@@ -1,5 +1,6 @@
 """`ppo-pipeline report`: the run as one HTML file."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -17,6 +18,9 @@ def report(output: Path, rounds: tuple[str, ...], samples: int | None) -> None:
 
     Without --samples the file has as many as make 5,000 samples and 1,000,000 tokens in all.
     """
+    from ..project.paths import Paths
+    from ..project.plan.left import stages_left
+    from ..project.sealing.lock_text import LOCK
     from ..report.contents import contents
     from ..report.page import page
     from ..report.run import Run
@@ -24,6 +28,11 @@ def report(output: Path, rounds: tuple[str, ...], samples: int | None) -> None:
     if output.is_dir():
         raise PipelineError(f"{output}: is a folder; give --output a file name such as report.html.")
     run = Run(Path(), rounds)
+    with suppress(PipelineError):  # a dvc.lock of another form: DVC's own to say
+        left = stages_left(run.params, "") if LOCK.is_file() else []
+        old = dict.fromkeys(stage.partition("@")[2] for stage in left)
+        if there := [name for name in old if name in run.rounds and Paths(name).metrics("evaluate").is_file()]:
+            run.notes.append(f"Still of an earlier run: {', '.join(there)}; `dvc repro` makes them anew.")
     found = contents(run, samples)
     text = page(found, f"PPO run of {dict(run.facts())['model']}")
     try:

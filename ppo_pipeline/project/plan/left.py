@@ -4,7 +4,6 @@ DVC writes a stage's entry as the stage ends. So a stage of which a dependency i
 to run, and so is what reads its outputs. One whose entry fits is done, or DVC restores it.
 """
 
-import hashlib
 import re
 from pathlib import Path, PurePosixPath
 
@@ -13,17 +12,20 @@ from ..paths import Paths
 from ..sealing import lock_text
 from ..stages import OF_A_ROUND
 from .durations import Durations
+from .would_be import md5
 
 ENTRY = re.compile(r"^    - path: (\S.*)\n(?:      (?!md5:).*\n)*      md5: (\S+)$", re.MULTILINE)
 WRITTEN = tuple(f"{path.as_posix()}/" for path in (Paths().code_folder, Paths().settings_folder, Paths().models))
 
 
 def stages_left(params: Params, here: str) -> list[str]:
-    """Return the stages of other rounds that are still to run, now that round `here` is through: `update@r004`."""
+    """Return the stages of other rounds that are still to run, now that round `here` is through: `update@r004`.
+
+    here: empty where no stage is at work.
+    """
     entries = {name: _hashes(block) for name, block in lock_text.read().items()}
-    now: dict[
-        str, str
-    ] = {}  # files that no stage writes, such as reward functions, are as this round's stages saw them
+    now: dict[str, str] = {}
+    # Files that no stage writes, such as reward functions, are as this round's stages saw them.
     for stage in OF_A_ROUND[:-1]:  # the last one is still at work, for DVC
         now |= entries.get(f"{stage}@{here}", ({}, {}))[0]
     made = {path: digest for _, outs in entries.values() for path, digest in outs.items()}
@@ -33,11 +35,8 @@ def stages_left(params: Params, here: str) -> list[str]:
 
     def fits(path: str, digest: str) -> bool:
         upwards = {path, *(folder.as_posix() for folder in PurePosixPath(path).parents)}
-        if path.startswith(WRITTEN):
-            return (
-                Path(path).is_file()
-                and hashlib.md5(Path(path).read_bytes(), usedforsecurity=False).hexdigest() == digest
-            )
+        if path.startswith(WRITTEN):  # one that is not here, as in a clone, tells nothing
+            return not Path(path).is_file() or md5(Path(path).read_text(encoding="utf-8")) == digest
         if upwards & waiting:
             return False
         of = path.removeprefix(f"{Paths().rounds.as_posix()}/").split("/")[0]
