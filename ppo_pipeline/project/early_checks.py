@@ -1,11 +1,14 @@
 """What can be known to fail before anything costs: each open round's settings beside the prompts that there are."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import PipelineError
 from ..rewards.scoring import check_prompts
 from ..settings.params import ROOT, Params
+from ..settings.reward_sections import Reward
 
 
 def check_rounds(params: Params, prompts: pa.Table) -> None:
@@ -32,8 +35,18 @@ def check_rounds(params: Params, prompts: pa.Table) -> None:
                 continue
             checked.add(key)
             try:
-                check_prompts(settings.reward, table)
+                check_prompts(_at_hand(params, settings.reward), table)
             except PipelineError as error:
                 if own is None or not own.reward:
                     raise
                 raise PipelineError(f"params.yaml: rounds.{name}: {error.message}") from error.__cause__
+
+
+def _at_hand(params: Params, reward: Reward) -> Reward:
+    """Return the reward less its models that `sources` watches and that are not here: for these it has a stage.
+
+    One may be still to be trained, or have gone after all that it scored lies in DVC's cache.
+    """
+    gone = {path for path in params.sources.values() if not Path(path).expanduser().exists()}
+    components = [each for each in reward.components if (each.loaded_model() or "") not in gone]
+    return reward.model_copy(update={"components": components})

@@ -94,6 +94,21 @@ def test_a_model_that_is_trained_here_need_not_be_there_yet(project: Stages) -> 
     ModelComponent(**{**MODEL, "model": "data/reward_model/kind"}).check(None)  # type: ignore[arg-type]
 
 
+def test_a_watched_model_that_has_gone_stops_nothing(project: Stages) -> None:
+    """DVC keeps the record of its files; whether it must be loaded again is not known here."""
+    path = project.folder / "params.yaml"
+    before = path.read_text()
+    project.edit(lambda params: params["reward"]["components"].append({**MODEL, "model": "./gone"}))
+    project.edit(lambda params: params.update(sources={"judge": "./gone"}))
+    record = project.folder / "data/sources/judge/files.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    try:
+        project.run("settings")
+    finally:
+        path.write_text(before)
+
+
 def test_held_out_prompts_that_are_never_asked_need_no_answer(project: Stages) -> None:
     """As the stage `evaluate` reads them; the training prompts are all read."""
     import pyarrow as pa
