@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from dvc_project import REPOSITORY
 from ruamel.yaml import YAML
 from stage_runs import ROUND
 
+from ppo_pipeline.cli.main import main
 from ppo_pipeline.project.learning_curve import HELDOUT, TRAINING
 from ppo_pipeline.project.plan.left import seconds_left, stages_left
 from ppo_pipeline.project.running import line, tell_run
@@ -96,6 +98,19 @@ def test_another_policy_leaves_all_rounds_behind_it(lock: Lock, params: Params) 
     lock.edit("update@r002", "outs", "data/rounds/r002/policy")
     lock.write()
     assert set(stages_left(params, "r002")) == of("r003"), "not its sibling"
+
+
+def test_the_report_names_the_rounds_that_are_still_of_an_earlier_run(lock: Lock, params: Params) -> None:
+    for name in ("r001", "r002", "r003"):
+        Path("metrics/stages", name).mkdir(parents=True)
+        Path("metrics/stages", name, "evaluate.json").write_text("{}")
+    said = CliRunner().invoke(main, ["report"]).output
+    assert "report.html: 5 rounds" in said and "earlier run" not in said
+    lock.edit("update@r001", "outs", "data/rounds/r001/policy")
+    lock.edit("evaluate@r001", "deps", "data/rounds/r001/policy")
+    lock.write()
+    said = CliRunner().invoke(main, ["report"]).output
+    assert "Still of an earlier run: r002, r003; `dvc repro` makes them anew." in said, "side has no metrics yet"
 
 
 def test_settings_leave_the_stages_that_read_them_and_what_follows(params: Params) -> None:
