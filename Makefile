@@ -10,14 +10,16 @@ ACTIVATE := . $(BIN)/activate
 install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml setup.py constraints.txt
+	@echo "$(VENV): torch and what else constraints.txt names, some hundred MB; minutes, as the network is fast"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[test]'
 	test -d .dvc || $(BIN)/dvc init --quiet
 	touch $@
 
 repro: install
 	$(ACTIVATE) && dvc repro
-	$(ACTIVATE) && dvc metrics show && dvc plots show
+	$(ACTIVATE) && dvc metrics show && dvc plots show && ppo-pipeline report
+	@echo "The report, which needs no internet: file://$(CURDIR)/report.html"
 
 test: install
 	$(ACTIVATE) && scripts/check

@@ -21,6 +21,7 @@ PATTERNS = (
     ".dvcignore",
     ".dvc/config",
     ".dvc/.gitignore",
+    ".dvc/plots.html",
 )
 
 

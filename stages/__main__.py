@@ -9,6 +9,7 @@ from importlib import import_module
 
 import click
 
+from ppo_pipeline.observe.progress import check_live
 from ppo_pipeline.project.faults import faults_told
 from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.project.stages import STAGES, Stage
@@ -24,9 +25,14 @@ def main(name: str, given: str | None) -> None:
     stage, arguments = STAGES[name], [given] if given else []
     stage.check(given)
     with faults_told(GOES_ON, stage.less_memory):
+        check_live()
         if wanted():
             run_elsewhere(stage, [name, *arguments])  # comes back only where the stage did not start
         import_module(f"{__package__}.{name}").run(*arguments)
+    if name == "evaluate":
+        from ppo_pipeline.project.running import tell_run
+
+        tell_run(*arguments)
 
 
 def wanted() -> bool:

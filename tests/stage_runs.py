@@ -63,8 +63,8 @@ class Stages:
         change(params)
         self.parents = {name: entry["parent"] for name, entry in params["rounds"].items()}
         yaml.dump(params, folder / "params.yaml")
-        self.run("settings")
         self.run("prompts")
+        self.run("settings")
 
     def run(self, stage: str, name: str = "") -> str:
         """Run a stage, of round `name` where it is a round's; return what it says."""
@@ -72,6 +72,13 @@ class Stages:
             result = CliRunner().invoke(main, command_of(stage, name), catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.output
+
+    def edit(self, change: Callable[[Any], None]) -> None:
+        """Edit params.yaml, without running the stage that checks it."""
+        yaml = YAML()
+        params = yaml.load(self.folder / "params.yaml")
+        change(params)
+        yaml.dump(params, self.folder / "params.yaml")
 
     def round(self, name: str) -> None:
         """Run all stages of a round."""

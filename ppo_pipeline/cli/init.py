@@ -19,7 +19,7 @@ def init(folder: Path, model: str | None) -> None:
     """
     made = make_project(folder, model)
     click.echo(f"{folder}: {'  '.join(made)}")
-    steps = ["dvc repro", "dvc metrics show && dvc plots show"]
+    steps = ["dvc repro", "dvc metrics show && ppo-pipeline report"]
     if not start_git(folder):
         steps.insert(0, "git init  # no git was found; DVC needs a git repository")
     click.echo("Next:")

@@ -1,6 +1,7 @@
 """`ppo-pipeline report`: the run as one HTML file."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -47,11 +48,19 @@ def write(
     output: Path, rounds: Sequence[str], samples: int | None, others: Sequence[str], reload_after: float = 0.0
 ) -> None:
     """Write the file whole or not at all, and say what is in it and what is left out."""
+    from ..project.paths import Paths
+    from ..project.plan.left import stages_left
+    from ..project.sealing.lock_text import LOCK
     from ..report.contents import contents
     from ..report.page import page
     from ..report.run import Run
 
     run = Run(Path(), rounds)
+    with suppress(PipelineError):  # a dvc.lock of another form: DVC's own to say
+        left = stages_left(run.params, "") if LOCK.is_file() else []
+        old = dict.fromkeys(stage.partition("@")[2] for stage in left)
+        if there := [name for name in old if name in run.rounds and Paths(name).metrics("evaluate").is_file()]:
+            run.notes.append(f"Still of an earlier run: {', '.join(there)}; `dvc repro` makes them anew.")
     found = contents(run, samples, others, reload_after)
     text = page(found, f"PPO run of {dict(run.facts())['model']}")
     try:

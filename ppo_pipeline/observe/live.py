@@ -34,10 +34,12 @@ def place_of(name: str) -> tuple[str, int] | None:
 
 
 def open_writer(folder: str, line: str) -> Any:
-    """Open a writer of TensorBoard's files in `folder`/[experiment/]line.
+    """Open a writer of TensorBoard's files in `folder`/[experiment/]line."""
+    return writer_class()(str(Path(folder, os.environ.get("DVC_EXP_NAME", ""), line)))
 
-    Raises PipelineError where tensorboard is not installed.
-    """
+
+def writer_class() -> Any:
+    """Return tensorboard's writer; PipelineError where tensorboard is not installed."""
     try:
         from tensorboard.summary import Writer
     except ImportError:
@@ -45,7 +47,7 @@ def open_writer(folder: str, line: str) -> Any:
             "PPO_PIPELINE_LIVE is set, but tensorboard is not installed: pip install -c constraints.txt -e '.[live]', "
             "or unset the variable."
         ) from None
-    return Writer(str(Path(folder, os.environ.get("DVC_EXP_NAME", ""), line)))
+    return Writer
 
 
 def write_round(folder: str, label: str, numbers: dict[str, Any]) -> None:

@@ -75,6 +75,12 @@ def live_folder() -> str:
     return os.environ.get("PPO_PIPELINE_LIVE", "")
 
 
+def check_live() -> None:
+    """Raise PipelineError where TensorBoard's files are wanted and it is not installed."""
+    if live_folder():
+        _live().writer_class()
+
+
 def _live() -> ModuleType:
     """Return live.py, imported only where TensorBoard's files are wanted."""
     from . import live

@@ -84,9 +84,9 @@ def sealed_metrics(folder: Path, name: str) -> dict[str, dict[str, Any]]:
 
 
 def curve_rows(
-    params: Params, metrics: dict[str, dict[str, Any]], columns: dict[str, str], with_root: bool
+    params: Params, metrics: dict[str, dict[str, Any]], columns: dict[str, str], with_root: bool, upto: str = ""
 ) -> list[dict[str, Any]]:
-    """Return a row per round of the main line: round, parent, depth, and `columns`.
+    """Return a row per round of the main line, or of the way to `upto`: round, parent, depth, and `columns`.
 
     One line only, since a line through branches would run back and forth; metrics/rounds/ has all rounds.
     `with_root` starts with the untrained policy. A round that lacks one of the metrics has no row: plots would
@@ -95,7 +95,7 @@ def curve_rows(
     """
     needed = [metric for metric in columns if metric not in OPTIONAL] or list(columns)
     rows = []
-    for name in [ROOT] * with_root + params.lineage(params.last_round):
+    for name in [ROOT] * with_root + params.lineage(upto or params.last_round):
         if all(metric in metrics[name] for metric in needed):
             parent = "" if name == ROOT else params.all_rounds[name].parent
             row: dict[str, Any] = {"round": name, "parent": parent, "depth": params.depth(name)}

@@ -15,12 +15,12 @@ from typing import Any
 from ..errors import PipelineError
 from ..models.packaged import PACKAGED
 from ..settings.params import ROOT, Params
+from ..settings.reward_model_sections import TRAINED_HERE
 from ..storage.files import read_json, sha256_of, write_json
 from .paths import Paths
 
 BASE = "base"  # the name of base.model in `sources`; those of reward models are free
 SOURCES, MODELS, RECORD = Paths().sources, Paths().models, "files.json"
-TRAINED_HERE = "data/reward_model/"  # what the stage `reward_model` makes, though it may not be there yet
 PLAIN = re.compile(r"(\.{0,2}/)?[A-Za-z_][A-Za-z0-9_./-]*")
 
 

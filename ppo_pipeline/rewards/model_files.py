@@ -26,7 +26,7 @@ def load_classifier(settings: "ModelComponent", device: Any, dtype: Any) -> tupl
     from ..models.loading import readable
 
     where = f"reward '{settings.name}': model"
-    folder = _folder(settings, where)
+    folder = local_folder(settings, where) or fetch(settings.model, settings.revision, [*SMALL_FILES, SAFE], where)
     check_folder(folder, where)
     safe = _has_safetensors(settings, folder, where)
     logging.disable_progress_bar()
@@ -61,8 +61,8 @@ def member_folders(model: str, where: str) -> list[Path]:
     return found
 
 
-def _folder(settings: "ModelComponent", where: str) -> Path:
-    """Return the folder with the model's files; bring a hub model there."""
+def local_folder(settings: "ModelComponent", where: str) -> Path | None:
+    """Return the model's folder, None for one of the hub; PipelineError where the name can be neither."""
     name = settings.model
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -74,7 +74,7 @@ def _folder(settings: "ModelComponent", where: str) -> Path:
         return folder
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise PipelineError(f"{where}: '{name}' is no folder here, and no hub id of the form owner/name.")
-    return fetch(name, settings.revision, [*SMALL_FILES, SAFE], where)
+    return None
 
 
 def _has_safetensors(settings: "ModelComponent", folder: Path, where: str) -> bool:

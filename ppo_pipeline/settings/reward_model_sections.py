@@ -7,6 +7,8 @@ from pydantic import Field
 from .sections import Count, Name
 from .supervised_sections import Supervised
 
+TRAINED_HERE = "data/reward_model/"  # what the stage `reward_model` makes, though it may not be there yet
+
 
 class RewardModel(Supervised):
     """Training of a reward model on pairs, which makes data/reward_model/NAME; a component of type `model` loads it."""

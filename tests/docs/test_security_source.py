@@ -25,8 +25,8 @@ ALLOWED = {
     ("ppo_pipeline/compute/device.py", "ctypes"),  # mallopt
     ("ppo_pipeline/compute/native/library.py", "ctypes"),  # the library compiled of the package's own C files
     ("ppo_pipeline/compute/native/operations.py", "ctypes"),  # its arguments
-    ("ppo_pipeline/rewards/types/python.py", "importlib.import_module"),  # the function that params.yaml names
     ("ppo_pipeline/trackers/tracker.py", "import_module"),  # the files beside it
+    ("ppo_pipeline/rewards/user_function.py", "importlib.import_module"),  # the function that params.yaml names
     ("ppo_pipeline/settings/reward_sections.py", "import_module"),  # files of rewards/types/
     ("ppo_pipeline/engine/warm/child.py", "runpy.run_module"),  # the stage that this user's launcher names
     ("ppo_pipeline/engine/warm/server.py", "importlib.import_module"),  # installed libraries

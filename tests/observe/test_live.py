@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from stage_runs import Stages
 
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.observe import live
+from stages.__main__ import main
 
 
 def scalars(folder: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
@@ -79,3 +81,7 @@ def test_without_tensorboard_the_first_stage_says_what_to_install(monkeypatch: p
     monkeypatch.setitem(sys.modules, "tensorboard.summary", None)
     with pytest.raises(PipelineError, match=r"tensorboard is not installed: pip install .*\[live\]"):
         live.open_writer("live", "r001")
+    monkeypatch.setenv("PPO_PIPELINE_LIVE", "live")
+    monkeypatch.setattr("stages.settings.run", lambda: pytest.fail("the stage has begun"))
+    result = CliRunner().invoke(main, ["settings"])
+    assert result.exit_code == 1 and "tensorboard is not installed" in result.output

@@ -12,7 +12,7 @@ from ppo_pipeline.settings.params import load_params
 
 pytestmark = pytest.mark.slow
 
-SHARED = ["code", "source@base", "settings", "base", "prompts", "init", "baseline"]
+SHARED = ["code", "prompts", "source@base", "settings", "base", "init", "baseline"]  # prompts: checked by settings
 ROUND = ["rollout", "reference", "reward", "advantage", "update", "evaluate"]
 
 

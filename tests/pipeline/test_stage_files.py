@@ -52,8 +52,11 @@ def opened_by(project: Stages, stage: str, name: str) -> set[str]:
 
 
 @pytest.mark.parametrize(("tuning", "start"), [("lora", "data/sft/chat"), ("full", "data/base")])
-def test_each_stage_opens_what_it_declares_and_all_of_it(tmp_path: Path, tuning: str, start: str) -> None:
+def test_each_stage_opens_what_it_declares_and_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuning: str, start: str
+) -> None:
     sys.addaudithook(hook)
+    monkeypatch.setattr("ppo_pipeline.project.running.tell_run", lambda name: None)  # no part of the stage: logs/ alone
     write_talk(tmp_path / "data/talk.jsonl")
     PREFERENCES.write(pairs_table(4, 2), tmp_path / "data/preferences/pairs.parquet")
 
@@ -68,8 +71,8 @@ def test_each_stage_opens_what_it_declares_and_all_of_it(tmp_path: Path, tuning:
     (tmp_path / "sealed/metrics").mkdir(parents=True)
     (tmp_path / "sealed/rounds.yaml").write_text("{}\n")
     runs = [
-        ("settings", ""),
         ("prompts", ""),
+        ("settings", ""),
         ("reward_model", "kind"),
         ("sft", "chat"),
         ("init", ""),

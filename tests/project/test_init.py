@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,17 @@ def test_a_new_folder_gets_all_files_and_a_git_repository(here: Path) -> None:
     assert "cd a/mine" in said
     assert "dvc repro" in said
     assert (here / "a/mine/sealed/metrics/.gitkeep").is_file()
+
+
+def test_the_page_of_dvc_plots_tells_what_to_do_where_vega_cannot_be_loaded(here: Path) -> None:
+    from dvc_render.html import HTML
+
+    init("mine")
+    config = ConfigParser()
+    config.read(here / "mine/.dvc/config")
+    template = (here / "mine/.dvc" / config["plots"]["html_template"]).read_text()
+    page = HTML(template).with_scripts("<script>vega</script>").with_element("<div>plot</div>").embed()
+    assert page.index("<script>vega</script>") < page.index("ppo-pipeline report") < page.index("<div>plot</div>")
 
 
 def test_in_a_git_repository_there_is_no_second_one(here: Path) -> None:

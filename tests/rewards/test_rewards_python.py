@@ -122,7 +122,10 @@ def test_the_committed_example() -> None:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("my_rewards:fails", r"my_rewards:fails raised ZeroDivisionError: .* \(sample 's1'\)"),
+        (
+            "my_rewards:fails",
+            r"fails raised ZeroDivisionError: .* \(.*my_rewards.py, line 12, at sample 's1', response ''\)",
+        ),
         ("my_rewards:short", r"1 rewards for 3 samples"),
         ("my_rewards:nothing", r"sample 's0': None is not a finite number"),
         ("my_rewards:number", r"returned float, expected a list"),

@@ -126,7 +126,9 @@ def test_a_function_that_changes_the_folder_leaves_the_stage_where_it_was(module
 
 
 def test_one_that_fails_elsewhere_too(module: Path) -> None:
-    with pytest.raises(PipelineError, match=r"habits:leaves_and_fails raised KeyError: 'x' \(sample 's0'\)"):
+    with pytest.raises(
+        PipelineError, match=r"habits:leaves_and_fails raised KeyError: 'x' \(habits.py, line 34, for the batch"
+    ):
         component("habits:leaves_and_fails").score(given())
     assert Path.cwd() == module
 
@@ -134,9 +136,15 @@ def test_one_that_fails_elsewhere_too(module: Path) -> None:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("habits:exits", r"habits:exits raised SystemExit: 0 \(sample 's0'\)"),
+        (
+            "habits:exits",
+            r"habits:exits raised SystemExit: 0 \(habits.py, line 41, for the batch, at no single sample\)",
+        ),
         ("exiter:f", r"importing 'exiter' raised SystemExit: 0"),
-        ("habits:late", r"habits:late raised ZeroDivisionError: .* \(sample 's0'\)"),
+        (
+            "habits:late",
+            r"habits:late raised ZeroDivisionError: .* \(habits.py, line 45, at sample 's0', response 'a'\)",
+        ),
         ("habits:returns_dict", "returned dict, expected a list"),
         ("habits:returns_keys", "returned dict_keys, expected a list"),
         ("habits:returns_set", "returned set, expected a list"),

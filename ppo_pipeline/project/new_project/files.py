@@ -11,7 +11,7 @@ from ..sealing.index import EMPTY
 from .derived import project_dvc_yaml, project_params
 
 TEMPLATE = PACKAGE / "project/new_project/template"
-AS_THEY_ARE = ("params.schema.json", ".dvcignore", ".dvc/config", ".dvc/.gitignore")
+AS_THEY_ARE = ("params.schema.json", ".dvcignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots.html")
 TEMPLATES = {
     ".gitignore": "gitignore",
     "README.md": "README.md",

@@ -31,13 +31,13 @@ class Durations:
     def _record(self, folder: str, name: str) -> float | None:
         path = self.logs / folder / f"{name}.json"
         if path not in self.read:
-            try:
-                self.read[path] = float(json.loads(path.read_text(encoding="utf-8"))["process_seconds"])
-            except (
-                OSError,
-                ValueError,
-                KeyError,
-                TypeError,
-            ):  # none, or half of one: an estimate does without
-                self.read[path] = None
+            self.read[path] = self.recorded(path)
         return self.read[path]
+
+    @staticmethod
+    def recorded(path: Path) -> float | None:
+        """Return the seconds that a record has; None without one, or half of one: an estimate does without."""
+        try:
+            return float(json.loads(path.read_text(encoding="utf-8"))["process_seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None

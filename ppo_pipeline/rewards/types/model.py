@@ -1,6 +1,7 @@
 """Rewards from a sequence classification model."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from ...observe.progress import progress
 from ...resume.kept_batches import KeptBatches
 from ...resume.snapshots import Snapshots
 from ...settings.as_before import AsBefore
+from ...settings.reward_model_sections import TRAINED_HERE
 from ...settings.sections import Count
 from ..component import Component
 from ..samples import Samples
@@ -108,6 +110,14 @@ class ModelComponent(Component):
             for place, found in workers.run([batches[number] for number in left], counter):
                 rewards[batches[left[place]]] = found
                 kept.finish(left[place])
+
+    def check(self, prompts: Samples) -> None:
+        """Raise PipelineError where a local model is not there; one that is to be trained here may not be there yet."""
+        from ..model_files import local_folder
+
+        if not self.model.startswith(TRAINED_HERE) or Path(self.model).is_dir():
+            for member in self._members():
+                local_folder(member, f"reward '{self.name}': model")
 
     def loaded_model(self) -> str:
         """Return the folder or hub id."""

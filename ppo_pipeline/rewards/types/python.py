@@ -1,10 +1,8 @@
 """Rewards from a Python function with the signature of TRL's reward functions."""
 
-import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from contextlib import chdir
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,13 +14,13 @@ from ...resume.kept_batches import KeptBatches
 from ...resume.snapshots import Snapshots
 from ...settings.as_before import AsBefore
 from ..component import Component, Finite
-from ..samples import Samples, is_reward
+from ..looked_at import Looked, Seen, row_of
+from ..samples import Samples, is_reward, shown
+from ..user_function import RAISED, Function, line_of, load_function, refuse_arguments
 
-Function = Callable[..., Any]
 FUNCTIONS = Path("reward_functions")
 RESERVED = ("prompt", "prompts", "completion", "completions", "completion_ids")
 NO_LISTS = (str, bytes, bytearray, memoryview, Mapping, Set)  # would be read as characters, numbers, keys, in any order
-RAISED = (Exception, SystemExit)  # sys.exit() in a function must not end the stage as if all were well
 
 
 class PythonComponent(Component):
@@ -54,8 +52,8 @@ class PythonComponent(Component):
         Source: TRL's GRPOTrainer, "Using a custom reward function". Its trainer_state, log_extra and log_metric are
         not given: there is no trainer.
         snapshots: where the rewards of a slow function are kept, so that a killed stage does not ask for them again.
-        Raises PipelineError where the function cannot be imported, raises, or returns no list; the first sample that it
-        raises for is named.
+        Raises PipelineError where the function cannot be imported, raises, or returns no list; the line that raised is
+        named, and the sample that it looked at.
         """
         function = load_function(self.function, self.name)
         found = np.zeros(len(samples))
@@ -68,14 +66,11 @@ class PythonComponent(Component):
         return [float(reward) for reward in found]
 
     def check(self, prompts: Samples) -> None:
-        """Raise PipelineError where the function's module is not there, without running its code."""
-        module = self.function.partition(":")[0]
-        try:
-            there = find_spec(module) is not None
-        except (ImportError, ValueError):
-            there = False
-        if not there:
-            raise PipelineError(f"reward '{self.name}': function '{self.function}': No module named '{module}'.")
+        """Raise PipelineError where the function cannot be imported, or takes other arguments than it will be given."""
+        function = load_function(self.function, self.name)
+        columns = [name for name in prompts.columns if name not in RESERVED]
+        given = ["prompts", "completions", "completion_ids", *columns]
+        refuse_arguments(function, self.function, self.name, given, list(prompts.columns))
 
     def files(self) -> list[Path]:
         """Return the folder of the project's functions."""
@@ -87,8 +82,10 @@ class _NoList(Exception):
 
 
 def _scored(function: Function, settings: PythonComponent, samples: Samples) -> list[Any]:
+    seen = Seen()
+    given = _given(settings, samples, seen)
     try:
-        return _call(function, settings, samples, slice(None))
+        return _call(function, settings, given)
     except _NoList as error:
         raise PipelineError(
             f"reward '{settings.name}': {settings.function} returned {error}, expected a list with one number per "
@@ -97,42 +94,38 @@ def _scored(function: Function, settings: PythonComponent, samples: Samples) -> 
     except PipelineError as error:  # what the function reads is not here: no fault of its own
         raise PipelineError(f"reward '{settings.name}': {settings.function}: {error.message}") from None
     except RAISED as error:
+        place = line_of(error)
+        row = row_of(error, seen, [each for each in given.values() if isinstance(each, Looked)])
+        at = "for the batch, at no single sample"
+        if row is not None:
+            at = f"at sample '{samples.sample_ids[row]}', response {shown(samples.responses[row])}"
         raise PipelineError(
             f"reward '{settings.name}': {settings.function} raised {type(error).__name__}: {error} "
-            f"({_culprit(function, settings, samples)})."
+            f"({f'{place}, ' if place else ''}{at})."
         ) from error
 
 
-def load_function(path: str, name: str) -> Function:
-    """Import `package.module:function` from the project's top folder or the environment."""
-    module, _, attribute = path.partition(":")
-    try:
-        with chdir("."):  # the module's code may leave the folder
-            function = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise PipelineError(f"reward '{name}': function '{path}': {error}.") from None
-    except AttributeError:
-        raise PipelineError(f"reward '{name}': the module '{module}' has no '{attribute}'.") from None
-    except RAISED as error:  # what the module's own code raises, or that it is no Python
-        raise PipelineError(f"reward '{name}': importing '{module}' raised {type(error).__name__}: {error}.") from error
-    if not callable(function):
-        raise PipelineError(f"reward '{name}': '{path}' is not a function.")
-    return function  # type: ignore[no-any-return]
+def _given(settings: PythonComponent, samples: Samples, seen: Seen) -> dict[str, Any]:
+    """Return the function's arguments: copies, which tell `seen` what it looks at."""
+    prompts: Any = samples.prompt_texts
+    completions: list[Any] = samples.responses
+    if settings.format == "messages":
+        prompts = samples.messages
+        completions = [[{"role": "assistant", "content": text}] for text in completions]
+    columns = {name: values for name, values in samples.columns.items() if name not in RESERVED}
+    given = {"prompts": prompts, "completions": completions, "completion_ids": samples.response_ids, **columns}
+    return {
+        name: Looked(_copy(values), seen, values) if isinstance(values, list) else _copy(values)
+        for name, values in given.items()
+    }
 
 
-def _call(function: Function, settings: PythonComponent, samples: Samples, rows: slice) -> list[Any]:
-    """Return the function's rewards for these samples; it gets copies, and a change of folder ends with it."""
+def _call(function: Function, settings: PythonComponent, given: dict[str, Any]) -> list[Any]:
+    """Return the function's rewards; a change of folder ends with it."""
     import asyncio
 
-    prompts: list[Any] = samples.prompt_texts[rows]
-    completions: list[Any] = samples.responses[rows]
-    if settings.format == "messages":
-        prompts = _copy(samples.messages[rows])
-        completions = [[{"role": "assistant", "content": text}] for text in completions]
-    columns = {name: _copy(values[rows]) for name, values in samples.columns.items() if name not in RESERVED}
-    completion_ids = _copy(samples.response_ids[rows])
     with chdir("."):
-        found = function(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
+        found = function(**given)
         found = asyncio.run(_result(found)) if inspect.isawaitable(found) else found
         return [_plain(reward, settings.none_as) for reward in _listed(found)]
 
@@ -167,13 +160,3 @@ def _plain(reward: Any, none_as: float | None) -> Any:
     if hasattr(reward, "item") and getattr(reward, "ndim", 0) == 0:
         reward = reward.item()
     return float(reward) if isinstance(reward, bool) else reward
-
-
-def _culprit(function: Function, settings: PythonComponent, samples: Samples) -> str:
-    """Call the function for one sample at a time; name the first for which it raises."""
-    for i, sample_id in enumerate(samples.sample_ids):
-        try:
-            _call(function, settings, samples, slice(i, i + 1))
-        except RAISED:
-            return f"sample '{sample_id}'"
-    return "for the batch, for no single sample"
