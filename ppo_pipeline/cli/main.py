@@ -24,7 +24,7 @@ COMMANDS = {
     "pairs": ("ppo_pipeline.cli.pairs", "pairs", "Make pairs of answers out of rounds' samples, by a reward."),
     "judge": ("ppo_pipeline.cli.judge", "judge", "Choose between two answers yourself; pairs for a reward model."),
     "chat": ("ppo_pipeline.cli.chat", "chat", "Answer prompts with a round's policy beside the base model."),
-    "export": ("ppo_pipeline.cli.export", "export", "Merge a round's LoRA into a plain transformers model."),
+    "export": ("ppo_pipeline.cli.export", "export", "Write a round's policy as a transformers model, or an adapter."),
 }
 
 

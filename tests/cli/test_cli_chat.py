@@ -164,7 +164,28 @@ def test_prompts_known_ahead_are_answered_with_one_model_in_memory(monkeypatch: 
 def test_asked_for_prompts_are_answered_as_given_ones() -> None:
     how = ("--temperature", "0.7", "--top-p", "0.9")
     given = run(*ASK, *how, "--prompt", "second").output.splitlines()
-    assert run(*ASK, *how, stdin="first\nsecond\n").output.splitlines()[-len(given) - 1 : -1] == given
+    assert run(*ASK, *how, stdin="first\n/clear\nsecond\n").output.splitlines()[-len(given) - 1 : -1] == given
+
+
+def test_a_conversation_goes_on_from_each_model_s_own_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr("ppo_pipeline.cli.chat.print_pair", shown.append)
+    run("chat", "--round", "r001", "--max-new-tokens", "3", stdin=f"say a\n{'x' * 300}\nand b\n")
+    first, second = shown  # the one that is too long is no part of it
+    for side, model in zip(("base", "trained"), models(), strict=True):
+        talk = [{"role": "user", "content": "say a"}]
+        assert first[side] == greedy(model, talk, 3)
+        talk += [{"role": "assistant", "content": first[side]}, {"role": "user", "content": "and b"}]
+        assert second[side] == greedy(model, talk, 3)
+
+
+def test_a_system_message_of_the_command_line_is_in_place_of_the_settings() -> None:
+    edit("system: null", "system: Be brief.")
+    user = {"role": "user", "content": "say a"}
+    for given in ("Be long.", ""):
+        talk = [{"role": "system", "content": given}] * bool(given) + [user]
+        [(base, _)] = texts(*ASK, "--prompt", "say a", "--json", "--system", given)
+        assert base == greedy(models()[0], talk)
 
 
 def test_a_round_s_own_stop_tokens_end_its_answers() -> None:

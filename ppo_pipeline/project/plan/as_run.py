@@ -31,11 +31,11 @@ DERIVED = (
 )
 
 
-def metrics_of(params: Params, name: str) -> dict[str, Any]:
-    """Return the metrics of a round's stages, by name; empty where none has run."""
+def metrics_of(params: Params, name: str, root: Path = Path()) -> dict[str, Any]:
+    """Return the metrics of a round's stages, by name; empty where none has run. root: the project's folder."""
     if name == ROOT or name in params.rounds:
-        return round_metrics(Paths().stage_metrics, name)
-    return merged(sealed_metrics(Paths().sealed_metrics, name))
+        return round_metrics(Paths(root=root).stage_metrics, name)
+    return merged(sealed_metrics(Paths(root=root).sealed_metrics, name))
 
 
 def settings_of(params: Params, name: str) -> dict[str, Any] | None:
