@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
 from ..errors import PipelineError, nearest
 from ..settings.params import ROOT, Params, load_params
+from ..storage.files import read_json
 from ..tables.advantages import ADVANTAGES
 from ..tables.evaluation import EVALUATION, EVALUATION_SAMPLES
 from ..tables.joined import with_neighbours
@@ -98,10 +99,11 @@ class Run:
     def metrics(self) -> pa.Table:
         """Return a row per round that has run: round, parent, depth, and each metric by its name.
 
-        A metric that a round lacks is null there. Training metrics are of the policy that sampled, the parent's;
-        those that start with eval/ are of the round's own.
+        A metric that a round lacks is null there. A fresh clone has them too: git keeps metrics/rounds/.
+        Training metrics are of the policy that sampled, the parent's; those that start with eval/ are of the round's
+        own.
         """
-        found = {name: metrics_of(self.params, name, self.root) for name in self.rounds}
+        found = {name: self._metrics(name) for name in self.rounds}
         names = sorted({metric for numbers in found.values() for metric in numbers})
         rows = [
             {"round": name, "parent": self.paths(name).parent, "depth": self.params.depth(name)}
@@ -126,6 +128,10 @@ class Run:
         from ..models.loading import load_tokenizer
 
         return LoadedPolicy(merged_model(base, folder, device), load_tokenizer(base))
+
+    def _metrics(self, name: str) -> dict[str, Any]:
+        file = Paths(root=self.root).round_metrics / f"{name}.json"
+        return metrics_of(self.params, name, self.root) or (read_json(file) if file.is_file() else {})
 
     def _trained(self, name: str) -> Paths:
         if name == ROOT:

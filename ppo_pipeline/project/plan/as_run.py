@@ -45,7 +45,7 @@ def settings_of(params: Params, name: str) -> dict[str, Any] | None:
     data/settings/ or in DVC's cache.
     """
     found: dict[str, Any] = {}
-    for entry in _entries(params, name).values():
+    for entry in lock_entries(params, name).values():
         for dep in entry.get("deps", []):
             if dep["path"].startswith(f"{SETTINGS.as_posix()}/"):
                 text = _text(Path(dep["path"]), dep["md5"])
@@ -55,8 +55,8 @@ def settings_of(params: Params, name: str) -> dict[str, Any] | None:
     return flattened(found)
 
 
-def _entries(params: Params, name: str) -> dict[str, Any]:
-    """Return the entries of dvc.lock of a round's stages."""
+def lock_entries(params: Params, name: str) -> dict[str, Any]:
+    """Return the entries of dvc.lock of a round's stages, by the stage as dvc.lock names it."""
     if name not in params.rounds and name != ROOT:
         path = stages_file(name)
         if not path.is_file():
