@@ -58,23 +58,21 @@ class FakeHub:
             self.cards.append(json.loads(body)["content"])
             return {"errors": [], "warnings": []}
         if "/preupload/" in path:
-            found = [(file["path"], file["path"].endswith(".safetensors")) for file in json.loads(body)["files"]]
-            return {
-                "files": [
-                    {"path": p, "uploadMode": "lfs" if big else "regular", "shouldIgnore": False} for p, big in found
-                ]
-            }
+            files = [file["path"] for file in json.loads(body)["files"]]
+            modes = ["lfs" if file.endswith(".safetensors") else "regular" for file in files]
+            told = zip(files, modes, strict=True)
+            return {"files": [{"path": file, "uploadMode": mode, "shouldIgnore": False} for file, mode in told]}
         if path.endswith("/info/lfs/objects/batch"):
             wanted = json.loads(body)["objects"]
             places = [{"upload": {"href": f"{self.url}/objects/{each['oid']}"}} for each in wanted]
             return {"objects": [{**each, "actions": place} for each, place in zip(wanted, places, strict=True)]}
         repository = path.removeprefix("/api/models/").partition("/commit/")[0]
         lines = [json.loads(line) for line in body.splitlines()]
-        told = {line["value"]["path"]: line for line in lines if line["key"] in ("file", "lfsFile")}
+        sent = {line["value"]["path"]: line["value"] for line in lines if line["key"] in ("file", "lfsFile")}
         self.files[repository] = {
-            name: self._objects[line["value"]["oid"]] if line["key"] == "lfsFile" else base64.b64decode(line["value"]["content"])
-            for name, line in told.items()
-        }  # fmt: skip
+            name: self._objects[value["oid"]] if "oid" in value else base64.b64decode(value["content"])
+            for name, value in sent.items()
+        }
         return {"success": True, "commitOid": "0" * 40, "commitUrl": f"{self.url}/{repository}/commit/{'0' * 40}"}
 
 

@@ -1,4 +1,4 @@
-"""`ppo-pipeline card`, `push` and `export --adapter`: a card that says what the tables say, files that load elsewhere."""
+"""`ppo-pipeline card`, `push`, `export --adapter`: the card says what the tables say, the files load elsewhere."""
 
 import json
 import math
@@ -162,7 +162,7 @@ def test_what_cannot_be_uploaded_is_told_before_anything_is_merged(
     monkeypatch: pytest.MonkeyPatch,
     change: Any,
     repo: str,
-    message: str,  # noqa: F811
+    message: str,
 ) -> None:
     monkeypatch.setattr("ppo_pipeline.project.published.merged_model", None)
     if change == "offline":

@@ -93,7 +93,7 @@ def test_a_round_has_its_own_settings(folder: Path) -> None:
 
 def test_what_is_not_there_is_named(folder: Path) -> None:
     run = ppo_pipeline.open(folder)
-    with pytest.raises(PipelineError, match="no round 'r2'. Did you mean 'r002'"):
+    with pytest.raises(PipelineError, match=r"no round 'r2'\. Did you mean 'r002'"):
         run.rollouts("r2")
     with pytest.raises(PipelineError, match="r000 is the untrained policy"):
         run.rewards("r000")

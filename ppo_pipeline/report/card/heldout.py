@@ -85,12 +85,10 @@ def samples(name: str, count: int) -> list[dict[str, str]]:
     found = []
     for place in range(0, len(rows), step)[:count]:
         row, before = rows[place], earlier.get(rows[place]["prompt_text"])
-        shown = {
-            "prompt": fenced(prompts[place]),
-            "answer": fenced(row["response_text"]),
-            "score": f"{row['score']:+.2f}",
-        }
-        found.append(shown | ({} if before is None else {"before": fenced(before)}))
+        texts = {"prompt": prompts[place], "answer": row["response_text"]} | (
+            {} if before is None else {"before": before}
+        )
+        found.append({part: fenced(text) for part, text in texts.items()} | {"score": f"{row['score']:+.2f}"})
     return found
 
 

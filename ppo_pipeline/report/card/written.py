@@ -35,7 +35,7 @@ model = PeftModel.from_pretrained(base, "{0}")"""
 
 
 class Published(NamedTuple):
-    """What a card is of: a round's policy or the average, as an adapter or merged, and what it is called where it lies."""
+    """What a card is of: a round's policy or the average, as an adapter or merged; where: its folder or repository."""
 
     round: str
     average: bool
@@ -51,16 +51,17 @@ def card_of(params: Params, of: Published) -> "ModelCard":
     name, numbers, table = of.round, measured(of.round), answers_of(of.round)
     settings, as_run = settings_lines(params, name)
     system = (params if name == ROOT else params_of_round(params, name)).prompts.system
+    how = "average" if of.average else "policy"
     return ModelCard.from_template(
         metadata(params, of, numbers),
         template_str=TEMPLATE.read_text(encoding="utf-8"),
-        title=_title(of), base_text=_base_text(params), round=name, rounds=len(params.all_rounds), average=of.average,
-        adapter=of.adapter, load=how_to_load(params, of), system=fenced(system) if system else None,
+        title=_title(of), base_text=_base_text(params), round=name, rounds=len(params.all_rounds),
+        average=of.average, adapter=of.adapter, load=how_to_load(params, of), system=fenced(system) if system else None,
         measured=[_cells(each) for each in numbers], prompts=0 if table is None else table.num_rows,
-        chosen=chosen_of(params, name) if numbers else 0, samples=samples(name, SAMPLES), curve=curve_lines(params, name),
-        settings=settings, as_run=as_run, **commit_here(), target="init" if name == ROOT else f"update@{name}",
-        version=__version__, hashes=data_hashes(params), policy_hash=policy_hash(params, name, of.average),
-        policy_path=f"data/rounds/{name}/{'average' if of.average else 'policy'}",
+        chosen=chosen_of(params, name) if numbers else 0, samples=samples(name, SAMPLES),
+        curve=curve_lines(params, name), settings=settings, as_run=as_run, **commit_here(),
+        target="init" if name == ROOT else f"update@{name}", version=__version__, hashes=data_hashes(params),
+        policy_hash=policy_hash(params, name, of.average), policy_path=f"data/rounds/{name}/{how}",
     )  # fmt: skip
 
 
@@ -114,19 +115,20 @@ def _base_text(params: Params) -> str:
     if hub:
         at = f" at {hub.revision}" if hub.revision else ""
         return f"`{hub.name}`{at}"
-    name = (
-        f"{ON_THE_HUB[model]}, its 4-bit GGUF unpacked," if model in ON_THE_HUB else f"The model `{Path(model).name}`"
-    )
+    if model in ON_THE_HUB:
+        name = f"`{ON_THE_HUB[model]}` (its 4-bit GGUF, unpacked)"
+    else:
+        name = f"The model `{Path(model).name}`"
     return name + ("" if params.start == "data/base" else f" after supervised training ({params.start})")
 
 
 def _cells(each: Measured) -> dict[str, str]:
-    def number(value: float | None, error: float | None = None) -> str:
-        return "" if value is None else f"{value:+.3f}" + ("" if error is None else f" +- {error:.3f}")
+    def number(value: float | None, error: float | None = None, shape: str = ".3f") -> str:
+        return "" if value is None else f"{value:{shape}}" + ("" if error is None else f" +- {error:.3f}")
 
     return {
         "title": each.title,
         "before": number(each.before),
         "value": number(each.value, each.error),
-        "change": number(each.change, each.change_error),
+        "change": number(each.change, each.change_error, "+.3f"),
     }
