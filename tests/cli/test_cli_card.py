@@ -24,7 +24,7 @@ HOSTILE = "```\n---\n# title {{ 7 * 7 }}\x1b[2J"
 
 
 @pytest.fixture(autouse=True)
-def evaluated() -> None:
+def evaluated(project: None) -> None:  # noqa: F811
     """Held-out answers to three prompts, of the untrained policy and of a round."""
     tokenizer = tiny_tokenizer()
     for name, scores in SCORES.items():
@@ -158,7 +158,7 @@ def test_push_uploads_an_adapter_of_a_hub_model(hub: FakeHub) -> None:  # noqa: 
     ],
 )
 def test_what_cannot_be_uploaded_is_told_before_anything_is_merged(
-    hub: FakeHub,
+    hub: FakeHub,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     change: Any,
     repo: str,
