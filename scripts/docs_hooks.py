@@ -1,4 +1,4 @@
-"""What mkdocs.yml has MkDocs do: links to files of the repository lead there, or name the file where no URL is known."""
+"""What MkDocs does with links to files of the repository: they lead there, or name the file where no URL is known."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ OUTSIDE = re.compile(r"\[([^\]]*)\]\(\.\./([^)#]+)(#[^)]*)?\)")
 
 
 def on_page_markdown(markdown: str, *, config: Any, **_: Any) -> str:
-    """Return a page's text with links that leave docs/ rewritten; tests/docs/test_readme.py checks that they lead on."""
+    """Return a page's text with links that leave docs/ rewritten; tests/docs/test_readme.py checks them as written."""
 
     def rewritten(match: re.Match[str]) -> str:
         text, path, anchor = match[1], match[2], match[3] or ""
