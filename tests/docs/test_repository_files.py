@@ -58,5 +58,3 @@ def test_issue_forms_are_what_a_forge_takes() -> None:
         fields = [field for field in form["body"] if field["type"] != "markdown"]
         assert len({field["id"] for field in fields}) == len(fields)
         assert all(field["attributes"]["label"] for field in fields)
-        options = [o for f in fields for o in f["attributes"].get("options", [])]
-        assert all(isinstance(o, str) or o["label"] for o in options), "YAML took an option for true or false"
