@@ -15,6 +15,7 @@ from test_cli_chat import edit
 from test_cli_models import BASE, POLICY, files, project, run  # noqa: F401
 
 from ppo_pipeline.models.adapter import attach_policy
+from ppo_pipeline.report.card.facts import for_others
 from ppo_pipeline.report.card.heldout import fenced
 from ppo_pipeline.storage.files import write_json
 from ppo_pipeline.tables.evaluation import EVALUATION
@@ -79,6 +80,18 @@ def test_an_answer_cannot_end_its_block_nor_act_on_a_terminal() -> None:
     assert fenced("a").splitlines() == ["```text", "a", "```"]
 
 
+def test_a_card_tells_no_address_of_a_service_and_no_folder_of_this_machine() -> None:
+    name = "smollm2-135m-instruct"
+    edit(f"model: {name}", "model: /home/someone/secret/short")
+    edit("sources: {}", "sources: {base: /home/someone/secret/short}")
+    run("card", "--round", "r001", "--repo", "me/short")
+    text = Path("model-card/README.md").read_text()
+    assert "base.model: .../short" in text and "The model `short`" in text and "someone" not in text
+    assert "base_model:" not in text
+    assert for_others("reward.components[0].url", "http://10.0.0.1/score") == "(not shown)"
+    assert for_others("prompts.source", "data/prompts/x.jsonl") == "data/prompts/x.jsonl"
+
+
 def test_a_card_that_is_there_is_kept() -> None:
     Path("README.md").write_text("mine")
     assert "exists already" in run("card", "--round", "r001", ".", code=1).output
@@ -128,7 +141,7 @@ def test_push_uploads_the_model_with_its_card(hub: FakeHub, tmp_path: Path) -> N
     assert (made["organization"], made["name"], made["visibility"]) == ("me", "short", "private")
     found = hub.files["me/short"]
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= set(found)
-    assert hub.cards == [found["README.md"].decode()]
+    assert set(hub.cards) == {found["README.md"].decode()}
     for name, data in found.items():
         (tmp_path / "there" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "there" / name).write_bytes(data)

@@ -44,7 +44,16 @@ def settings_lines(params: Params, name: str) -> tuple[list[str], bool]:
         ran = None
     today = params if name == ROOT else params_of_round(params, name)
     shown = ran if ran else flattened(today.model_dump(mode="json", by_alias=True))
-    return [f"{n}: {told(v)}" for n, v in shown.items() if not f"{n}.".startswith(NOT_OF_TRAINING)], bool(ran)
+    kept = {n: v for n, v in shown.items() if not f"{n}.".startswith(NOT_OF_TRAINING)}
+    return [f"{n}: {told(for_others(n, v))}" for n, v in kept.items()], bool(ran)
+
+
+def for_others(name: str, value: Any) -> Any:
+    """Return a setting's value for the public: without a service's address, or a folder of this machine."""
+    if name.endswith(".url"):
+        return "(not shown)"
+    absolute = isinstance(value, str) and (value.startswith("~") or Path(value).is_absolute())
+    return f".../{Path(value).name}" if absolute else value
 
 
 def data_hashes(params: Params) -> list[tuple[str, str]]:
