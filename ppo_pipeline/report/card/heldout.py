@@ -59,12 +59,12 @@ def measured(name: str) -> list[Measured]:
         if metric not in values:
             continue
         mean, error = float(values[metric].mean()), standard_error(values[metric])
-        if metric in before:
-            change = values[metric] - before[metric]
-            more = float(before[metric].mean()), float(change.mean()), standard_error(change)
-        else:
-            more = None, None, None
-        found.append(Measured(metric, mean, error, *more))
+        if metric not in before:
+            found.append(Measured(metric, mean, error, None, None, None))
+            continue
+        change = values[metric] - before[metric]
+        first_mean, mean_change = float(before[metric].mean()), float(change.mean())
+        found.append(Measured(metric, mean, error, first_mean, mean_change, standard_error(change)))
     return found
 
 
