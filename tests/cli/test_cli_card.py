@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,17 @@ def test_its_metadata_is_what_a_hub_reads() -> None:
     assert card.data.model_name == "short" and 'from_pretrained("me/short")' in card.text
     found = {each.metric_type: each.metric_value for each in card.data.eval_results or []}
     assert found == {"reward": 0.7, "accuracy": 0.6667}
+
+
+def test_a_card_of_the_average_has_its_own_numbers_and_no_answers_of_the_round() -> None:
+    shutil.copytree(POLICY, POLICY.with_name("average"))
+    kept = {"eval/scores": 0.7, "eval_average/scores": 0.625, "eval_average/scores_se": 0.125}
+    write_json(Path("metrics/stages/r001/evaluate.json"), kept)
+    run("card", "--round", "r001", "--average")
+    text = Path("model-card/README.md").read_text()
+    assert "| mean reward | 0.200 | 0.625 +- 0.125 |  |" in text and "r000 said 0" not in text
+    [found] = ModelCard.load("model-card/README.md").data.eval_results or []
+    assert found.metric_value == 0.625
 
 
 def test_an_answer_cannot_end_its_block_nor_act_on_a_terminal() -> None:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from ...errors import PipelineError
 from ...errors.terminal import spelled_out
 from ...maths.heldout import standard_error
 from ...project.best_round import standings
 from ...project.paths import Paths
+from ...project.plan.as_run import metrics_of
 from ...settings.params import ROOT, Params
 from ...tables.evaluation import EVALUATION
 from ...tables.heldout import by_prompt
@@ -68,9 +70,22 @@ def measured(name: str) -> list[Measured]:
     return found
 
 
+def measured_average(params: Params, name: str) -> list[Measured]:
+    """Return the same of the averaged policy, of which metrics are kept and no answers."""
+    numbers, first = metrics_of(params, name), metrics_of(params, ROOT)
+    return [
+        Measured(metric, numbers[kept], numbers.get(f"{kept}_se"), first.get(f"eval/{metric}"), None, None)
+        for metric in MEASURED
+        if (kept := f"eval_average/{metric}") in numbers
+    ]
+
+
 def chosen_of(params: Params, name: str) -> int:
-    """Return of how many evaluated rounds this one has the highest held-out score; 0 where another has it."""
-    rounds = [each for each in standings(params) if each.round != ROOT]
+    """Return of how many evaluated rounds this one has the highest held-out score; 0 where another has it, or none."""
+    try:
+        rounds = [each for each in standings(params) if each.round != ROOT]
+    except PipelineError:
+        return 0
     return len(rounds) if rounds and rounds[0].round == name else 0
 
 

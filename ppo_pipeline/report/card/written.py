@@ -9,7 +9,7 @@ from ...project.policies import params_of_round
 from ...project.published import hub_base
 from ...settings.params import ROOT, Params
 from .facts import commit_here, curve_lines, data_hashes, policy_hash, settings_lines
-from .heldout import Measured, answers_of, chosen_of, fenced, measured, samples
+from .heldout import Measured, answers_of, chosen_of, fenced, measured, measured_average, samples
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -48,7 +48,8 @@ def card_of(params: Params, of: Published) -> "ModelCard":
     """Return the model card of a round that has been computed; what is missing of it, the card does without."""
     from huggingface_hub import ModelCard
 
-    name, numbers, table = of.round, measured(of.round), answers_of(of.round)
+    name, table = of.round, answers_of(of.round)
+    numbers = measured_average(params, name) if of.average else measured(name)
     settings, as_run = settings_lines(params, name)
     system = (params if name == ROOT else params_of_round(params, name)).prompts.system
     how = "average" if of.average else "policy"
@@ -58,7 +59,7 @@ def card_of(params: Params, of: Published) -> "ModelCard":
         title=_title(of), base_text=_base_text(params), round=name, rounds=len(params.all_rounds),
         average=of.average, adapter=of.adapter, load=how_to_load(params, of), system=fenced(system) if system else None,
         measured=[_cells(each) for each in numbers], prompts=0 if table is None else table.num_rows,
-        chosen=chosen_of(params, name) if numbers else 0, samples=samples(name, SAMPLES),
+        chosen=0 if of.average else chosen_of(params, name), samples=[] if of.average else samples(name, SAMPLES),
         curve=curve_lines(params, name), settings=settings, as_run=as_run, **commit_here(),
         target="init" if name == ROOT else f"update@{name}", version=__version__, hashes=data_hashes(params),
         policy_hash=policy_hash(params, name, of.average), policy_path=f"data/rounds/{name}/{how}",
