@@ -1,4 +1,4 @@
-"""Write the held-out prompts of the project here to heldout.jsonl, each as the model sees it: python heldout.py [ROUND].
+"""Write a project's held-out prompts, each as the model sees it, to heldout.jsonl: python heldout.py [ROUND].
 
 ROUND is one that was evaluated, r000 unless given: the prompts are the same for all.
 """
