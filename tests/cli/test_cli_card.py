@@ -143,6 +143,12 @@ def test_an_adapter_of_a_model_that_is_on_no_hub_keeps_its_name_and_is_not_uploa
     assert not hub.repositories
 
 
+def test_a_policy_that_is_a_whole_model_has_no_adapter_to_export() -> None:
+    (POLICY / "adapter_config.json").rename(POLICY / "config.json")
+    assert "policy.tuning is full" in run("export", "--adapter", "--round", "r001", "out", code=1).output
+    assert not Path("out").exists()
+
+
 def test_push_uploads_the_model_with_its_card(hub: FakeHub, tmp_path: Path) -> None:  # noqa: F811
     from transformers import AutoModelForCausalLM
 
