@@ -99,7 +99,8 @@ wheel:
 	grep '^torch==' constraints.txt > $(WHEEL)/torch.txt
 	$(WHEEL)/bin/pip install --quiet --disable-pip-version-check -c $(WHEEL)/torch.txt dist/*.whl
 	$(WHEEL)/bin/pip check
-	cd $(WHEEL) && . bin/activate && ppo-pipeline init project && cd project && dvc repro prompts && ppo-pipeline status
+	. $(WHEEL)/bin/activate && cd "$$(mktemp -d)" && ppo-pipeline init project && cd project \
+		&& dvc repro prompts && ppo-pipeline status
 
 clean:
 	rm -rf build dist $(VENV) $(NEWEST) $(VLLM) $(WHEEL) .pytest_cache .mypy_cache .ruff_cache .coverage* mutants
