@@ -86,8 +86,9 @@ docs: install
 	@echo "build/site/index.html"
 
 docker:
-	@if command -v docker > /dev/null; then docker build --tag ppo-pipeline . && docker run --rm ppo-pipeline ppo-pipeline --version; \
-	else echo "docker is not installed here: the image is not built."; fi
+	@if docker info > /dev/null 2>&1; \
+	then docker build --tag ppo-pipeline . && docker run --rm ppo-pipeline ppo-pipeline --version; \
+	else echo "Docker is not installed here, or does not run: the image is not built."; fi
 
 # The wheel as a user gets it: in an environment of its own, without constraints (torch alone as above), a new project.
 WHEEL := .venv-wheel
