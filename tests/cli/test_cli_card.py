@@ -16,8 +16,9 @@ from test_cli_chat import edit
 from test_cli_models import BASE, POLICY, files, project, run  # noqa: F401
 
 from ppo_pipeline.models.adapter import attach_policy
-from ppo_pipeline.report.card.facts import for_others
+from ppo_pipeline.report.card.facts import for_others, settings_lines
 from ppo_pipeline.report.card.heldout import fenced
+from ppo_pipeline.settings.params import load_params
 from ppo_pipeline.storage.files import write_json
 from ppo_pipeline.tables.evaluation import EVALUATION
 
@@ -102,6 +103,18 @@ def test_a_card_tells_no_address_of_a_service_and_no_folder_of_this_machine() ->
     assert "base_model:" not in text
     assert for_others("reward.components[0].url", "http://10.0.0.1/score") == "(not shown)"
     assert for_others("prompts.source", "data/prompts/x.jsonl") == "data/prompts/x.jsonl"
+
+
+def test_settings_are_those_that_the_round_ran_with_where_dvc_lock_knows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = {"seed": 7, "chat_template": "auto", "advantage.kl_coef": 0.75, "reward.components[0].weight": 2.5}
+    monkeypatch.setattr("ppo_pipeline.report.card.facts.settings_of", lambda *_: ran)
+    lines, as_run = settings_lines(load_params(), "r001")
+    assert as_run and {"seed: 7", "advantage.kl_coef: 0.75", "policy.tuning: lora"} <= set(lines)
+    assert [line for line in lines if line.startswith("reward.")] == ["reward.components[0].weight: 2.5"]
+    assert "chat_template: auto" not in lines and "prompts.chat_template: auto" in lines
+    monkeypatch.setattr("ppo_pipeline.report.card.facts.settings_of", lambda *_: None)
+    lines, as_run = settings_lines(load_params(), "r001")
+    assert not as_run and "seed: 0" in lines and "advantage.kl_coef: 0.75" not in lines
 
 
 def test_a_card_that_is_there_is_kept() -> None:

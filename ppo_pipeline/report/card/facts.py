@@ -36,14 +36,17 @@ def curve_lines(params: Params, name: str) -> list[list[str]]:
 def settings_lines(params: Params, name: str) -> tuple[list[str], bool]:
     """Return `setting: value` of the training, and whether these are the ones that the round ran with, by dvc.lock.
 
-    Else they are those of params.yaml.
+    Else they are those of params.yaml, as are those of sections that no stage of a round uses, such as `base`.
     """
     try:
         ran = None if name == ROOT else settings_of(params, name)
     except PipelineError:
         ran = None
     today = params if name == ROOT else params_of_round(params, name)
-    shown = ran if ran else flattened(today.model_dump(mode="json", by_alias=True))
+    found = {n: v for n, v in (ran or {}).items() if "." in n or n == "seed"}  # less what stages have of other sections
+    sections = {n.partition(".")[0] for n in found}
+    now = flattened(today.model_dump(mode="json", by_alias=True))
+    shown = {n: v for n, v in now.items() if n.partition(".")[0] not in sections} | found
     kept = {n: v for n, v in shown.items() if not f"{n}.".startswith(NOT_OF_TRAINING)}
     return [f"{n}: {told(for_others(n, v))}" for n, v in kept.items()], bool(ran)
 
