@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ACTIVATE := . $(BIN)/activate
 
-.PHONY: repro test cluster-test vllm vllm-test lint deps bench architectures coverage mutation newest install clean
+.PHONY: repro test docs docker wheel cluster-test vllm vllm-test lint deps bench architectures coverage mutation newest install clean
 
 install: $(VENV)/installed
 
@@ -81,5 +81,29 @@ bench: install
 architectures: install
 	$(ACTIVATE) && python scripts/architectures.py
 
+# The docs as a site; a link or anchor that leads nowhere ends it.
+docs: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(ACTIVATE) && NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+docker:
+	@if docker info > /dev/null 2>&1; \
+	then docker build --tag ppo-pipeline . && docker run --rm ppo-pipeline ppo-pipeline --version; \
+	else echo "Docker is not installed here, or does not run: the image is not built."; fi
+
+# The wheel as a user gets it: in an environment of its own, without constraints (torch alone as above), a new project.
+WHEEL := .venv-wheel
+
+wheel:
+	rm -rf dist $(WHEEL)
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	grep '^torch==' constraints.txt > $(WHEEL)/torch.txt
+	$(WHEEL)/bin/pip install --quiet --disable-pip-version-check -c $(WHEEL)/torch.txt dist/*.whl
+	$(WHEEL)/bin/pip check
+	. $(WHEEL)/bin/activate && cd "$$(mktemp -d)" && ppo-pipeline init project && cd project \
+		&& dvc repro prompts && ppo-pipeline status
+
 clean:
-	rm -rf $(VENV) $(NEWEST) $(VLLM) .pytest_cache .mypy_cache .ruff_cache .coverage* mutants
+	rm -rf build dist $(VENV) $(NEWEST) $(VLLM) $(WHEEL) .pytest_cache .mypy_cache .ruff_cache .coverage* mutants

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ..errors import PipelineError
+from ..project.policies import base_folder, params_of_round, policy_folder
+from ..prompts.conversations import Messages
 from ..settings.params import Params, load_params
 from ..tables.prompts import SPLITS
 from .literal import literal
-from .policies import base_folder, params_of_round, policy_folder
 from .printed import json_text, note, print_table
-from .questions import Question, of_split, of_texts
+from .questions import Question, of_split, of_talks, of_texts
 from .round_named import round_named
 
 if TYPE_CHECKING:
     from ..sampling.generate import Engine
 
 SHOWN = 10  # prompts of a split, unless --limit says otherwise
+CLEAR = "/clear"
 COLDEST = 1e-6  # logits divided by much less are beyond what fp32 holds
 
 
@@ -47,6 +49,7 @@ def finite(ctx: click.Context, parameter: click.Parameter, value: float | None) 
 
 @click.command()
 @click.option("--round", "name", required=True, help="Round whose policy answers, such as r004; or best.")
+@click.option("--system", help="System message in place of prompts.system; an empty one is none.")
 @click.option("--prompt", "prompts", multiple=True, help="Prompt to answer; can be repeated.")
 @click.option("--split", type=click.Choice(SPLITS), help="Answer the prompts of data/prompts.parquet with this split.")
 @click.option("--limit", type=click.IntRange(min=1), help=f"Prompts of --split, the first ones; {SHOWN} unless given.")
@@ -70,20 +73,21 @@ def finite(ctx: click.Context, parameter: click.Parameter, value: float | None) 
 @click.option("--average", is_flag=True, help="The mean of the last rounds' policies: update.average_rounds.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, one per prompt.")
 def chat(
-    name: str, prompts: tuple[str, ...], split: str | None, limit: int | None, temperature: float,
+    name: str, system: str | None, prompts: tuple[str, ...], split: str | None, limit: int | None, temperature: float,
     top_p: float | None, top_k: int | None, max_new_tokens: int, seed: int, engine: str | None,
     average: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Answer prompts with a round's policy and with the base model, side by side.
 
-    The prompts are those of --prompt, or of --split; without either they are asked for.
+    The prompts are those of --prompt, or of --split. Without either they are asked for, and are a conversation: each
+    model goes on from its own answers, until /clear.
     """
     manner = Manner(temperature, top_p, top_k, max_new_tokens, seed, engine)
-    refuse(prompts, split, limit, as_json, manner)
+    refuse(system, prompts, split, limit, as_json, manner)
     params = load_params(Path("params.yaml"))
     name = round_named(params, name)
     folder = policy_folder(params, name, average)
-    params = params_of_round(params, name)
+    params = with_system_prompt(params_of_round(params, name), system)
     if average:
         name = f"{name} averaged"
     base = base_folder(params)
@@ -106,8 +110,19 @@ def chat(
         converse(name, folder, tokenizer, params, vocabulary, manner)
 
 
-def refuse(prompts: tuple[str, ...], split: str | None, limit: int | None, as_json: bool, manner: Manner) -> None:
+def with_system_prompt(params: Params, system: str | None) -> Params:
+    """Return the settings with another system message, none where `system` is empty; None leaves theirs."""
+    if system is None:
+        return params
+    return params.model_copy(update={"prompts": params.prompts.model_copy(update={"system": system or None})})
+
+
+def refuse(
+    system: str | None, prompts: tuple[str, ...], split: str | None, limit: int | None, as_json: bool, manner: Manner
+) -> None:
     """Raise click.UsageError for options that do not go together."""
+    if system is not None and split is not None:
+        raise click.UsageError("--system is not for --split, whose prompts bring theirs; set prompts.system for them.")
     if split is not None and prompts:
         raise click.UsageError("--split and --prompt do not go together; give one of them.")
     if as_json and split is None and not prompts:
@@ -171,20 +186,36 @@ def row_of(name: str, question: Question, base: str, trained: str) -> dict[str, 
 
 
 def converse(name: str, folder: Path, tokenizer: Any, params: Params, vocabulary: int, manner: Manner) -> None:
-    """Ask for prompts and print both models' answers to each, until the input ends."""
+    """Ask for prompts and print both models' answers to each, until the input ends.
+
+    It is one conversation, of which each model sees its own answers; CLEAR starts another. What cannot be answered, as
+    a prompt that is too long, is no part of it.
+    """
     opens = openers(tokenizer, params, folder, manner)
     trained_one, base_one = (open_one() for open_one in reversed(opens))  # vLLM, once it takes an adapter, serves both
+    talks: list[Messages] = [[], []]
     while True:
         try:
-            prompt = click.prompt("prompt (Ctrl-D ends)", prompt_suffix="> ")
+            prompt = click.prompt(f"prompt (Ctrl-D ends, {CLEAR} forgets)", prompt_suffix="> ")
         except click.Abort:
             break
+        if prompt.strip() == CLEAR:
+            talks = [[], []]
+            continue
         try:
-            [question] = of_texts(tokenizer, params, [prompt], vocabulary)
-            base, trained = (answers(engine, tokenizer, [question], manner)[0] for engine in (base_one, trained_one))
-            print_pair(row_of(name, question, base, trained))
+            asked: list[Messages] = [[*talk, {"role": "user", "content": prompt}] for talk in talks]
+            questions = of_talks(tokenizer, params, asked, vocabulary)
+            base, trained = (
+                answers(engine, tokenizer, [question], manner)[0]
+                for engine, question in zip((base_one, trained_one), questions, strict=True)
+            )
         except PipelineError as error:  # such as a prompt that is too long: the next one may be fine
             error.show()
+            continue
+        print_pair(row_of(name, questions[0], base, trained))
+        talks = [
+            [*talk, {"role": "assistant", "content": said}] for talk, said in zip(asked, (base, trained), strict=True)
+        ]
 
 
 def print_pair(row: dict[str, Any]) -> None:

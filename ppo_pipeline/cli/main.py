@@ -26,7 +26,9 @@ COMMANDS = {
     "track": ("ppo_pipeline.cli.track", "track", "Send a run's numbers to TensorBoard, MLflow, W&B or trackio."),
     "judge": ("ppo_pipeline.cli.judge", "judge", "Choose between two answers yourself; pairs for a reward model."),
     "chat": ("ppo_pipeline.cli.chat", "chat", "Answer prompts with a round's policy beside the base model."),
-    "export": ("ppo_pipeline.cli.export", "export", "Merge a round's LoRA into a plain transformers model."),
+    "card": ("ppo_pipeline.cli.card", "card", "Write a round's model card: curve, evaluation, how to reproduce it."),
+    "push": ("ppo_pipeline.cli.push", "push", "Upload a round's model or adapter, with its card, to a model hub."),
+    "export": ("ppo_pipeline.cli.export", "export", "Write a round's policy as a transformers model, or an adapter."),
 }
 
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..errors import PipelineError
+from ..project.policies import BASE
 from ..prompts.rendering import Renderer, plain_text
 from ..prompts.special_text import SpecialText
 from ..settings.params import Params
 from ..storage.files import read_json
 from .handwritten import Handwritten
-from .policies import BASE
 
 
 class PolicyView(NamedTuple):

@@ -31,8 +31,14 @@ def of_texts(tokenizer: Any, params: Params, texts: list[str], vocabulary: int) 
 
     vocabulary: how many tokens the model has. Raises PipelineError for a text that cannot be rendered, or has no token.
     """
+    return of_talks(tokenizer, params, [[{"role": "user", "content": text}] for text in texts], vocabulary)
+
+
+def of_talks(tokenizer: Any, params: Params, talks: list[Messages], vocabulary: int) -> list[Question]:
+    """Return the same of conversations, each of which ends in a user's message: the prompt."""
+    texts = [talk[-1]["content"] for talk in talks]
     names = [f"the prompt '{text:.40}'" for text in texts]
-    conversations = [with_system([{"role": "user", "content": text}], params.prompts.system) for text in texts]
+    conversations = [with_system(talk, params.prompts.system) for talk in talks]
     renderer = Renderer(tokenizer, params.chat_template, params.date, params.special_tokens, vocabulary)
     _, rendered = renderer.texts_and_ids(conversations, names)
     for ids, name in zip(rendered, names, strict=True):

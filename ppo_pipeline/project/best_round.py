@@ -6,6 +6,7 @@ the prompts' differences, mostly smaller than what both rounds' own errors would
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -56,17 +57,17 @@ class Standing:
         return math.ceil(self.prompts * (TOLD * self.behind_error / self.behind) ** 2)
 
 
-def standings(params: Params, by: str = "scores") -> list[Standing]:
+def standings(params: Params, by: str = "scores", root: Path = Path()) -> list[Standing]:
     """Return every round that has the metric eval/`by`, the highest first; of equal ones that with fewer rounds.
 
-    Raises PipelineError where no round has it.
+    root: the project's folder. Raises PipelineError where no round has it.
     """
-    metrics = {name: metrics_of(params, name) for name in [ROOT, *params.all_rounds]}
+    metrics = {name: metrics_of(params, name, root) for name in [ROOT, *params.all_rounds]}
     values = {name: float(numbers[f"eval/{by}"]) for name, numbers in metrics.items() if f"eval/{by}" in numbers}
     if not values:
         raise PipelineError(_unknown(by, {name for numbers in metrics.values() for name in numbers}))
     best, *others = sorted(values, key=lambda name: (-values[name], params.depth(name)))
-    answers = {name: _answers(name, by) for name in values}
+    answers = {name: _answers(Paths(name, root=root), by) for name in values}
     errors = {name: metrics[name].get(f"eval/{by}_se", _error(answers[name])) for name in values}
     found = [Standing(best, values[best], errors[best], len(answers[best]), 0.0, 0.0)]
     for name in others:
@@ -81,9 +82,8 @@ def standings(params: Params, by: str = "scores") -> list[Standing]:
     return found
 
 
-def _answers(name: str, by: str) -> Answers:
+def _answers(paths: Paths, by: str) -> Answers:
     """Return a round's number for each held-out prompt; none where its tables are not here, or of another version."""
-    paths = Paths(name)
     try:
         table = EVALUATION.read(paths.evaluation)
         values = by_prompt(table)

@@ -11,6 +11,7 @@ import torch
 from conftest import tiny_model, tiny_tokenizer
 from test_cli_models import BASE, POLICY, project, run  # noqa: F401
 
+from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models import checkpoint, loading
 from ppo_pipeline.models.adapter import attach_merged
 from ppo_pipeline.sampling.streams import uniforms
@@ -164,7 +165,38 @@ def test_prompts_known_ahead_are_answered_with_one_model_in_memory(monkeypatch: 
 def test_asked_for_prompts_are_answered_as_given_ones() -> None:
     how = ("--temperature", "0.7", "--top-p", "0.9")
     given = run(*ASK, *how, "--prompt", "second").output.splitlines()
-    assert run(*ASK, *how, stdin="first\nsecond\n").output.splitlines()[-len(given) - 1 : -1] == given
+    assert run(*ASK, *how, stdin="first\n/clear\nsecond\n").output.splitlines()[-len(given) - 1 : -1] == given
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The token ids that the models are given, in order; they answer one, two, ..."""
+    given: list[list[int]] = []
+
+    def answers(engine: Any, tokenizer: Any, questions: list[Any], manner: Any) -> list[str]:
+        for question in questions:
+            if len(question.ids) > 256:
+                raise PipelineError("too long")
+            given.append(question.ids)
+        return [["one", "two", "three", "four", "five", "six"][len(given) - 1] for _ in questions]
+
+    monkeypatch.setattr("ppo_pipeline.cli.chat.answers", answers)
+    return given
+
+
+def test_a_conversation_goes_on_from_each_model_s_own_answers(seen: list[list[int]]) -> None:
+    run(*ASK, stdin=f"say a\n{'x' * 300}\nand b\n/clear\nsay c\n")
+    first, last = {"role": "user", "content": "say a"}, {"role": "user", "content": "and b"}
+    base, trained = ([first, {"role": "assistant", "content": said}, last] for said in ("one", "two"))
+    anew = [{"role": "user", "content": "say c"}]  # and the one that was too long was no part of it
+    assert seen == [templated(talk) for talk in ([first], [first], base, trained, anew, anew)]
+
+
+@pytest.mark.parametrize("given", ["Be long.", ""])
+def test_a_system_message_of_the_command_line_is_in_place_of_the_settings(seen: list[list[int]], given: str) -> None:
+    edit("system: null", "system: Be brief.")
+    run(*ASK, "--prompt", "say a", "--system", given)
+    assert seen == [templated([{"role": "system", "content": given}] * bool(given) + [TALKS[0][1]])] * 2
 
 
 def test_a_round_s_own_stop_tokens_end_its_answers() -> None:

@@ -104,6 +104,7 @@ def test_prompts_are_shown_literally() -> None:
         ("--prompt x --top-p 0.9", "temperature 0 (the default) takes the likeliest token"),
         ("--temperature 0 --top-k 3", "temperature 0 (the default) takes the likeliest token"),
         ("--prompt x --split train", "do not go together"),
+        ("--system x --split train", "--system is not for --split"),
         ("--split test", "'test' is not one of 'train', 'heldout'"),
         ("--split train --limit 0", "is not in the range"),
         ("--prompt x --limit 3", "--limit is of the prompts of --split"),

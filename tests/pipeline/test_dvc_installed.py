@@ -99,6 +99,8 @@ def test_the_commands_work_there(project: InstalledProject, tmp_path: Path) -> N
     assert "base" in said("chat", "--round", "r002", "--prompt", "Hello", "--max-new-tokens", "3")
     said("export", "--round", "r002", str(tmp_path / "out"))
     assert (tmp_path / "out/model.safetensors").is_file()
+    said("card", "--round", "r002", str(tmp_path / "out"))
+    assert "dvc repro update@r002" in (tmp_path / "out/README.md").read_text()
     assert "notebook-full" in said("preset")
     assert json.loads(said("status", "--json"))["reruns"] == []
     assert "eval/scores" in said("diff", "r001", "r002")

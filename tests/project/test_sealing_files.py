@@ -6,9 +6,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ppo_pipeline.cli.main import main
-from ppo_pipeline.cli.policies import policy_folder
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.project.learning_curve import HELDOUT, curve_rows, merged, sealed_metrics
+from ppo_pipeline.project.policies import policy_folder
 from ppo_pipeline.project.rounds_file import RoundsFile
 from ppo_pipeline.project.sealing import index, lock_text
 from ppo_pipeline.project.sealing.main_line import refuse_another_main_line

@@ -32,11 +32,11 @@ DERIVED = (
 )
 
 
-def metrics_of(params: Params, name: str) -> dict[str, Any]:
-    """Return the metrics of a round's stages, by name; empty where none has run."""
+def metrics_of(params: Params, name: str, root: Path = Path()) -> dict[str, Any]:
+    """Return the metrics of a round's stages, by name; empty where none has run. root: the project's folder."""
     if name == ROOT or name in params.rounds:
-        return round_metrics(Paths().stage_metrics, name)
-    return merged(sealed_metrics(Paths().sealed_metrics, name))
+        return round_metrics(Paths(root=root).stage_metrics, name)
+    return merged(sealed_metrics(Paths(root=root).sealed_metrics, name))
 
 
 def settings_of(params: Params, name: str) -> dict[str, Any] | None:
@@ -46,7 +46,7 @@ def settings_of(params: Params, name: str) -> dict[str, Any] | None:
     data/settings/ or in DVC's cache.
     """
     found: dict[str, Any] = {}
-    for entry in _entries(params, name).values():
+    for entry in lock_entries(params, name).values():
         for dep in entry.get("deps", []):
             if dep["path"].startswith(f"{SETTINGS.as_posix()}/"):
                 text = _text(Path(dep["path"]), dep["md5"])
@@ -56,8 +56,8 @@ def settings_of(params: Params, name: str) -> dict[str, Any] | None:
     return flattened(found)
 
 
-def _entries(params: Params, name: str) -> dict[str, Any]:
-    """Return the entries of dvc.lock of a round's stages."""
+def lock_entries(params: Params, name: str) -> dict[str, Any]:
+    """Return the entries of dvc.lock of a round's stages, by the stage as dvc.lock names it."""
     if name not in params.rounds and name != ROOT:
         path = stages_file(name)
         if not path.is_file():
