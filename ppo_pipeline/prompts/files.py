@@ -12,11 +12,14 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ..errors import PipelineError
-from .column_values import as_written
+from .column_values import as_written, numbers_of_text
 
 KINDS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv", ".parquet")
 NAMED = f"{', '.join(KINDS[:-1])} or {KINDS[-1]}"
 ABOUT = (".md", ".dvc")  # pages about the files of a folder, and DVC's notes of what it keeps
+TEXTS = (  # columns that are text in CSV too, whatever stands there
+    "prompt", "messages", "system", "prompt_id", "pair_id", "split", "completion", "chosen", "rejected", "response",
+)  # fmt: skip
 NOT_JSON = (ValueError, RecursionError)  # what json.loads raises: bad syntax, thousands of digits or brackets
 
 
@@ -118,7 +121,6 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _table(path: Path) -> Iterator[tuple[int, Any]]:
     try:
-        # Every CSV column is text: "007" must not become 7 on its way to the reward.
         table = pq.read_table(path) if _kind(path) == ".parquet" else _read_csv(path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise PipelineError(f"{path}: not readable: {error}") from None
@@ -142,10 +144,11 @@ def _read_csv(path: Path) -> pa.Table:
     columns = []
     for name in raw.column_names:
         try:
-            columns.append(raw.column(name).cast(pa.string()))
+            cells = raw.column(name).cast(pa.string()).to_pylist()
         except pa.ArrowInvalid:
             row = next(i for i, value in enumerate(raw.column(name), 1) if not _is_utf8(value.as_py()))
             raise PipelineError(f"{path}, row {row}: not UTF-8 text in '{name}'; convert the file.") from None
+        columns.append(pa.array(cells if name in TEXTS else numbers_of_text(cells)))
     return pa.table(columns, names=raw.column_names)
 
 

@@ -179,7 +179,7 @@ def test_prompts_are_checked_before_anything_is_decoded() -> None:
     with pytest.raises(PipelineError, match="reward 'rule': prompt 'q': its `case` is 'x'; write true or false"):
         check_prompts(Reward(correct=None, components=[rule(case_column="case")]), table)
     check_prompts(Reward(correct=None, components=[rule(match="none")]), table)
-    function = {"type": "python", "name": "mine", "weight": 1.0, "format": "text", "none_as": None}
+    function = {"type": "python", "name": "mine", "weight": 1.0, "format": "text", "columns": {}, "none_as": None}
     absent = PythonComponent(**function, function="reward_functions.absent:reward")
     with pytest.raises(PipelineError, match=r"reward 'mine': .*No module named 'reward_functions\.absent'"):
         check_prompts(Reward(correct=None, components=[absent]), table)

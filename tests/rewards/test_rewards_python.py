@@ -81,7 +81,15 @@ def samples(*responses: str) -> Samples:
 
 
 def component(function: str, **changes: object) -> PythonComponent:
-    values = {"type": "python", "name": "mine", "weight": 1.0, "function": function, "format": "text", "none_as": None}
+    values = {
+        "type": "python",
+        "name": "mine",
+        "weight": 1.0,
+        "function": function,
+        "format": "text",
+        "columns": {},
+        "none_as": None,
+    }
     return PythonComponent(**{**values, **changes})
 
 

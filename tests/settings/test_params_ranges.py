@@ -18,7 +18,7 @@ from ppo_pipeline.settings.reward_sections import component_types
 DATA = YAML(typ="safe").load(Path(__file__).resolve().parents[2] / "params.yaml")
 SAMPLES: dict[str, dict[str, Any]] = {
     "rule": DATA["reward"]["components"][0],
-    "python": {"function": "a:b", "format": "text", "none_as": 0.0},
+    "python": {"function": "a:b", "format": "text", "columns": {}, "none_as": 0.0},
     "model": {
         "model": "m", "revision": None, "pickled_weights": False, "input": "pair", "label": None, "output": "logit",
         "max_tokens": 9, "too_long": "error", "ensemble": None, "batch_tokens": 9, "device": "auto", "dtype": "auto",

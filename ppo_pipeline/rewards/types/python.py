@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ...errors import PipelineError
+from ...prompts.column_kinds import columns_told
 from ...resume.kept_batches import KeptBatches
 from ...resume.snapshots import Snapshots
 from ..component import Component, Finite
-from ..samples import Samples, is_reward
+from ..samples import MissingColumn, Samples, is_reward
 
 Function = Callable[..., Any]
 FUNCTIONS = Path("reward_functions")
@@ -36,10 +37,22 @@ class PythonComponent(Component):
     format: Literal["text", "messages"] = Field(
         description="text: prompts and completions are texts; messages: lists of {role, content}"
     )
+    columns: dict[str, str] = Field(
+        description="Arguments that the prompts' columns have other names for: {solution: answer} gives the function "
+        "the column `answer` as `solution`. {}: none; each column is given by its own name in any case"
+    )
     none_as: Finite | None = Field(
         description="Reward where the function returns None, TRL's `does not apply`; 0 is what TRL counts. "
         "null: None is an error"
     )
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_have_names_of_arguments(cls, columns: dict[str, str]) -> dict[str, str]:
+        for name in columns:
+            if not name.isidentifier() or name in RESERVED:
+                raise ValueError(f"'{name}' cannot be an argument of its own; write {{argument: column}}")
+        return columns
 
     def score(self, samples: Samples, snapshots: Snapshots | None = None) -> list[float]:
         """Return what `function(prompts=..., completions=..., completion_ids=..., **columns)` returns, as plain floats.
@@ -47,9 +60,9 @@ class PythonComponent(Component):
         format text: prompts and completions are texts, the prompt as the model saw it. messages: conversations, as
         TRL gives them for conversational data; a completion is [{"role": "assistant", "content": ...}].
         completion_ids: the response's token ids, the stop token included. The prompts' further columns (`expected`,
-        `split`, ...) are keyword arguments, lists with one entry per sample. All are the function's own: what it
-        changes in them no other component sees. Truth values and numbers of numpy and torch count as TRL counts them;
-        None, there "does not apply", becomes `none_as`. An `async def` is awaited.
+        `split`, ...) are keyword arguments, lists with one entry per sample, and so are those of `columns`. All are the
+        function's own: what it changes in them no other component sees. Truth values and numbers of numpy and torch
+        count as TRL counts them; None, there "does not apply", becomes `none_as`. An `async def` is awaited.
         Source: TRL's GRPOTrainer, "Using a custom reward function". Its trainer_state, log_extra and log_metric are
         not given: there is no trainer.
         snapshots: where the rewards of a slow function are kept, so that a killed stage does not ask for them again.
@@ -67,7 +80,7 @@ class PythonComponent(Component):
         return [float(reward) for reward in found]
 
     def check(self, prompts: Samples) -> None:
-        """Raise PipelineError where the function's module is not there, without running its code."""
+        """Raise PipelineError where the function's module, or one of `columns`, is not there; none of its code runs."""
         module = self.function.partition(":")[0]
         try:
             there = find_spec(module) is not None
@@ -75,6 +88,9 @@ class PythonComponent(Component):
             there = False
         if not there:
             raise PipelineError(f"reward '{self.name}': function '{self.function}': No module named '{module}'.")
+        for column in self.columns.values():
+            if column not in prompts.columns:
+                raise MissingColumn(f"reward '{self.name}': columns", column, prompts.columns)
 
     def files(self) -> list[Path]:
         """Return the folder of the project's functions."""
@@ -96,9 +112,12 @@ def _scored(function: Function, settings: PythonComponent, samples: Samples) -> 
     except PipelineError as error:  # what the function reads is not here: no fault of its own
         raise PipelineError(f"reward '{settings.name}': {settings.function}: {error.message}") from None
     except RAISED as error:
+        about = ""
+        if isinstance(error, (KeyError, TypeError)):  # mostly an argument that no column has the name of
+            about = f" The prompts' columns are: {columns_told(samples.columns)}."
         raise PipelineError(
             f"reward '{settings.name}': {settings.function} raised {type(error).__name__}: {error} "
-            f"({_culprit(function, settings, samples)})."
+            f"({_culprit(function, settings, samples)}).{about}"
         ) from error
 
 
@@ -128,7 +147,8 @@ def _call(function: Function, settings: PythonComponent, samples: Samples, rows:
     if settings.format == "messages":
         prompts = _copy(samples.messages[rows])
         completions = [[{"role": "assistant", "content": text}] for text in completions]
-    columns = {name: _copy(values[rows]) for name, values in samples.columns.items() if name not in RESERVED}
+    named = {**samples.columns, **{name: samples.columns[column] for name, column in settings.columns.items()}}
+    columns = {name: _copy(values[rows]) for name, values in named.items() if name not in RESERVED}
     completion_ids = _copy(samples.response_ids[rows])
     with chdir("."):
         found = function(prompts=prompts, completions=completions, completion_ids=completion_ids, **columns)
