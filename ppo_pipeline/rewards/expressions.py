@@ -1,0 +1,99 @@
+"""Mathematical expressions of texts, and whether two are equal: math-verify, within a limit of computing time."""
+
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import PipelineError
+from ..prompts.column_values import answers, text_of
+from ..storage.extras import import_extra
+from .samples import MissingColumn, Samples
+
+
+class Expressions:
+    """Reads and compares expressions for the component `name`; `given_up` counts what took too long."""
+
+    def __init__(self, name: str, cpu_seconds: int) -> None:
+        self.name = name
+        self.cpu_seconds = cpu_seconds
+        self.given_up = 0
+        what = f"reward '{name}': type: math"
+        self._library = import_extra("math_verify", "math", what)
+        normal = import_extra("latex2sympy2_extended", "math", what).NormalizationConfig
+        # math-verify's own, but that of several boxes the last one counts.
+        as_ever = normal(basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="last")
+        latex = self._library.LatexExtractionConfig(boxed_match_priority=0, normalization_config=as_ever)
+        self._kinds = [latex, self._library.ExprExtractionConfig()]
+        for part in ("parser", "grader"):  # they warn that their own timeout is off
+            logging.getLogger(f"math_verify.{part}").setLevel(logging.ERROR)
+
+    def of_column(self, samples: Samples, column: str, whose: str) -> list[list[Any]]:
+        """Return for each sample the expressions of its answers, a list for each; whose: sample or prompt, for errors.
+
+        Raises PipelineError where there is no such column, or no expression in an answer.
+        """
+        if column not in samples.columns:
+            raise MissingColumn(f"reward '{self.name}'", column, samples.columns)
+        its = "its prompt's" if whose == "sample" else "its"
+        known: dict[str, list[Any]] = {}
+        found = []
+        for sample_id, value in zip(samples.sample_ids, samples.columns[column], strict=True):
+            try:
+                texts = [text_of(answer) for answer in answers(value)]
+                for text in texts:
+                    known[text] = known.get(text) or self.read(text) or self.read(f"${text}$")
+                    if not known[text]:
+                        raise ValueError(f"is {text!r:.60}, in which math-verify finds no expression")
+            except ValueError as error:
+                raise PipelineError(f"reward '{self.name}': {whose} '{sample_id}': {its} `{column}` {error}.") from None
+            found.append([known[text] for text in texts])
+        return found
+
+    def read(self, text: str) -> list[Any]:
+        """Return what math-verify makes of a text's answer: its expression and how it was written; [] for none."""
+        return self._limited(lambda: self._library.parse(text, self._kinds, parsing_timeout=None)) or []
+
+    def equal(self, wanted: list[Any], response: str) -> bool:
+        """Tell whether a response's expression equals one of `wanted`."""
+        found = self.read(response)
+        each = (self._limited(lambda one=one: self._library.verify(one, found, timeout_seconds=None)) for one in wanted)
+        return bool(found) and any(each)
+
+    def _limited(self, work: Callable[[], Any]) -> Any:
+        """Return what `work` does; None where it takes too long."""
+        try:
+            with cpu_limit(self.cpu_seconds):
+                return work()
+        except OverTime:
+            self.given_up += 1
+            return None
+
+
+class OverTime(BaseException):
+    """The limit of computing time is over; no library's `except Exception` may hold it up."""
+
+
+@contextmanager
+def cpu_limit(seconds: int) -> Iterator[None]:
+    """Raise OverTime in the block once this process has computed for so many seconds in it.
+
+    Not by the clock, as math-verify's own timeout: on a busy machine 1/2 would not be read in time. Without signals
+    (Windows; a thread) there is no limit.
+    """
+
+    def over(*_: Any) -> None:
+        raise OverTime
+
+    try:
+        before = signal.signal(signal.SIGVTALRM, over)
+    except (AttributeError, ValueError):
+        yield
+        return
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
