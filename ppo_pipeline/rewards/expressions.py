@@ -19,13 +19,9 @@ class Expressions:
         self.name = name
         self.cpu_seconds = cpu_seconds
         self.given_up = 0
-        what = f"reward '{name}': type: math"
-        self._library = import_extra("math_verify", "math", what)
-        normal = import_extra("latex2sympy2_extended", "math", what).NormalizationConfig
-        # math-verify's own, but that of several boxes the last one counts.
-        as_ever = normal(basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="last")
-        latex = self._library.LatexExtractionConfig(boxed_match_priority=0, normalization_config=as_ever)
-        self._kinds = [latex, self._library.ExprExtractionConfig()]
+        self._library = import_extra("math_verify", "math", f"reward '{name}': type: math")
+        boxed_first = self._library.LatexExtractionConfig(boxed_match_priority=0)
+        self._kinds = [boxed_first, self._library.ExprExtractionConfig()]
         for part in ("parser", "grader"):  # they warn that their own timeout is off
             logging.getLogger(f"math_verify.{part}").setLevel(logging.ERROR)
 
@@ -53,7 +49,8 @@ class Expressions:
 
     def read(self, text: str) -> list[Any]:
         """Return what math-verify makes of a text's answer: its expression and how it was written; [] for none."""
-        return self._limited(lambda: self._library.parse(text, self._kinds, parsing_timeout=None)) or []
+        how = {"fallback_mode": "no_fallback", "parsing_timeout": None}
+        return self._limited(lambda: self._library.parse(text, self._kinds, **how)) or []
 
     def equal(self, wanted: list[Any], response: str) -> bool:
         """Tell whether a response's expression equals one of `wanted`."""

@@ -149,7 +149,8 @@ def test_what_goes_wrong_is_named(function: str, message: str) -> None:
 def test_a_column_is_given_by_the_name_that_the_function_asks_for(tmp_path: Path) -> None:
     """TRL's own functions want `solution`, whatever the prompts call it; their other columns are there as ever."""
     text = "def accuracy(completions, solution, expected, log_extra=None, **kwargs):\n"
-    text += "    return [float(s in c[0]['content']) + 10 * (e == 'a') for c, s, e in zip(completions, solution, expected)]\n"
+    text += "    rows = zip(completions, solution, expected)\n"
+    text += "    return [float(s in c[0]['content']) + 10 * (e == 'a') for c, s, e in rows]\n"
     (tmp_path / "trl_like.py").write_text(text)
     given = samples("4", "5")
     given.columns["answer"] = ["4", "4"]

@@ -43,8 +43,8 @@ def needs_math_verify() -> None:
 @pytest.mark.parametrize(
     ("answer", "right", "wrong"),
     [
-        ("1/2", [r"So it is \boxed{\frac{2}{4}}.", "the answer is 0.5", r"\boxed{3} no, \boxed{0.5}"],
-         [r"\boxed{0.5} no, \boxed{3}", "1 2", "half", ""]),
+        ("1/2", [r"So it is \boxed{\frac{2}{4}}.", "the answer is 0.5", r"\boxed{3}? No. So it is $\boxed{0.5}$."],
+         [r"\boxed{0.5}? No. So it is $\boxed{3}$.", "1 2", "half", ""]),
         (r"$x^2+2x+1$", [r"$\boxed{(x+1)^2}$"], [r"$\boxed{(x+1)^3}$"]),
         ([3, "4"], ["3", r"\boxed{4}"], ["5"]),
         ("6 * 12 = 72\n#### 72", ["1 + 1 = 2, so 72"], ["72, no, 73"]),

@@ -18,7 +18,7 @@ reward:
       weight: 1.0
       function: {REWARD}
       format: text
-      columns: {}
+      columns: {{}}
       none_as: null
     - name: found  # a rule: is `expected` in the answer? weight 0: recorded, not rewarded
       type: rule

@@ -22,8 +22,7 @@ class JsonSchemaComponent(Component):
     type: Literal["json_schema"]
     form: dict[str, Any] = Field(
         alias="schema",
-        description="A JSON Schema, written as YAML: {type: object, required: [city], properties: {city: {type: string}}}; "
-        "{} allows any JSON",
+        description="A JSON Schema, written as YAML: {type: object, required: [city]}; {} allows any JSON",
     )
     hit: Finite = Field(description="Reward where the schema allows it")
     invalid: Finite = Field(description="Reward for JSON that the schema does not allow")

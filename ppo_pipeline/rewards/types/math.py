@@ -16,7 +16,7 @@ class MathComponent(Component):
 
     type: Literal["math"]
     column: str = Field(
-        description="Prompt column of the answers: LaTeX or plain, alone or at the end of a solution; of a list any one",
+        description="Prompt column of the answers, LaTeX or plain, alone or at a solution's end; of a list any counts",
         min_length=1,
     )
     hit: Finite = Field(description="Reward where they are equal")
@@ -29,9 +29,9 @@ class MathComponent(Component):
     def score(self, samples: Samples, snapshots: Snapshots | None = None) -> list[float]:
         """Return `hit` or `miss` of each response.
 
-        Of the response the last boxed expression counts, else what follows "the answer is" and the like, else the last
-        LaTeX or plain expression, as math-verify finds them; equal is what its `verify` finds equal, symbolically or
-        to 6 decimals. Raises PipelineError where the library is missing, or a prompt has no answer that it can read.
+        Of the response the last boxed expression counts (boxes with a few words between them are one set), else what
+        follows "the final answer is", else the last LaTeX or plain expression, as math-verify finds them; equal is what
+        its `verify` finds equal, symbolically or to 6 decimals. Raises PipelineError where the library is missing, or a prompt has no answer that it can read.
         """
         from ..expressions import Expressions
 

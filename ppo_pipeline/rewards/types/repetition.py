@@ -16,8 +16,8 @@ class RepetitionComponent(Component):
 
     type: Literal["repetition"]
     unit: Literal["tokens", "words"] = Field(
-        description="What n-grams are of: the response's tokens, as in TRL, or words in lower case with spaces between, "
-        "as in Open-R1"
+        description="What n-grams are of: the response's tokens, as in TRL, or words in lower case with spaces "
+        "between, as in Open-R1"
     )
     ngram: Count = Field(description="Length of an n-gram")
 
