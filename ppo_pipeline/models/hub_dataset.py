@@ -15,8 +15,8 @@ def fetch_dataset(settings: HubDataset, name: str) -> pa.Table:
     """Return the rows of the entry `name` of `datasets`, those of `train` first, with the columns that are asked for.
 
     Where there are two splits, the column `split` tells them. The library `datasets` reads the files of the one
-    revision, and runs no code of theirs (it has not since its version 4). Raises PipelineError where it is not here, for
-    what it cannot fetch or read, and for columns that are not there.
+    revision, and runs no code of theirs (it has not since its version 4). Raises PipelineError where it is not here,
+    for what it cannot fetch or read, and for columns that are not there.
     """
     library = import_extra("datasets", "datasets", f"datasets.{name}")
     path = settings.source.removeprefix("hf://")
@@ -45,8 +45,8 @@ def _columns(table: pa.Table, settings: HubDataset, name: str) -> pa.Table:
     for column in settings.columns.values():
         if column not in known:
             raise PipelineError(
-                f"datasets.{name}: columns: '{settings.source}' has no column '{column}'.{nearest(column, known)} It has: "
-                f"{', '.join(known)}."
+                f"datasets.{name}: columns: '{settings.source}' has no column '{column}'.{nearest(column, known)} It "
+                f"has: {', '.join(known)}."
             )
     if not settings.columns:
         return table.drop_columns(["split"]) if settings.heldout is not None and "split" in known else table

@@ -27,9 +27,9 @@ NOT_JSON = (ValueError, RecursionError)  # what json.loads raises: bad syntax, t
 def prompt_files(source: Path, setting: str = "prompts.source") -> list[Path]:
     """Return the file `source`, or the files of the folder and its subfolders in the order of their names.
 
-    A folder that is a saved data set counts as one file. Hidden files and folders, README, LICENSE, .md and .dvc files are left out. setting: that names the source. Raises
-    PipelineError for any other file that is no prompt file: one that is passed over in silence would be missed by
-    nobody.
+    A folder that is a saved data set counts as one file. Hidden files and folders, README, LICENSE, .md and .dvc files
+    are left out. setting: that names the source. Raises PipelineError for any other file that is no prompt file: one
+    that is passed over in silence would be missed by nobody.
     """
     if is_saved(source):
         return [source]

@@ -12,8 +12,8 @@ class HubDataset(Section):
         description="hf://OWNER/NAME", pattern=r"^hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
     )
     revision: str = Field(
-        description="Commit of the data set, in quotes: the 40 digits on its page under Files, History. The same rows for "
-        "everybody; another one fetches anew",
+        description="Commit of the data set, in quotes: the 40 digits on its page under Files, History. The same rows "
+        "for everybody; another one fetches anew",
         pattern=r"^[0-9a-f]{40}$",
     )
     subset: str | None = Field(description="Its subset, which the page has beside the split; null: the only one")

@@ -31,7 +31,8 @@ class MathComponent(Component):
 
         Of the response the last boxed expression counts (boxes with a few words between them are one set), else what
         follows "the final answer is", else the last LaTeX or plain expression, as math-verify finds them; equal is what
-        its `verify` finds equal, symbolically or to 6 decimals. Raises PipelineError where the library is missing, or a prompt has no answer that it can read.
+        its `verify` finds equal, symbolically or to 6 decimals. Raises PipelineError where the library is missing, or
+        a prompt has no answer that it can read.
         """
         from ..expressions import Expressions
 
