@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -38,5 +39,5 @@ def saved_tables(folder: Path) -> Iterator[pa.Table]:
         yield table
 
 
-def _splits(found: object) -> dict[str, object]:
+def _splits(found: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {"": found}

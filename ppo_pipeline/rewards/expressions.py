@@ -55,8 +55,10 @@ class Expressions:
     def equal(self, wanted: list[Any], response: str) -> bool:
         """Tell whether a response's expression equals one of `wanted`."""
         found = self.read(response)
-        each = (self._limited(lambda one=one: self._library.verify(one, found, timeout_seconds=None)) for one in wanted)
-        return bool(found) and any(each)
+        return bool(found) and any(self._verified(one, found) for one in wanted)
+
+    def _verified(self, wanted: list[Any], found: list[Any]) -> bool:
+        return bool(self._limited(lambda: self._library.verify(wanted, found, timeout_seconds=None)))
 
     def _limited(self, work: Callable[[], Any]) -> Any:
         """Return what `work` does; None where it takes too long."""

@@ -23,10 +23,9 @@ class RepetitionComponent(Component):
 
     def score(self, samples: Samples, snapshots: Snapshots | None = None) -> list[float]:
         """Return `repeated` of each response, negative. `weight` is what others call max_penalty, without its sign."""
-        tokens = self.unit == "tokens"
-        texts: list[Sequence[int]] | list[list[str]]
-        texts = samples.response_ids if tokens else [text.lower().split() for text in samples.responses]
-        return [-repeated(text, self.ngram) for text in texts]
+        if self.unit == "tokens":
+            return [-repeated(ids, self.ngram) for ids in samples.response_ids]
+        return [-repeated(text.lower().split(), self.ngram) for text in samples.responses]
 
     def reads_policy_view(self) -> bool | None:
         """Tell that words are of the text alone; tokens need the tokenizer."""
