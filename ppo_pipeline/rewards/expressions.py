@@ -52,6 +52,15 @@ class Expressions:
         how = {"fallback_mode": "no_fallback", "parsing_timeout": None}
         return self._limited(lambda: self._library.parse(text, self._kinds, **how)) or []
 
+    def shown(self, text: str) -> str | None:
+        """Return the expression of a text's answer, the same for equal numbers; None for none."""
+
+        def written() -> str:
+            return str(found[0].evalf(12) if getattr(found[0], "is_number", False) else found[0])
+
+        found = self.read(text)
+        return self._limited(written) if found else None
+
     def equal(self, wanted: list[Any], response: str) -> bool:
         """Tell whether a response's expression equals one of `wanted`."""
         found = self.read(response)

@@ -68,6 +68,14 @@ def test_an_answer_without_an_expression_and_a_missing_column_are_named() -> Non
         math().check(samples([""], answers=["1"]))
 
 
+def test_answers_that_are_equal_numbers_are_one_vote() -> None:
+    needs_math_verify()
+    half = {math().vote(text) for text in ("1/2", "so 0.5", r"\boxed{\frac{2}{4}}", "50%")}
+    assert half == {"0.500000000000"}
+    assert math().vote(r"$\boxed{x+1}$") == "x + 1"
+    assert math().vote(" No idea! ") == "no idea"
+
+
 def test_what_takes_too_long_is_a_miss_and_said(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     needs_math_verify()
     import math_verify

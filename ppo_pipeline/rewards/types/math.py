@@ -1,6 +1,6 @@
 """Rewards for a mathematical answer, compared by what it means."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -60,11 +60,10 @@ class MathComponent(Component):
         return self.column
 
     def vote(self, response: str) -> str:
-        """Return what is compared of a response, in sympy's writing; the normalised response where there is nothing."""
+        """Return the expression of a response, a number as its decimals; the normalised response where there is none."""
         from ..expressions import Expressions
 
-        found: list[Any] = Expressions(self.name, self.cpu_seconds).read(response)
-        return str(found[0]) if found else super().vote(response)
+        return Expressions(self.name, self.cpu_seconds).shown(response) or super().vote(response)
 
     def reads_policy_view(self) -> bool:
         """Tell that this reads texts alone."""
