@@ -63,7 +63,7 @@ def show(
     if sample is not None and not as_json and of_tokens and rollouts.is_file():
         path, schema = rollouts, schema_of(rollouts)  # a sample in full is its text, whichever table was named
     own = schema.read(path)
-    rows = with_prompts(with_neighbours(schema, own, path), path)
+    rows = with_prompts(schema, with_neighbours(schema, own, path), path)
     if sample is not None:
         rows = one(rows, sample, path)
     if where is not None:

@@ -23,7 +23,7 @@ class HubDataset(Section):
         min_length=1,
     )
     columns: dict[str, str] = Field(
-        description="The columns that are kept, by their new names: {prompt: question, answer: answer}; {}: all as they are"
+        description="The columns that are kept, by their new names: {prompt: question, answer: answer}; {}: all"
     )
 
     @field_validator("columns")

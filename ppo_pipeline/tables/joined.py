@@ -82,13 +82,13 @@ def with_neighbours(schema: TableSchema, table: pa.Table, path: Path) -> pa.Tabl
     return with_columns(table, added)
 
 
-def with_prompts(table: pa.Table, path: Path) -> pa.Table:
+def with_prompts(schema: TableSchema, table: pa.Table, path: Path) -> pa.Table:
     """Add the prompts' own columns (topics, answers) to rows that say their prompt, as they are in prompts.parquet now.
 
     One that is called like another column is `prompt.<name>`. A row whose prompt is there no more has none of them.
     """
     source = data_folder(path) / "prompts.parquet"
-    if "prompt_id" not in table.column_names or not source.is_file():
+    if schema in (PROMPTS, PREFERENCES) or "prompt_id" not in table.column_names or not source.is_file():
         return table
     prompts = PROMPTS.read(source)
     places = pc.index_in(table.column("prompt_id"), value_set=prompts.column("prompt_id").combine_chunks())

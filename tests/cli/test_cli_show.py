@@ -335,6 +335,7 @@ def test_the_prompts_own_columns_are_shown_filtered_and_grouped_by() -> None:
     assert [row["sample_id"] for row in rows_of(path, "--where", "topic = 'words' and level > 1")] == ["b"]
     assert show(path, "--columns", "topic,score").splitlines()[0] == "topic\tscore"
     assert show("prompts").splitlines()[0] == "prompt_id\tsplit\tmessages\ttopic\tlevel\tscore\tTokens"
+    assert [*rows_of("prompts")[0]] == ["prompt_id", "messages", "split", *prompts], "each of them once"
     write_prompts("what is 1?", topic=["sums"])
     assert [row["topic"] for row in rows_of(path)] == ["sums", None], "the other prompt is there no more"
 

@@ -60,7 +60,7 @@ class MathComponent(Component):
         return self.column
 
     def vote(self, response: str) -> str:
-        """Return the expression of a response, a number as its decimals; the normalised response where there is none."""
+        """Return a response's expression, a number as decimals; the normalised response where there is none."""
         from ..expressions import Expressions
 
         return Expressions(self.name, self.cpu_seconds).shown(response) or super().vote(response)
