@@ -58,8 +58,8 @@ class Prompts(Section):
         min_length=1,
     )
     system: str | None = Field(
-        description="System prompt put before each conversation that has none, of its own or in a column `system`; null "
-        "for none"
+        description="System prompt put before each conversation that has none, of its own or in a column `system`; "
+        "null for none"
     )
     heldout_fraction: UnitInterval = Field(
         description="Share held out of training, where the source has no split column; by hash of the prompt"
