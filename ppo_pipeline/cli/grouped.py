@@ -1,7 +1,6 @@
 """`--by`: a row per value of some columns, with how many rows have it and what they are like."""
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..errors import PipelineError
 from .selected import only_columns
@@ -22,12 +21,10 @@ def grouped(rows: pa.Table, by: str, source: str) -> pa.Table:
         if pa.types.is_nested(rows.schema.field(name).type):
             raise PipelineError(f"{source}: column '{name}' holds a list in each row; group by another one.")
     columns = {name: rows.column(name) for name in keys}
+    kinds = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating)
     for field in rows.schema:
-        if field.name not in keys and field.name != ROWS:
-            if pa.types.is_boolean(field.type):
-                columns[field.name] = pc.cast(rows.column(field.name), pa.int8())
-            elif pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
-                columns[field.name] = rows.column(field.name)
+        if field.name not in (*keys, ROWS) and any(is_one(field.type) for is_one in kinds):
+            columns[field.name] = rows.column(field.name)
     means = [name for name in columns if name not in keys]
     found = pa.table(columns).group_by(keys).aggregate([([], "count_all"), *((name, "mean") for name in means)])
     found = found.select([*keys, "count_all", *(f"{name}_mean" for name in means)])
