@@ -56,7 +56,8 @@ class Expressions:
         """Return the expression of a text's answer, the same for equal numbers; None for none."""
 
         def written() -> str:
-            return str(found[0].evalf(12) if getattr(found[0], "is_number", False) else found[0])
+            value = found[0].doit()  # 50% is 50 * (1/100) until then
+            return str(value.evalf(12) if getattr(value, "is_number", False) else value)
 
         found = self.read(text)
         return self._limited(written) if found else None
