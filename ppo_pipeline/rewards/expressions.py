@@ -1,6 +1,7 @@
 """Mathematical expressions of texts, and whether two are equal: math-verify, within a limit of computing time."""
 
 import logging
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,9 @@ from ..errors import PipelineError
 from ..prompts.column_values import answers, text_of
 from ..storage.extras import import_extra
 from .samples import MissingColumn, Samples
+
+# Marks of LaTeX within a text, GSM8K's mark of the answer, lines, or words in a row.
+SOLUTION = re.compile(r"[$\n]|\\boxed|\\\(|\\\[|####|(?<![\\A-Za-z])[A-Za-z]{2,}\s+[A-Za-z]{2,}")
 
 
 class Expressions:
@@ -39,13 +43,18 @@ class Expressions:
             try:
                 texts = [text_of(answer) for answer in answers(value)]
                 for text in texts:
-                    known[text] = known.get(text) or self.read(text) or self.read(f"${text}$")
+                    known[text] = known.get(text) or self._answer(text)
                     if not known[text]:
                         raise ValueError(f"is {text!r:.60}, in which math-verify finds no expression")
             except ValueError as error:
                 raise PipelineError(f"reward '{self.name}': {whose} '{sample_id}': {its} `{column}` {error}.") from None
             found.append([known[text] for text in texts])
         return found
+
+    def _answer(self, text: str) -> list[Any]:
+        """Return an answer's expression: bare LaTeX is all of it (2\\sqrt{3} is not 2), of a solution it is the end."""
+        alone = [] if SOLUTION.search(text) else self.read(f"${text}$")
+        return alone or self.read(text)
 
     def read(self, text: str) -> list[Any]:
         """Return what math-verify makes of a text's answer: its expression and how it was written; [] for none."""
