@@ -124,7 +124,7 @@ BAD = {
     "split": ({"prompt": "p", "chosen": "a", "rejected": "b", "split": "test"}, "split 'test' is neither"),
     "undecided": ({"prompt": "p", "responses": ["a", "b"]}, "not decided; `ppo-pipeline judge`"),
     "prompt": ({"prompt": "", "chosen": "a b", "rejected": "c"}, "begin with alike; write the prompt out"),
-    "system": ({"system": "s", "prompt": "p", "chosen": "a", "rejected": "b"}, "would not see the column 'system'"),
+    "tools": ({"tools": "s", "prompt": "p", "chosen": "a", "rejected": "b"}, "would not see the column 'tools'"),
     "half a character": ({"prompt": "p", "chosen": "\ud83d", "rejected": "b"}, "half of a character"),
     "answer begun": ({"prompt": [user("p"), said("It")], "chosen": " is", "rejected": " was"}, "continue_final"),
 }  # fmt: skip
