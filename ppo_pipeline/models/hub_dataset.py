@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import PipelineError, nearest
+from ..prompts.saved_dataset import table_of
 from ..settings.dataset_sections import HubDataset
 from ..storage.extras import import_extra
 from .hub import offline
@@ -28,7 +29,7 @@ def fetch_dataset(settings: HubDataset, name: str) -> pa.Table:
             continue
         try:
             found = library.load_dataset(path, settings.subset, split=theirs, revision=settings.revision)
-            table = found.with_format("arrow")[:]
+            table = table_of(found)
         except Exception as error:  # of several libraries: no such data set, split or subset, no network, no space
             where = f"'{settings.source}', split '{theirs}' at {settings.revision}"
             raise PipelineError(f"datasets.{name}: {where} cannot be fetched: {error}{offline()}") from None

@@ -27,7 +27,7 @@ def saved_tables(folder: Path) -> Iterator[pa.Table]:
     library = import_extra("datasets", "datasets", str(folder))
     try:
         found = library.load_from_disk(str(folder))
-        tables = {name: part.with_format("arrow")[:] for name, part in _splits(found).items()}
+        tables = {name: table_of(part) for name, part in _splits(found).items()}
     except Exception as error:  # of several libraries: a file that is missing, damaged or of another version
         raise PipelineError(f"{folder}: not readable as a saved data set: {error}") from None
     for name, table in tables.items():
@@ -37,6 +37,17 @@ def saved_tables(folder: Path) -> Iterator[pa.Table]:
         if name and "split" not in table.column_names:
             table = table.append_column("split", pa.array([SPLIT_OF[name]] * table.num_rows, pa.string()))
         yield table
+
+
+def table_of(dataset: Any) -> pa.Table:
+    """Return a data set's rows as a table, with the names of classes in place of their numbers."""
+    table = dataset.with_format("arrow")[:]
+    for place, (name, feature) in enumerate(dataset.features.items()):
+        if hasattr(feature, "int2str"):  # a ClassLabel; -1 is a row without
+            numbers = table.column(place).to_pylist()
+            names = [None if number is None or number < 0 else feature.names[number] for number in numbers]
+            table = table.set_column(place, name, pa.array(names, pa.string()))
+    return table
 
 
 def _splits(found: Any) -> dict[str, Any]:

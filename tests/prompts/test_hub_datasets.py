@@ -54,6 +54,15 @@ def test_splits_of_a_saved_data_set_are_those_of_the_prompts(tmp_path: Path) -> 
         rows_of(tmp_path / "twice")
 
 
+def test_classes_have_their_names(tmp_path: Path) -> None:
+    labels = datasets.ClassLabel(names=["World", "Sports"])
+    features = datasets.Features({"prompt": datasets.Value("string"), "label": labels})
+    rows = {"prompt": ["a", "b", "c"], "label": [1, 0, -1]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "set"))
+    table = read_prompts(prompts(tmp_path / "set", heldout_fraction=0.0))
+    assert table.column("label").to_pylist() == ["Sports", "World", None]
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A project whose hub is a folder: what the library is asked for, with the rows of that folder."""
