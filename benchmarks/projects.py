@@ -15,8 +15,8 @@ from .prompts import prompts
 
 CODE = ("dvc.yaml", ".dvcignore", ".gitignore", "stages", "ppo_pipeline", "reward_functions", "params.yaml")
 LENGTH_ONLY = {
-    "name": "brief", "type": "rule", "weight": 1.0, "match": "none", "pattern": None, "hit": 0.0, "miss": 0.0,
-    "length_penalty": 0.01, "max_length_penalty": None, "case_column": None, "tolerance": None,
+    "name": "brief", "type": "rule", "weight": 1.0, "match": "none", "column": "expected", "pattern": None, "hit": 0.0,
+    "miss": 0.0, "length_penalty": 0.01, "max_length_penalty": None, "case_column": None, "tolerance": None,
 }  # fmt: skip
 
 

@@ -75,7 +75,9 @@ def _one(schema: dict[str, Any]) -> str:
         return str(schema["const"])
     if schema.get("type") == "array":
         return "list of " + _one(schema["items"])
-    text = {"string": "text", "boolean": "true, false"}.get(schema.get("type", ""), schema.get("type", ""))
+    text = {"string": "text", "boolean": "true, false", "object": "map"}.get(
+        schema.get("type", ""), schema.get("type", "")
+    )
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     return " ".join([text, *(f"{sign} {schema[name]:g}" for name, sign in signs.items() if name in schema)])
 

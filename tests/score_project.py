@@ -16,8 +16,8 @@ from ppo_pipeline.settings.params import load_params
 
 ENGLISH = Path(__file__).resolve().parent.parent / "params/english.yaml"
 RULE: dict[str, Any] = {
-    "name": "found", "type": "rule", "weight": 1.0, "match": "word", "pattern": None, "tolerance": None, "hit": 1.0,
-    "miss": 0.0, "length_penalty": 0.0, "max_length_penalty": None, "case_column": None,
+    "name": "found", "type": "rule", "weight": 1.0, "match": "word", "column": "expected", "pattern": None,
+    "tolerance": None, "hit": 1.0, "miss": 0.0, "length_penalty": 0.0, "max_length_penalty": None, "case_column": None,
 }  # fmt: skip
 MODEL: dict[str, Any] = {
     "name": "helpful", "type": "model", "weight": 2.0, "model": "./judge", "revision": None, "pickled_weights": False,
@@ -74,7 +74,7 @@ seen = []
 
 def python(function: str, **changes: Any) -> dict[str, Any]:
     values = {"name": "mine", "type": "python", "weight": 1.0, "function": f"score_functions:{function}"}
-    return {**values, "format": "text", "none_as": None, **changes}
+    return {**values, "format": "text", "columns": {}, "none_as": None, **changes}
 
 
 def bare_project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

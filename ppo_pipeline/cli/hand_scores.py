@@ -36,7 +36,7 @@ def scored(params: Params, reward: Reward, given: Handwritten) -> dict[str, list
     except PipelineError as error:
         if view.absent_read and view.absent_read[0] not in error.message:
             raise _unnoticed(reward, view) from None
-        raise PipelineError(error.message + _hint(error.__cause__, view, [*samples.columns])) from error.__cause__
+        raise PipelineError(error.message + _hint(error.__cause__, view)) from error.__cause__
     if view.absent_read:
         raise _unnoticed(reward, view)
     return scores
@@ -48,13 +48,10 @@ def _unnoticed(reward: Reward, view: PolicyView) -> PipelineError:
     return PipelineError(f"reward {readers}: {view.absent_read[0]}")
 
 
-def _hint(cause: BaseException | None, view: PolicyView, columns: list[str]) -> str:
+def _hint(cause: BaseException | None, view: PolicyView) -> str:
     """Return what may lie behind an error that a user's function raised."""
     if view.why and isinstance(cause, TypeError) and Absent.__name__ in str(cause):
         return f" Prompts as the policy saw them, and completion_ids, need the base model's tokenizer: {view.why}."
     if isinstance(cause, (KeyError, TypeError)):
-        return (
-            " If it is a column of the prompt that is missing, give it: --column NAME=VALUE. There are: "
-            f"{', '.join(columns)}."
-        )
+        return " If one of these is missing, give it: --column NAME=VALUE."
     return ""

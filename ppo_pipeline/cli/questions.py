@@ -12,6 +12,7 @@ from ..settings.params import Params
 from ..tables.prompts import PROMPTS
 
 SET = Paths().prompts
+TAKEN = ("base", "trained", "round")  # what stands beside them
 
 
 class Question(NamedTuple):
@@ -70,10 +71,12 @@ def of_split(tokenizer: Any, params: Params, split: str, limit: int, vocabulary:
         special_tokens=params.special_tokens,
         vocabulary=vocabulary,
     )
+    compared = [component.answer_column() for component in params.reward.components]
+    answers = list(dict.fromkeys(name for name in compared if name)) or ["expected"]
     questions = []
     for row, (_, ids) in zip(rows, rendered, strict=True):
         told = {"prompt_id": row["prompt_id"], "prompt": said(row["messages"])}
-        told |= {"expected": row["expected"]} if "expected" in row else {}
+        told |= {name: row[name] for name in answers if name in row and name not in (*told, *TAKEN)}
         questions.append(Question(ids, row["prompt_id"], told))
     return questions, table.num_rows
 

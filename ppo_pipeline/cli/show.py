@@ -11,14 +11,17 @@ import pyarrow as pa
 from ..errors import PipelineError, nearest
 from ..project.paths import Paths
 from ..settings.params import load_params
-from ..tables.joined import OF_SAMPLES, schema_of, with_neighbours
+from ..tables.joined import OF_SAMPLES, schema_of, with_neighbours, with_prompts
+from ..tables.prompts import PROMPTS, further_columns
+from ..tables.schema import TableSchema
+from .grouped import grouped
 from .printed import json_text, note, print_table
 from .round_named import BEST, round_named
 from .selected import in_order, only_columns
 from .where import matching
 
 COLUMNS = {
-    "prompts": ["prompt_id", "split", "messages", "expected"],
+    "prompts": ["prompt_id", "split", "messages"],
     "preferences": ["pair_id", "split", "messages", "chosen", "rejected", "margin"],
     "rollouts": ["sample_id", "prompt", "response_text", "score", "kl", "tokens", "finish_reason"],
     "rewards": ["sample_id", "prompt", "response_text", "score"],
@@ -36,6 +39,9 @@ OF_ROUND = ("rollouts", "rewards", "reference", "advantages", "eval", "eval_samp
 @click.option("--where", metavar="CONDITION", help="Only rows as \"score < 0 and finish_reason = 'length'\".")
 @click.option("--sort", multiple=True, metavar="[-]COLUMN", help="Column to sort by; with a minus from high to low.")
 @click.option("--descending", is_flag=True, hidden=True, help="The same as a minus before each --sort.")
+@click.option(
+    "--by", metavar="A,B,...", help="A row per value of these columns: how many rows, and the means of others."
+)
 @click.option("--limit", default=10, show_default=True, type=click.IntRange(min=1), help="Rows shown.")
 @click.option("--columns", metavar="A,B,...", help="Columns shown; the line under the table names all there are.")
 @click.option("--sample", metavar="ID", help="One row in full, token by token where its tables lie beside it.")
@@ -43,10 +49,13 @@ OF_ROUND = ("rollouts", "rewards", "reference", "advantages", "eval", "eval_samp
 @click.pass_context
 def show(
     ctx: click.Context, what: str, table: str | None, where: str | None, sort: tuple[str, ...], descending: bool,
-    limit: int, columns: str | None, sample: str | None, as_json: bool,
+    by: str | None, limit: int, columns: str | None, sample: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Print rows of a table: a Parquet file, `prompts`, or of a ROUND the TABLE rollouts (or rewards, reference,
-    advantages, eval, eval_samples). Beside a table's own columns stand those that other tables have of its samples."""
+    advantages, eval, eval_samples). Beside a table's own columns stand those that other tables have of its samples, and
+    those of their prompts: `show r004 eval --by topic` has the mean score of each topic."""
+    if by is not None and sample is not None:
+        raise click.UsageError("--by and --sample do not go together: a sample is one row.")
     path = located(what, table)
     schema = schema_of(path)
     rollouts = path.with_name("rollouts.parquet")
@@ -54,11 +63,13 @@ def show(
     if sample is not None and not as_json and of_tokens and rollouts.is_file():
         path, schema = rollouts, schema_of(rollouts)  # a sample in full is its text, whichever table was named
     own = schema.read(path)
-    rows = with_neighbours(schema, own, path)
+    rows = with_prompts(schema, with_neighbours(schema, own, path), path)
     if sample is not None:
         rows = one(rows, sample, path)
     if where is not None:
         rows = matching(rows, where)
+    if by is not None:
+        rows = grouped(rows, by, str(path))
     rows = in_order(rows, sort, str(path), descending)
     chosen = only_columns(rows, columns, str(path))
     if as_json:
@@ -73,11 +84,17 @@ def show(
 
         print_sample(rows, path)
     else:
-        default = [c for c in COLUMNS[schema.name] if c in rows.column_names]
-        if schema.name == "rewards":
-            default += rows.column_names[2 : len(own.column_names)]  # the components
+        default = default_columns(schema, own, rows) if by is None else rows.column_names
         print_rows(chosen if columns else rows.select(default), limit)
         note(f"{min(limit, rows.num_rows)} of {rows.num_rows} rows; columns: {', '.join(rows.column_names)}")
+
+
+def default_columns(schema: TableSchema, own: pa.Table, rows: pa.Table) -> list[str]:
+    """Return the columns that are shown where none are asked for: of rewards the components too, of prompts all."""
+    default = [c for c in COLUMNS[schema.name] if c in rows.column_names]
+    if schema.name == "rewards":
+        default += rows.column_names[2 : len(own.column_names)]
+    return default + (further_columns(own) if schema is PROMPTS else [])
 
 
 def located(what: str, table: str | None) -> Path:

@@ -27,6 +27,10 @@ class Paths:
         """The prompts, training and held-out."""
         return self.root / "data/prompts.parquet"
 
+    def dataset(self, name: str) -> Path:
+        """Rows of a hub's data set, of an entry of `datasets`."""
+        return self.root / f"data/datasets/{name}.parquet"
+
     def preferences(self, name: str) -> Path:
         """Pairs of answers, training and held-out, of an entry of `preferences`."""
         return self.root / f"data/preferences/{name}.parquet"

@@ -49,6 +49,7 @@ STAGES: dict[str, Stage] = {
         Stage("settings", start="ahead"),
         Stage("source", "SOURCE"),
         Stage("base"),
+        Stage("datasets", "NAME"),
         Stage("prompts"),
         Stage("preferences", "NAME"),
         Stage("sft", "NAME", "warm", less_memory="lower microbatch_tokens of its entry in `sft`"),

@@ -4,8 +4,10 @@ Functions raise ValueError for a value that means neither, with words that go on
 """
 
 import math
+import re
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import pyarrow as pa
 Answer = str | int | float | Decimal
 TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0", "")
 NARROW: dict[pa.DataType, type[np.floating[Any]]] = {pa.float16(): np.float16, pa.float32(): np.float32}
+DIGITS = re.compile(r"-?[0-9]{1,17}(\.[0-9]{1,17})?")
 MOST_CERTAIN = 2**53  # a larger whole float need not be the number that was written
 
 
@@ -31,7 +34,7 @@ def truth(value: Any) -> bool:
 
 
 def answers(value: Any) -> list[Answer]:
-    """Return the answers that `expected` allows, texts or numbers: one, or those of a list."""
+    """Return the answers that a cell allows, texts or numbers: one, or those of a list."""
     if isinstance(value, list):
         if not value:
             raise ValueError("is empty")
@@ -63,16 +66,17 @@ def text_of(answer: Answer) -> str:
     return text
 
 
-def uniform(values: list[Any], is_answer: bool) -> list[Any]:
+def uniform(values: list[Any]) -> list[Any]:
     """Return a column's values so that a table takes none for one of another type.
 
-    Answers that are a list in some rows become lists in all, and numbers beside texts become texts.
+    Texts or numbers that are a list in some rows become lists in all, and numbers beside texts become texts: any
+    column may be that of the answers.
     """
     items = [item for value in values for item in (value if isinstance(value, list) else [value])]
     kinds = {_kind(item) for item in items} - {"empty"}
     if {"truth", "number"} <= kinds:  # beside 2.5 Arrow would take true for 1.0
         raise ValueError("true or false in some rows, numbers in others")
-    if not is_answer or not kinds <= {"text", "number"}:
+    if not kinds <= {"text", "number"}:
         return values
     if kinds == {"text", "number"}:
         values = [_each(lambda one: None if _is_empty(one) else text_of(one), value) for value in values]
@@ -81,18 +85,42 @@ def uniform(values: list[Any], is_answer: bool) -> list[Any]:
     return values
 
 
-def as_written(table: pa.Table, name: str = "expected") -> pa.Table:
-    """Return `table` with a column of narrow floats as doubles of the same shortest digits: 0.1, not 0.10000000149."""
-    if name not in table.column_names:
-        return table
-    column = table.column(name)
-    kind = column.type
-    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        kind = kind.value_type
-    if kind not in NARROW:
-        return table
-    widened = [_each(lambda one: one if one is None else float(str(NARROW[kind](one))), v) for v in column.to_pylist()]
-    return table.set_column(table.column_names.index(name), name, pa.array(widened))
+def as_written(table: pa.Table) -> pa.Table:
+    """Return `table` with columns of narrow floats as doubles of the same shortest digits: 0.1, not 0.10000000149."""
+    for place, name in enumerate(table.column_names):
+        kind = table.schema.field(place).type
+        while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            kind = kind.value_type
+        if kind in NARROW:
+            narrow = NARROW[kind]
+            values = [_each(partial(_widened, narrow), value) for value in table.column(place).to_pylist()]
+            table = table.set_column(place, name, pa.array(values))
+    return table
+
+
+def numbers_of_text(column: list[str]) -> list[Any]:
+    """Return the cells of a text file's column as numbers where each filled one is a number in its shortest form.
+
+    That is the text that `text_of` makes of the number: 5, -3, 0.25. A column with one cell such as 007, +5, 5.0, 1e3
+    or 1,000 stays text, so that no type changes what an answer is compared as. Empty cells are None beside numbers.
+    """
+    numbers = [_number(cell) if cell else None for cell in column]
+    is_text = any(cell and number is None for cell, number in zip(column, numbers, strict=True))
+    return column if is_text or not any(column) else numbers
+
+
+def _number(cell: str) -> int | float | None:
+    if not DIGITS.fullmatch(cell):
+        return None
+    number = float(cell) if "." in cell else int(cell)
+    try:
+        return number if text_of(number) == cell and abs(number) <= MOST_CERTAIN else None
+    except ValueError:  # one as small as 0.00001 may be written in more than one way
+        return None
+
+
+def _widened(narrow: type[np.floating[Any]], value: float | None) -> float | None:
+    return None if value is None else float(str(narrow(value)))
 
 
 def _each(change: Callable[[Any], Any], value: Any) -> Any:

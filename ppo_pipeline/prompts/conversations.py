@@ -6,12 +6,12 @@ from ..errors import PipelineError, nearest
 from .files import NOT_JSON, parse
 
 ROLES = ("system", "user", "assistant")
-UNSEEN = ("system", "tools", "documents", "chat_template_kwargs", "image", "images")  # other programs show these
+UNSEEN = ("tools", "documents", "chat_template_kwargs", "image", "images")  # other programs show these
 Messages = list[dict[str, str]]
 
 
 def conversation_of(row: dict[str, Any], continue_final_message: bool, place: str) -> Messages:
-    """Return the messages of a row's `prompt` (a user's text, or a list of messages) or `messages`.
+    """Return the messages of a row's `prompt` (a user's text, or a list of messages) or `messages`, `system` first.
 
     continue_final_message: whether the last message may be the assistant's; the model then goes on with it.
     An empty cell of a file that has both columns counts as absent. Raises PipelineError, starting with `place`, for
@@ -35,6 +35,10 @@ def conversation_of(row: dict[str, Any], continue_final_message: bool, place: st
     if not isinstance(messages, list) or not messages:
         raise PipelineError(f"{place}: `{name}` must be a list of {{role, content}}.")
     messages = [message_of(message, place) for message in messages]
+    if not _is_empty(row.get("system")):
+        if messages[0]["role"] == "system":
+            raise PipelineError(f"{place}: both `system` and a system message in `{name}`; keep one.")
+        messages = [message_of({"role": "system", "content": row["system"]}, place, "system prompt"), *messages]
     if messages[-1]["role"] == "assistant" and not continue_final_message:
         raise PipelineError(
             f"{place}: the last message is the assistant's; remove it, or set prompts.continue_final_message to true: "

@@ -1,4 +1,4 @@
-"""The files of a prompt set and their rows: JSONL, JSON, CSV, TSV or Parquet."""
+"""The files of a prompt set and their rows: JSONL, JSON, CSV, TSV, Parquet, or a saved data set."""
 
 import gzip
 import json
@@ -12,21 +12,27 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ..errors import PipelineError
-from .column_values import as_written
+from .column_values import as_written, numbers_of_text
+from .saved_dataset import is_saved, saved_tables
 
 KINDS = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv", ".parquet")
 NAMED = f"{', '.join(KINDS[:-1])} or {KINDS[-1]}"
 ABOUT = (".md", ".dvc")  # pages about the files of a folder, and DVC's notes of what it keeps
+TEXTS = (  # columns that are text in CSV too, whatever stands there
+    "prompt", "messages", "system", "prompt_id", "pair_id", "split", "completion", "chosen", "rejected", "response",
+)  # fmt: skip
 NOT_JSON = (ValueError, RecursionError)  # what json.loads raises: bad syntax, thousands of digits or brackets
 
 
 def prompt_files(source: Path, setting: str = "prompts.source") -> list[Path]:
     """Return the file `source`, or the files of the folder and its subfolders in the order of their names.
 
-    Hidden files and folders, README, LICENSE, .md and .dvc files are left out. setting: that names the source. Raises
-    PipelineError for any other file that is no prompt file: one that is passed over in silence would be missed by
-    nobody.
+    A folder that is a saved data set counts as one file. Hidden files and folders, README, LICENSE, .md and .dvc files
+    are left out. setting: that names the source. Raises PipelineError for any other file that is no prompt file: one
+    that is passed over in silence would be missed by nobody.
     """
+    if is_saved(source):
+        return [source]
     if source.is_dir():
         files = list(_walk(source))
         if not files:
@@ -46,7 +52,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         if path.is_dir():
             if path.is_symlink():
                 raise PipelineError(f"{path}: a link to a folder; put the folder itself there.")
-            yield from _walk(path)
+            yield from [path] if is_saved(path) else _walk(path)
         elif _kind(path) and path.is_file():
             yield path
         elif path.suffix.lower() not in ABOUT and path.stem.upper() not in ("README", "LICENSE"):
@@ -64,8 +70,9 @@ def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises PipelineError naming file and row for what cannot be read, and for a file without a row.
     """
     readers = {".jsonl": _jsonl, ".jsonl.gz": _jsonl, ".json": _json}
+    reader = _saved if path.is_dir() else readers.get(_kind(path), _table)
     number = 0
-    for number, row in readers.get(_kind(path), _table)(path):
+    for number, row in reader(path):
         if not isinstance(row, dict):
             raise PipelineError(f"{path}, row {number}: expected a JSON object, found {type(row).__name__}.")
         yield number, row
@@ -118,15 +125,21 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _table(path: Path) -> Iterator[tuple[int, Any]]:
     try:
-        # Every CSV column is text: "007" must not become 7 on its way to the reward.
         table = pq.read_table(path) if _kind(path) == ".parquet" else _read_csv(path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise PipelineError(f"{path}: not readable: {error}") from None
+    yield from enumerate(_rows(table, path), 1)
+
+
+def _saved(path: Path) -> Iterator[tuple[int, Any]]:
+    yield from enumerate((row for table in saved_tables(path) for row in _rows(table, path)), 1)
+
+
+def _rows(table: pa.Table, path: Path) -> list[dict[str, Any]]:
     try:
-        rows = as_written(table).to_pylist()
+        return as_written(table).to_pylist()  # type: ignore[no-any-return]
     except (ValueError, OverflowError, TypeError) as error:  # a date that Python has none for, text that is not UTF-8
         raise PipelineError(f"{path}: holds a value that cannot be read: {error}") from None
-    yield from enumerate(rows, 1)
 
 
 def _read_csv(path: Path) -> pa.Table:
@@ -142,10 +155,11 @@ def _read_csv(path: Path) -> pa.Table:
     columns = []
     for name in raw.column_names:
         try:
-            columns.append(raw.column(name).cast(pa.string()))
+            cells = raw.column(name).cast(pa.string()).to_pylist()
         except pa.ArrowInvalid:
             row = next(i for i, value in enumerate(raw.column(name), 1) if not _is_utf8(value.as_py()))
             raise PipelineError(f"{path}, row {row}: not UTF-8 text in '{name}'; convert the file.") from None
+        columns.append(pa.array(cells if name in TEXTS else numbers_of_text(cells)))
     return pa.table(columns, names=raw.column_names)
 
 

@@ -12,7 +12,7 @@ from .files import prompt_files, rows_of
 from .preference_rows import is_absent, is_tie, pair_of
 from .sources import digest_of, given_split, name_of, prompts_table
 
-OWN = ("pair_id", "prompt_id", "prompt", "messages", "chosen", "rejected", "margin", "split", "tie")
+OWN = ("pair_id", "prompt_id", "prompt", "messages", "system", "chosen", "rejected", "margin", "split", "tie")
 TOLD = 10  # bad rows that are told by name
 
 

@@ -15,16 +15,16 @@ from .conversations import conversation_of, with_system
 from .files import prompt_files, rows_of
 
 DEEPEST = 20  # of lists and maps in a further column
-OWN = ("prompt_id", "prompt", "messages", "split")
+OWN = ("prompt_id", "prompt", "messages", "system", "split")
 
 
 def read_prompts(settings: Prompts) -> pa.Table:
     """Return the prompts table of the file or folder `prompts.source`, in the order of its files and rows.
 
-    Each row has `prompt` (the user's message, or a list of messages) or `messages`; optional `prompt_id` (else a hash
-    of the messages), `split` (else by that hash) and any further columns. The hash is of what the row's author wrote:
-    no setting changes an id or moves a prompt into the other split. Raises PipelineError naming file and row
-    for text that is not UTF-8, empty or repeated prompts, unknown roles or splits.
+    Each row has `prompt` (the user's message, or a list of messages) or `messages`; optional `system`, `prompt_id`
+    (else a hash of the messages), `split` (else by that hash) and any further columns. The hash is of what the row's
+    author wrote, `system` included: no setting changes an id or moves a prompt into the other split. Raises
+    PipelineError naming file and row for text that is not UTF-8, empty or repeated prompts, unknown roles or splits.
     """
     rows: list[dict[str, Any]] = []
     seen_ids: dict[str, str] = {}
@@ -99,7 +99,7 @@ def prompts_table(rows: list[dict[str, Any]], source: str) -> pa.Table:
         kind = pa.list_(MESSAGE) if name == "messages" else None
         try:
             name.encode()
-            values = uniform([row.get(name) for row in rows], is_answer=name == "expected")
+            values = uniform([row.get(name) for row in rows])
             columns.append(pa.array(values, type=kind))
             _check_storable(columns[-1].type)
         except (pa.ArrowException, OverflowError, ValueError) as error:

@@ -59,6 +59,10 @@ class Component(Section):
         """
         return normalise(response)
 
+    def answer_column(self) -> str | None:
+        """Return the prompt column of the answers that this compares with, where it is one that people want to see."""
+        return None
+
     def check(self, prompts: Samples) -> None:
         """Raise PipelineError where what this reads is not there, before anything is decoded or asked for.
 

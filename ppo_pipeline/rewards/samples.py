@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import PipelineError, nearest
+from ..prompts.column_kinds import columns_told
 
 LARGEST = (2 - 2.0**-23) * 2.0**127  # of 32-bit floats
 NUMBER = "finite number that a 32-bit float holds (at most 3.4e38)"
@@ -15,7 +16,7 @@ class Samples:
 
     messages: the conversation that was answered. prompt_texts: the same as the model saw it.
     response_ids: token ids of the responses, the stop token included.
-    columns: the prompts' further columns (`expected` among them), repeated for each sample.
+    columns: the prompts' further columns (answers among them), repeated for each sample.
     """
 
     sample_ids: list[str]
@@ -30,11 +31,11 @@ class Samples:
 
 
 class MissingColumn(PipelineError):
-    """A reward reads a column that the prompts have not; `column` is its name."""
+    """A reward reads a column that the prompts have not; `column` is its name, `known` those that there are."""
 
-    def __init__(self, where: str, column: str, known: list[str]) -> None:
-        there = ", ".join(known) or "none"
-        super().__init__(f"{where}: the prompts have no column '{column}'.{nearest(column, known)} They have: {there}.")
+    def __init__(self, where: str, column: str, known: dict[str, list[Any]]) -> None:
+        close = nearest(column, list(known))
+        super().__init__(f"{where}: the prompts have no column '{column}'.{close} They have: {columns_told(known)}.")
         self.column = column
 
 

@@ -38,7 +38,7 @@ def load_function(path: str, name: str) -> Function:
     return function  # type: ignore[no-any-return]
 
 
-def refuse_arguments(function: Function, path: str, name: str, given: list[str], columns: list[str]) -> None:
+def refuse_arguments(function: Function, path: str, name: str, given: list[str], columns: dict[str, Any]) -> None:
     """Raise PipelineError where the function cannot be called with the arguments `given`, `columns` among them.
 
     MissingColumn where it asks for one more, which only the prompts could have.

@@ -1,4 +1,4 @@
-"""What a rule compares a response with: the prompt's `expected` and its case column, read and checked."""
+"""What a rule compares a response with: the prompt's answers and its case column, read and checked."""
 
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,16 +28,16 @@ def read_wanted(settings: "RuleComponent", samples: Samples, whose: str = "sampl
     the sample and the column named, for a value that is no answer or no truth value.
     """
     count = len(samples)
-    compares = settings.match not in ("none", "regex")
-    expected = _column(samples, "expected", settings.name) if compares else [None] * count
+    answer = settings.answer_column()
+    expected = [None] * count if answer is None else _column(samples, answer, settings.name)
     case = [None] * count if settings.case_column is None else _column(samples, settings.case_column, settings.name)
     found = []
     for i, sample_id in enumerate(samples.sample_ids):
         column = settings.case_column
         try:
             keep_case = truth(case[i])
-            column = "expected"
-            given = answers(expected[i]) if compares else []
+            column = settings.column
+            given = [] if answer is None else answers(expected[i])
             numeric = settings.match == "number"
             form = bare if settings.match == "characters" else normalise
             texts = [] if numeric else [_text(form(text_of(answer), keep_case)) for answer in given]
@@ -63,5 +63,5 @@ def _value(answer: Answer) -> Fraction:
 
 def _column(samples: Samples, name: str, component: str) -> list[Any]:
     if name not in samples.columns:
-        raise MissingColumn(f"reward '{component}'", name, list(samples.columns))
+        raise MissingColumn(f"reward '{component}'", name, samples.columns)
     return samples.columns[name]

@@ -36,6 +36,10 @@ def _of_names(p: "Params") -> Iterator[str]:
         for name in getattr(p, section):
             if name == "r000" or name in p.all_rounds:  # DVC calls the stages of both by it
                 yield f"{section}.{name} has a round's name; give it another"
+    fetched = [f"data/datasets/{name}.parquet" for name in p.datasets]
+    for source in p.read_files:
+        if source not in (*fetched, *p.data_files):
+            yield f"no entry of `datasets` makes the source '{source}'; they make: {', '.join(fetched) or 'none'}"
     for name, entry in p.reward_model.items():
         if entry.preferences not in p.preferences:
             yield f"reward_model.{name}.preferences: no '{entry.preferences}' in `preferences`; name one that is there"

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_valid
 from ..errors import PipelineError, nearest
 from .agreement import disagreements
 from .as_before import AsBefore
+from .dataset_sections import HubDataset
 from .explain import explain
 from .learning_sections import Advantage, Update
 from .lines import ROOT as ROOT
@@ -20,6 +21,7 @@ from .sections import Base, ComputeAnywhere, Evaluate, Name, Policy, Prompts, Re
 from .supervised_sections import Sft
 from .yaml_file import read_map
 
+FETCHED = "data/datasets/"  # where the stage `datasets` writes
 SEALED = Path("sealed/rounds.yaml")  # beside params.yaml; ppo_pipeline/project/sealing/ says what sealing is
 RoundName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
@@ -53,6 +55,7 @@ class Params(Section):
         description="Path of each local model, which dvc repro watches, by a name: `base` where base.model is a "
         "folder or .gguf file, any other for a reward model's folder, such as the component's"
     )
+    datasets: Annotated[dict[Name, HubDataset], AsBefore({})] = Field(description="Data sets of a hub, by a name")
     prompts: Prompts
     preferences: Annotated[dict[Name, Preferences], AsBefore({})] = Field(
         description="Pairs of answers for a reward model to learn from, by a name"
@@ -90,10 +93,15 @@ class Params(Section):
         return entries[name]
 
     @property
-    def data_files(self) -> list[str]:
-        """Files and folders of data that the pipeline starts from, besides models."""
+    def read_files(self) -> list[str]:
+        """Files and folders that prompts, answers and pairs are read from."""
         learnt = [entry.source for entry in self.sft.values()], [entry.source for entry in self.preferences.values()]
         return [self.prompts.source, *itertools.chain(*learnt)]
+
+    @property
+    def data_files(self) -> list[str]:
+        """Those of them that the pipeline starts from, and does not fetch itself."""
+        return [name for name in self.read_files if not name.startswith(FETCHED)]
 
     @property
     def start(self) -> str:

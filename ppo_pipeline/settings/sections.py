@@ -54,8 +54,15 @@ class Base(Section):
 class Prompts(Section):
     """Which prompts there are, and how they are shown to the model."""
 
-    source: str = Field(description="JSONL, JSON, CSV, TSV or Parquet file, or a folder of such files", min_length=1)
-    system: str | None = Field(description="System prompt put before each conversation that has none; null for none")
+    source: str = Field(
+        description="JSONL, JSON, CSV, TSV or Parquet file, or a folder of such files; a folder that save_to_disk of "
+        "Hugging Face's datasets wrote; or data/datasets/NAME.parquet, an entry of `datasets`",
+        min_length=1,
+    )
+    system: str | None = Field(
+        description="System prompt put before each conversation that has none, of its own or in a column `system`; "
+        "null for none"
+    )
     heldout_fraction: UnitInterval = Field(
         description="Share held out of training, where the source has no split column; by hash of the prompt"
     )

@@ -15,7 +15,7 @@ from .advantages import ADVANTAGES
 from .evaluation import EVALUATION, EVALUATION_SAMPLES
 from .preferences import PREFERENCES
 from .prompt_scores import PROMPT_SCORES
-from .prompts import PROMPTS
+from .prompts import PROMPTS, further_columns
 from .reference import REFERENCE
 from .rewards import REWARDS
 from .rollouts import ROLLOUTS
@@ -80,6 +80,22 @@ def with_neighbours(schema: TableSchema, table: pa.Table, path: Path) -> pa.Tabl
         rewards = renamed_components(rewards, len(REWARDS.arrow.names))
         added |= {name: rewards.column(name) for name in rewards.column_names[1:]}
     return with_columns(table, added)
+
+
+def with_prompts(schema: TableSchema, table: pa.Table, path: Path) -> pa.Table:
+    """Add the prompts' own columns (topics, answers) to rows that say their prompt, as they are in prompts.parquet now.
+
+    One that is called like another column is `prompt.<name>`. A row whose prompt is there no more has none of them.
+    """
+    source = data_folder(path) / "prompts.parquet"
+    if schema in (PROMPTS, PREFERENCES) or "prompt_id" not in table.column_names or not source.is_file():
+        return table
+    prompts = PROMPTS.read(source)
+    places = pc.index_in(table.column("prompt_id"), value_set=prompts.column("prompt_id").combine_chunks())
+    own = prompts.select(further_columns(prompts)).take(places)
+    taken = {name.lower() for name in table.column_names}  # a condition of --where knows no capitals
+    names = {name: f"prompt.{name}" if name.lower() in taken else name for name in own.column_names}
+    return with_columns(table, {new: own.column(name) for name, new in names.items()})
 
 
 def with_columns(table: pa.Table, columns: dict[str, Any]) -> pa.Table:

@@ -18,6 +18,11 @@ def _check(table: pa.Table, source: str) -> None:
         )
 
 
+def further_columns(table: pa.Table) -> list[str]:
+    """Return the names of the columns that are the prompts' own: answers, topics, whatever their file has."""
+    return [name for name in table.column_names if name not in PROMPTS.arrow.names]
+
+
 PROMPTS = TableSchema(
     name="prompts",
     version=1,

@@ -79,7 +79,7 @@ def test_list_says_which_outputs_are_here() -> None:
 
 def test_list_shows_settings_literally() -> None:
     rule = (
-        "{type: rule, name: x, weight: 1.0, match: none, hit: 0.0, miss: 0.0, length_penalty: 0.0, "
+        "{type: rule, name: x, weight: 1.0, match: none, column: expected, hit: 0.0, miss: 0.0, length_penalty: 0.0, "
         "max_length_penalty: null, case_column: '[red]', pattern: null, tolerance: null}"
     )
     run("branch", "r001", "--name", "b", "--set", f"reward.components=[{rule}]", "--set", "reward.correct=null")

@@ -146,7 +146,7 @@ def test_files_of_other_kinds() -> None:
         ({"prompt": "p", "responses": ["a", None]}, "`responses` must be a list of texts, found ['a', None]"),
         ({"response": "a"}, "neither `prompt` nor `messages`"),
         ({"prompt": "", "response": "a"}, "empty prompt"),
-        ({"prompt": "p", "response": "a", "system": "s"}, "the model would not see the column 'system'"),
+        ({"prompt": "p", "response": "a", "tools": "s"}, "the model would not see the column 'tools'"),
         ({"prompt": "p", "response": "a", "split": "test"}, "split 'test' is neither 'train' nor 'heldout'"),
         ({"prompt": "p", "response": "\ud83d"}, "half of a character"),
         ({"prompt": "\ud83d", "response": "a"}, "half of a character"),
@@ -164,7 +164,7 @@ def test_a_row_that_cannot_be_scored_is_named(row: Any, message: str) -> None:
 
 def test_a_column_of_no_single_type_is_named_with_its_file() -> None:
     settings(RULE)
-    path = write("p.jsonl", *({"prompt": "p", "response": "a", "expected": "b", "more": m} for m in (1, "x")))
+    path = write("p.jsonl", *({"prompt": "p", "response": "a", "expected": "b", "more": m} for m in (1, {"a": 1})))
     assert "p.jsonl: column 'more' mixes types" in run("--file", path, code=1).output
 
 
@@ -197,7 +197,7 @@ def test_usage_errors(arguments: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prompt", "p", "a"], "no column 'expected'. They have: split. Give it: --column expected=VALUE."),
+        (["--prompt", "p", "a"], "no column 'expected'. They have: split (text). Give it: --column expected=VALUE."),
         (["--prompt", "p", "a", "--column", "expcted=a"], "no column 'expected'. Did you mean 'expcted'?"),
         (["--prompt", "p", "a", "--column", "expected=a"], "no column 'exact_case'. "),
         (
@@ -206,7 +206,7 @@ def test_usage_errors(arguments: list[str], message: str) -> None:
         ),
         (["--prompt", "", "a"], "--prompt: empty prompt"),
         (["--file", "params.yaml"], "'params.yaml' is not a .jsonl"),
-        (["--prompt", "p", "a", "--column", "system=s"], "the model would not see the column 'system'"),
+        (["--prompt", "p", "a", "--column", "tools=s"], "the model would not see the column 'tools'"),
     ],
 )
 def test_refused_input(arguments: list[str], message: str) -> None:

@@ -322,3 +322,45 @@ def test_light_commands_import_no_torch(arguments: list[str]) -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}  # this tree, not one that is installed
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_prompts_own_columns_are_shown_filtered_and_grouped_by() -> None:
+    path = write_rollouts()
+    write_rewards(["a", "b"], rule=[0.5, -0.25])
+    prompts = {"topic": ["sums", "words"], "level": [1, 2], "score": [7, 8], "Tokens": ["x", "y"]}
+    write_prompts("what is 1?", "what is 2?", **prompts)
+    first, second = rows_of(path)
+    assert (first["topic"], first["level"], second["topic"]) == ("sums", 1, "words")
+    assert (first["score"], first["prompt.score"], first["prompt.Tokens"]) == (0.5, 7, "x"), "their own come first"
+    assert [row["sample_id"] for row in rows_of(path, "--where", "topic = 'words' and level > 1")] == ["b"]
+    assert show(path, "--columns", "topic,score").splitlines()[0] == "topic\tscore"
+    assert show("prompts").splitlines()[0] == "prompt_id\tsplit\tmessages\ttopic\tlevel\tscore\tTokens"
+    assert [*rows_of("prompts")[0]] == ["prompt_id", "messages", "split", *prompts], "each of them once"
+    write_prompts("what is 1?", topic=["sums"])
+    assert [row["topic"] for row in rows_of(path)] == ["sums", None], "the other prompt is there no more"
+
+
+def test_means_by_a_column() -> None:
+    ids = ["p", "q", "r", "s"]
+    turns = [{"role": "user", "content": "hi"}]
+    topics = {"topic": ["words", "sums", "sums", None], "tags": [["x"]] * 4}
+    table = {"prompt_id": ids, "messages": pa.array([turns] * 4), "split": ["heldout"] * 4, **topics}
+    PROMPTS.write(pa.table(table), Path("data/prompts.parquet"))
+    rows = {
+        "prompt_id": ids, "prompt_text": ["hi"] * 4, "response_text": ["a"] * 4, "finish_reason": ["stop"] * 4,
+        "response_ids": [[1], [1, 2], [1] * 4, [1]], "score": [1.0, 0.5, 0.0, 4.0],
+        "correct": [True, True, False, False],
+    }  # fmt: skip
+    EVALUATION.write(pa.table(rows), FOLDER / "eval.parquet")
+    found = rows_of("r001", "eval", "--by", "topic")
+    assert [(row["topic"], row["rows"], row["score"], row["correct"], row["tokens"]) for row in found] == [
+        ("sums", 2, 0.25, 0.5, 3.0), ("words", 1, 1.0, 1.0, 1.0), (None, 1, 4.0, 0.0, 1.0),
+    ]  # fmt: skip
+    best = rows_of(
+        "r001", "eval", "--by", "topic", "--sort", "-score", "--where", "topic is not null", "--columns", "topic"
+    )
+    assert best == [{"topic": "words"}, {"topic": "sums"}]
+    assert len(rows_of("r001", "eval", "--by", "topic,correct")) == 4
+    assert show("r001", "eval", "--by", "topic").splitlines()[1].split("\t")[:2] == ["sums", "2"]
+    assert "no column 'topik'. Did you mean 'topic'?" in show("r001", "eval", "--by", "topik", code=1)
+    assert "column 'tags' holds a list in each row" in show("r001", "eval", "--by", "tags", code=1)

@@ -94,7 +94,7 @@ def test_every_preset_s_prompts_are_committed_and_have_what_its_rewards_read(
     assert table.column("split").to_pylist().count("train") >= params.rollout.prompts_per_round
     for component in params.reward.components:
         if isinstance(component, RuleComponent):
-            wanted = {"expected", component.case_column} if component.case_column else {"expected"}
+            wanted = {component.column, component.case_column} if component.case_column else {component.column}
             assert component.match in ("none", "regex") or wanted <= set(table.column_names)
 
 

@@ -59,7 +59,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stages:
 
     def change(params: Any) -> None:
         component = {"name": "slow", "type": "python", "weight": 1.0, "function": "slow_reward:slow"}
-        params["reward"] = {"components": [component | {"format": "text", "none_as": None}], "correct": None}
+        params["reward"] = {
+            "components": [component | {"format": "text", "columns": {}, "none_as": None}],
+            "correct": None,
+        }
 
     return Stages(tmp_path, change)
 

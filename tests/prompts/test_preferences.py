@@ -83,11 +83,18 @@ def test_each_format_of_trl_is_the_pair_that_it_means(tmp_path: Path, name: str)
 
 def test_the_same_pairs_from_each_kind_of_file_and_from_a_folder(tmp_path: Path) -> None:
     rows = [
-        {"pair_id": "a", "prompt": "中文，逗号", "chosen": "x", "rejected": "two\nlines", "margin": "0.5", "more": "1"},
-        {"pair_id": "b", "prompt": "q", "chosen": "y", "rejected": "z", "margin": "", "more": "2"},
+        {
+            "pair_id": "a",
+            "prompt": "中文，逗号",
+            "chosen": "x",
+            "rejected": "two\nlines",
+            "margin": "0.5",
+            "more": "one",
+        },
+        {"pair_id": "b", "prompt": "q", "chosen": "y", "rejected": "z", "margin": "", "more": "two"},
     ]
     text = "pair_id{0}prompt{0}chosen{0}rejected{0}margin{0}more\n"
-    text += 'a{0}中文，逗号{0}x{0}"two\nlines"{0}0.5{0}1\nb{0}q{0}y{0}z{0}{0}2\n'
+    text += 'a{0}中文，逗号{0}x{0}"two\nlines"{0}0.5{0}one\nb{0}q{0}y{0}z{0}{0}two\n'
     jsonl(tmp_path / "p.jsonl", *rows)
     (tmp_path / "p.json").write_text(json.dumps(rows))
     (tmp_path / "p.csv").write_text(text.format(","))
@@ -95,7 +102,7 @@ def test_the_same_pairs_from_each_kind_of_file_and_from_a_folder(tmp_path: Path)
     numbers = [{**row, "margin": float(row["margin"]) if row["margin"] else None} for row in rows]
     pq.write_table(pa.Table.from_pylist(numbers), tmp_path / "p.parquet")
     first = read(tmp_path / "p.jsonl")
-    assert [(row["pair_id"], row["margin"], row["more"]) for row in first] == [("a", 0.5, "1"), ("b", None, "2")]
+    assert [(row["pair_id"], row["margin"], row["more"]) for row in first] == [("a", 0.5, "one"), ("b", None, "two")]
     for name in ("p.json", "p.csv", "p.tsv", "p.parquet"):
         assert read(tmp_path / name) == first, name
     again = read(tmp_path)  # five times the same pairs: each has a name of its own
@@ -124,7 +131,7 @@ BAD = {
     "split": ({"prompt": "p", "chosen": "a", "rejected": "b", "split": "test"}, "split 'test' is neither"),
     "undecided": ({"prompt": "p", "responses": ["a", "b"]}, "not decided; `ppo-pipeline judge`"),
     "prompt": ({"prompt": "", "chosen": "a b", "rejected": "c"}, "begin with alike; write the prompt out"),
-    "system": ({"system": "s", "prompt": "p", "chosen": "a", "rejected": "b"}, "would not see the column 'system'"),
+    "tools": ({"tools": "s", "prompt": "p", "chosen": "a", "rejected": "b"}, "would not see the column 'tools'"),
     "half a character": ({"prompt": "p", "chosen": "\ud83d", "rejected": "b"}, "half of a character"),
     "answer begun": ({"prompt": [user("p"), said("It")], "chosen": " is", "rejected": " was"}, "continue_final"),
 }  # fmt: skip

@@ -172,7 +172,7 @@ def test_what_no_model_would_see_is_refused(tmp_path: Path, message: Any, error:
             one(tmp_path, row)
 
 
-@pytest.mark.parametrize("column", ["system", "tools", "chat_template_kwargs", "images"])
+@pytest.mark.parametrize("column", ["tools", "chat_template_kwargs", "images"])
 def test_a_column_that_other_programs_show_the_model_is_refused(tmp_path: Path, column: str) -> None:
     with pytest.raises(PipelineError, match=rf"row 1: the model would not see the column '{column}'"):
         one(tmp_path, {"prompt": "a", column: ["x"]})
@@ -229,7 +229,7 @@ def test_a_folder_s_files_of_all_kinds_are_read_with_its_subfolders(tmp_path: Pa
         (tmp_path / "set" / left_out).write_text("x")
     found = read(tmp_path / "set")
     assert [row["messages"][0]["content"] for row in found] == expected
-    assert [row["n"] for row in found] == [None] * 4 + ["1", None]
+    assert [row["n"] for row in found] == [None] * 4 + [1, None]
 
 
 @pytest.mark.parametrize("name", ["x.txt", "x.jsonl.bz2", "x.xlsx", "x.arrow", "d/x.csv.gz", "x", "x.jsonl.bak"])

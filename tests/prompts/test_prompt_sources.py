@@ -79,7 +79,7 @@ def test_messages_system_prompt_and_byte_order_mark(tmp_path: Path) -> None:
         ([{"messages": []}], r"row 1: `messages` must be a list"),
         ([{"prompt": "a", "messages": [{"role": "user", "content": "a"}]}], r"row 1: both `prompt` and `messages`"),
         ([{"prompt": "a", "split": "heldout"}], r"no prompt has the split 'train'"),
-        ([{"prompt": "a", "n": 1}, {"prompt": "b", "n": "x"}], r"column 'n' mixes types"),
+        ([{"prompt": "a", "n": 1}, {"prompt": "b", "n": {"a": 1}}], r"column 'n' mixes types"),
         ([], r"no prompts in it"),
         ([[1]], r"row 1: expected a JSON object, found list"),
     ],
@@ -202,7 +202,7 @@ def test_a_prompt_id_of_0_is_kept(tmp_path: Path, kind: str) -> None:
     assert read_prompts(prompts(path, heldout_fraction=0.0)).column("prompt_id").to_pylist() == ["0", "1", "2"]
 
 
-def test_csv_values_stay_text_and_messages_are_json(tmp_path: Path) -> None:
+def test_csv_values_that_are_no_plain_numbers_stay_text_and_messages_are_json(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     path.write_text("\ufeffprompt,expected\na,007\nb,1.50\nc,NA\nd,true\ne,\nf,2024-01-01\n", encoding="utf-8")
     found = read_prompts(prompts(path))

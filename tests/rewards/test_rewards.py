@@ -19,8 +19,9 @@ from ppo_pipeline.settings.reward_sections import Reward
 
 def rule(**changes: object) -> RuleComponent:
     values = {
-        "type": "rule", "name": "rule", "weight": 1.0, "match": "contains", "pattern": None, "tolerance": None,
-        "hit": 1.0, "miss": -1.0, "length_penalty": 0.002, "max_length_penalty": None, "case_column": None,
+        "type": "rule", "name": "rule", "weight": 1.0, "match": "contains", "column": "expected", "pattern": None,
+        "tolerance": None, "hit": 1.0, "miss": -1.0, "length_penalty": 0.002, "max_length_penalty": None,
+        "case_column": None,
     }  # fmt: skip
     return RuleComponent(**{**values, **changes})
 

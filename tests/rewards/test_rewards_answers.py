@@ -179,7 +179,7 @@ def test_prompts_are_checked_before_anything_is_decoded() -> None:
     with pytest.raises(PipelineError, match="reward 'rule': prompt 'q': its `case` is 'x'; write true or false"):
         check_prompts(Reward(correct=None, components=[rule(case_column="case")]), table)
     check_prompts(Reward(correct=None, components=[rule(match="none")]), table)
-    function = {"type": "python", "name": "mine", "weight": 1.0, "format": "text", "none_as": None}
+    function = {"type": "python", "name": "mine", "weight": 1.0, "format": "text", "columns": {}, "none_as": None}
     absent = PythonComponent(**function, function="reward_functions.absent:reward")
     with pytest.raises(PipelineError, match=r"reward 'mine': .*No module named 'reward_functions\.absent'"):
         check_prompts(Reward(correct=None, components=[absent]), table)
@@ -212,3 +212,20 @@ def test_the_committed_sets_are_stored_as_they_were() -> None:
         table = read_prompts(prompts(path))
         for column in ("expected", "exact_case", "kind"):
             assert table.column(column).to_pylist() == [row[column] for row in written]
+
+
+def test_any_column_may_hold_the_answers(tmp_path: Path) -> None:
+    """Read as `expected` is: lists beside single answers, and the digits of narrow floats."""
+    path = jsonl(tmp_path / "p.jsonl", {"prompt": "a", "answer": ["x", 5]}, {"prompt": "b", "answer": "y"})
+    pq.write_table(pa.table({"prompt": ["c"], "answer": pa.array([0.1], pa.float32())}), tmp_path / "q.parquet")
+    for source, responses in ((path, ["5", "y"]), (tmp_path / "q.parquet", ["0.1"])):
+        table = through_the_table(source)
+        ids = table.column("prompt_id").to_pylist()
+        given = join_prompts(ids, ids, ids, responses, [[0]] * len(ids), table)
+        assert rule(match="exact", column="answer", length_penalty=0.0).score(given) == [1.0] * len(ids)
+        message = r"reward 'rule': the prompts have no column 'expected'\. They have: split \(text\), answer \("
+        with pytest.raises(PipelineError, match=message):
+            EXACT.score(given)
+    with pytest.raises(PipelineError, match="its prompt's `answer` is empty"):
+        rule(match="exact", column="answer").score(samples(["a"], answer=[None]))
+    assert rule(match="none", column="nowhere", length_penalty=0.0).score(samples(["a"])) == [0.0]

@@ -48,6 +48,18 @@ def test_the_reward_model_to_copy_is_valid_and_its_pairs_are_there() -> None:
     assert Preferences(**sections["preferences"][entry.preferences])
 
 
+def test_the_page_s_functions_in_a_line() -> None:
+    pytest.importorskip("py3langid")
+    (text,) = (block for block in blocks("python") if "def band" in block)
+    found: dict[str, Any] = {}
+    exec(text, found)
+    assert found["band"](["a " * 19, "a " * 20, "a " * 60, "a " * 61]) == [0.0, 1.0, 1.0, 0.0]
+    assert found["code_alone"](["```\nx\n```", "So: ```x```", "```x``` and ```y```", "x"]) == [1.0, 0.0, 0.0, 0.0]
+    german = "Das Wetter ist heute sehr schön, und wir gehen mit den Kindern in den Park."
+    english = "The weather is very nice today, and we are going to the park with the children."
+    assert found["english"]([german, english]) == [0.0, 1.0]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -60,7 +72,7 @@ def answers(port: int) -> bool:
 
 
 def test_the_page_s_server_gives_rewards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (script,) = blocks("python")
+    (script,) = (block for block in blocks("python") if "HTTPServer" in block)
     (tmp_path / "server.py").write_text(script)
     port = free_port()
     monkeypatch.setenv("REWARD_TOKEN", "the-token")

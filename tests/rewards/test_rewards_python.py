@@ -81,7 +81,15 @@ def samples(*responses: str) -> Samples:
 
 
 def component(function: str, **changes: object) -> PythonComponent:
-    values = {"type": "python", "name": "mine", "weight": 1.0, "function": function, "format": "text", "none_as": None}
+    values = {
+        "type": "python",
+        "name": "mine",
+        "weight": 1.0,
+        "function": function,
+        "format": "text",
+        "columns": {},
+        "none_as": None,
+    }
     return PythonComponent(**{**values, **changes})
 
 
@@ -139,3 +147,25 @@ def test_the_committed_example() -> None:
 def test_what_goes_wrong_is_named(function: str, message: str) -> None:
     with pytest.raises(PipelineError, match=rf"reward 'mine': .*{message}"):
         score_samples(Reward(correct=None, components=[component(function)]), samples("a", "", "b"))
+
+
+def test_a_column_is_given_by_the_name_that_the_function_asks_for(tmp_path: Path) -> None:
+    """TRL's own functions want `solution`, whatever the prompts call it; their other columns are there as ever."""
+    text = "def accuracy(completions, solution, expected, log_extra=None, **kwargs):\n"
+    text += "    rows = zip(completions, solution, expected)\n"
+    text += "    return [float(s in c[0]['content']) + 10 * (e == 'a') for c, s, e in rows]\n"
+    (tmp_path / "trl_like.py").write_text(text)
+    given = samples("4", "5")
+    given.columns["answer"] = ["4", "4"]
+    mapped = component("trl_like:accuracy", format="messages", columns={"solution": "answer"})
+    assert mapped.score(given) == [11.0, 10.0]
+    message = r"missing 1 required .*'solution' .*The prompts' columns are: expected \(text\), .* answer \(text\)\.$"
+    with pytest.raises(PipelineError, match=message):
+        component("trl_like:accuracy", format="messages").score(given)
+    with pytest.raises(
+        PipelineError, match=r"reward 'mine': columns: the prompts have no column 'anwer'. Did you mean"
+    ):
+        component("trl_like:accuracy", columns={"solution": "anwer"}).check(given)
+    for name in ("completions", "not-a-name"):
+        with pytest.raises(ValueError, match=f"'{name}' cannot be an argument of its own"):
+            component("trl_like:accuracy", columns={name: "answer"})

@@ -49,7 +49,7 @@ def test_the_committed_file_loads_and_every_round_has_settings_for_every_stage()
         ("advantage.missing_end_score", 0.1, r"is a former name; `ppo-pipeline params upgrade` writes today's"),
         ("advantag", {}, r"advantag: no such setting\. Did you mean 'advantage'\?"),
         ("reward.components.0.wieght", 1.0, r"reward\.components\.0\.wieght: no such setting\. Did you mean 'weight'"),
-        ("reward.components.0.type", "rul", r"reward\.components\.0: .*'python', 'rule'"),
+        ("reward.components.0.type", "rul", r"reward\.components\.0: .*'python', 'repetition', 'rule'"),
         ("reward.components.0.match", "exakt", r"reward\.components\.0\.match: .*'exact'"),
         ("update.lr", ..., r"update\.lr: this setting is missing; no setting has a hidden default"),
         ("update.lr", "1e-5", r"update\.lr: .*found '1e-5'.* without quotes and with a decimal point: 1e-05"),

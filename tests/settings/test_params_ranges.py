@@ -18,11 +18,14 @@ from ppo_pipeline.settings.reward_sections import component_types
 DATA = YAML(typ="safe").load(Path(__file__).resolve().parents[2] / "params.yaml")
 SAMPLES: dict[str, dict[str, Any]] = {
     "rule": DATA["reward"]["components"][0],
-    "python": {"function": "a:b", "format": "text", "none_as": 0.0},
+    "python": {"function": "a:b", "format": "text", "columns": {}, "none_as": 0.0},
     "model": {
         "model": "m", "revision": None, "pickled_weights": False, "input": "pair", "label": None, "output": "logit",
         "max_tokens": 9, "too_long": "error", "ensemble": None, "batch_tokens": 9, "device": "auto", "dtype": "auto",
     },
+    "math": {"column": "answer", "hit": 1.0, "miss": 0.0, "cpu_seconds": 1},
+    "json_schema": {"schema": {}, "hit": 1.0, "invalid": 0.5, "miss": 0.0},
+    "repetition": {"unit": "words", "ngram": 1},
     "http": {
         "url": "http://host/", "format": "text", "columns": [], "batch_size": 1, "timeout_seconds": 1.0, "retries": 0,
         "max_answer_bytes": 9, "token_variable": None,
@@ -46,7 +49,8 @@ RANGES: dict[str, tuple[list[float], list[float]]] = {
 }
 EXPECTED = {
     "any": "advantage.missing_eos_score rule.weight rule.hit rule.miss python.weight python.none_as model.weight "
-    "http.weight model.label",
+    "http.weight model.label math.weight math.hit math.miss json_schema.weight json_schema.hit json_schema.invalid "
+    "json_schema.miss repetition.weight",
     "above 0": "sft.alpha sft.lr sft.adam_eps sft.max_grad_norm "
     "reward_model.alpha reward_model.lr reward_model.adam_eps reward_model.max_grad_norm "
     "policy.alpha policy.value_head_std advantage.kl_target advantage.score_clip "
@@ -71,7 +75,8 @@ EXPECTED = {
     "advantage.overlong_buffer update.average_rounds "
     "update.schedule_rounds update.epochs update.minibatches update.microbatch_tokens evaluate.max_new_tokens "
     "update.critic_warmup_epochs "
-    "evaluate.batch_size model.max_tokens model.batch_tokens http.batch_size http.max_answer_bytes",
+    "evaluate.batch_size model.max_tokens model.batch_tokens http.batch_size http.max_answer_bytes "
+    "math.cpu_seconds repetition.ngram",
     "above 1": "update.dual_clip update.rollout_correction_max",
     "above 0 to below 1": "update.rollout_correction_min",
     "0 to 1": "prompts.heldout_fraction preferences.heldout_fraction advantage.gamma advantage.lambda "

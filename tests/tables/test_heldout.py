@@ -70,8 +70,9 @@ def test_samples_of_other_prompts_are_refused() -> None:
 
 def rule(**changes: Any) -> RuleComponent:
     settings = {
-        "type": "rule", "name": "c", "weight": 1.0, "match": "exact", "pattern": None, "tolerance": None, "hit": 1.0,
-        "miss": 0.0, "length_penalty": 0.0, "max_length_penalty": None, "case_column": None,
+        "type": "rule", "name": "c", "weight": 1.0, "match": "exact", "column": "expected", "pattern": None,
+        "tolerance": None, "hit": 1.0, "miss": 0.0, "length_penalty": 0.0, "max_length_penalty": None,
+        "case_column": None,
     }  # fmt: skip
     return RuleComponent(**{**settings, **changes})
 

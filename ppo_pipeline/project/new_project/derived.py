@@ -18,11 +18,13 @@ reward:
       weight: 1.0
       function: {REWARD}
       format: text
+      columns: {{}}
       none_as: null
     - name: found  # a rule: is `expected` in the answer? weight 0: recorded, not rewarded
       type: rule
       weight: 0.0
       match: word
+      column: expected
       pattern: null
       tolerance: null
       hit: 1.0

@@ -33,7 +33,7 @@ class HttpComponent(Component):
     format: Literal["text", "messages"] = Field(
         description="text: prompts and completions are texts; messages: lists of {role, content}"
     )
-    columns: list[str] = Field(description="Further prompt columns that are sent along, such as expected")
+    columns: list[str] = Field(description="Further prompt columns that are sent along, such as the answer's")
     batch_size: Count = Field(description="Samples in one request")
     timeout_seconds: Positive = Field(
         description="Time for one attempt, from connecting to the answer's last byte", allow_inf_nan=False
@@ -91,7 +91,7 @@ class HttpComponent(Component):
         read_token(self)
         for name in self.columns:
             if name not in prompts.columns:
-                raise MissingColumn(f"reward '{self.name}': columns", name, list(prompts.columns))
+                raise MissingColumn(f"reward '{self.name}': columns", name, prompts.columns)
 
     def reads_policy_view(self) -> bool:
         """Tell whether the service is sent the prompt as the policy saw it."""

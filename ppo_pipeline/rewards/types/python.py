@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ...errors import PipelineError
+from ...prompts.column_kinds import columns_told
 from ...resume.kept_batches import KeptBatches
 from ...resume.snapshots import Snapshots
 from ...settings.as_before import AsBefore
 from ..component import Component, Finite
 from ..looked_at import Looked, Seen, row_of
-from ..samples import Samples, is_reward, shown
+from ..samples import MissingColumn, Samples, is_reward, shown
 from ..user_function import RAISED, Function, line_of, load_function, refuse_arguments
 
 FUNCTIONS = Path("reward_functions")
@@ -35,10 +36,22 @@ class PythonComponent(Component):
     format: Literal["text", "messages"] = Field(
         description="text: prompts and completions are texts; messages: lists of {role, content}"
     )
+    columns: Annotated[dict[str, str], AsBefore({})] = Field(
+        description="Arguments that the prompts' columns have other names for: {solution: answer} gives the function "
+        "the column `answer` as `solution`. {}: none; each column is given by its own name in any case"
+    )
     none_as: Annotated[Finite | None, AsBefore(None)] = Field(
         description="Reward where the function returns None, TRL's `does not apply`; 0 is what TRL counts. "
         "null: None is an error"
     )
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_have_names_of_arguments(cls, columns: dict[str, str]) -> dict[str, str]:
+        for name in columns:
+            if not name.isidentifier() or name in RESERVED:
+                raise ValueError(f"'{name}' cannot be an argument of its own; write {{argument: column}}")
+        return columns
 
     def score(self, samples: Samples, snapshots: Snapshots | None = None) -> list[float]:
         """Return what `function(prompts=..., completions=..., completion_ids=..., **columns)` returns, as plain floats.
@@ -46,9 +59,9 @@ class PythonComponent(Component):
         format text: prompts and completions are texts, the prompt as the model saw it. messages: conversations, as
         TRL gives them for conversational data; a completion is [{"role": "assistant", "content": ...}].
         completion_ids: the response's token ids, the stop token included. The prompts' further columns (`expected`,
-        `split`, ...) are keyword arguments, lists with one entry per sample. All are the function's own: what it
-        changes in them no other component sees. Truth values and numbers of numpy and torch count as TRL counts them;
-        None, there "does not apply", becomes `none_as`. An `async def` is awaited.
+        `split`, ...) are keyword arguments, lists with one entry per sample, and so are those of `columns`. All are the
+        function's own: what it changes in them no other component sees. Truth values and numbers of numpy and torch
+        count as TRL counts them; None, there "does not apply", becomes `none_as`. An `async def` is awaited.
         Source: TRL's GRPOTrainer, "Using a custom reward function". Its trainer_state, log_extra and log_metric are
         not given: there is no trainer.
         snapshots: where the rewards of a slow function are kept, so that a killed stage does not ask for them again.
@@ -66,11 +79,14 @@ class PythonComponent(Component):
         return [float(reward) for reward in found]
 
     def check(self, prompts: Samples) -> None:
-        """Raise PipelineError where the function cannot be imported, or takes other arguments than it will be given."""
+        """Raise PipelineError where `columns` names one that is not there, or the function cannot be called."""
+        for column in self.columns.values():
+            if column not in prompts.columns:
+                raise MissingColumn(f"reward '{self.name}': columns", column, prompts.columns)
         function = load_function(self.function, self.name)
-        columns = [name for name in prompts.columns if name not in RESERVED]
+        columns = [name for name in {**prompts.columns, **self.columns} if name not in RESERVED]
         given = ["prompts", "completions", "completion_ids", *columns]
-        refuse_arguments(function, self.function, self.name, given, list(prompts.columns))
+        refuse_arguments(function, self.function, self.name, given, prompts.columns)
 
     def files(self) -> list[Path]:
         """Return the folder of the project's functions."""
@@ -94,6 +110,9 @@ def _scored(function: Function, settings: PythonComponent, samples: Samples) -> 
     except PipelineError as error:  # what the function reads is not here: no fault of its own
         raise PipelineError(f"reward '{settings.name}': {settings.function}: {error.message}") from None
     except RAISED as error:
+        about = ""
+        if isinstance(error, (KeyError, TypeError)):  # mostly an argument that no column has the name of
+            about = f" The prompts' columns are: {columns_told(samples.columns)}."
         place = line_of(error)
         row = row_of(error, seen, [each for each in given.values() if isinstance(each, Looked)])
         at = "for the batch, at no single sample"
@@ -101,7 +120,7 @@ def _scored(function: Function, settings: PythonComponent, samples: Samples) -> 
             at = f"at sample '{samples.sample_ids[row]}', response {shown(samples.responses[row])}"
         raise PipelineError(
             f"reward '{settings.name}': {settings.function} raised {type(error).__name__}: {error} "
-            f"({f'{place}, ' if place else ''}{at})."
+            f"({f'{place}, ' if place else ''}{at}).{about}"
         ) from error
 
 
@@ -112,7 +131,8 @@ def _given(settings: PythonComponent, samples: Samples, seen: Seen) -> dict[str,
     if settings.format == "messages":
         prompts = samples.messages
         completions = [[{"role": "assistant", "content": text}] for text in completions]
-    columns = {name: values for name, values in samples.columns.items() if name not in RESERVED}
+    named = {**samples.columns, **{name: samples.columns[column] for name, column in settings.columns.items()}}
+    columns = {name: values for name, values in named.items() if name not in RESERVED}
     given = {"prompts": prompts, "completions": completions, "completion_ids": samples.response_ids, **columns}
     return {
         name: Looked(_copy(values), seen, values) if isinstance(values, list) else _copy(values)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class RuleComponent(Component):
-    """A reward computed from the response's text, mostly with the prompt's `expected` answer."""
+    """A reward computed from the response's text, mostly with the prompt's answer in `column`."""
 
     type: Literal["rule"]
     match: Literal["exact", "word", "number", "contains", "characters", "similarity", "regex", "none"] = Field(
@@ -29,6 +29,11 @@ class RuleComponent(Component):
         "characters: the same, white space and punctuation left out of both everywhere; similarity: from miss to hit "
         "by the share of characters that it has in common with the answer; regex: `pattern` is found in it; none: only "
         "the length counts"
+    )
+    column: Annotated[str, AsBefore("expected")] = Field(
+        description="Prompt column of the answers: a text, a number or a list of these, any of which counts. Not read "
+        "with match: regex or none",
+        min_length=1,
     )
     pattern: Annotated[str | None, AsBefore(None)] = Field(
         description="With match: regex, a Python regular expression, searched in the response as it was written; "
@@ -78,13 +83,13 @@ class RuleComponent(Component):
     def score(self, samples: Samples, snapshots: Snapshots | None = None) -> list[float]:
         """Return, per sample, `hit` or `miss`, less `length_penalty` for each character of the normalised response.
 
-        exact, word, contains and characters (of which both sides are `bare`) look for the prompt's `expected` in the
-        normalised response, any answer of a list; similarity takes the `ratio` to the nearest; number compares the
+        exact, word, contains and characters (of which both sides are `bare`) look for the prompt's answer in the
+        normalised response, any of a list; similarity takes the `ratio` to the nearest; number compares the
         response's last number with it; regex searches `pattern` in the response as it was written.
 
         At most `max_length_penalty` is subtracted, so that rambling does not drown the rest of a batch. The LoRA
         notebook's reward is match: characters, hit: 1, miss: -1, length_penalty: 0.002, no limit. Raises
-        PipelineError where the prompts lack the column `expected`, or the case column, or hold a value there that is
+        PipelineError where the prompts lack the answers' column, or the case column, or hold a value there that is
         none (wanted.py).
         """
         from ..wanted import read_wanted
@@ -117,6 +122,10 @@ class RuleComponent(Component):
         """
         value = last_value(response) if self.match == "number" else None
         return normalise(response, self.case_column is not None) if value is None else str(value)
+
+    def answer_column(self) -> str | None:
+        """Return `column`, unless nothing is compared with it."""
+        return None if self.match in ("none", "regex") else self.column
 
     def reads_policy_view(self) -> bool:
         """Tell that this reads texts alone."""
