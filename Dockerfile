@@ -10,7 +10,7 @@ RUN apt-get update \
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 WORKDIR /source
-COPY constraints.txt dvc.yaml LICENSE params.yaml pyproject.toml README.md setup.py .dvcignore ./
+COPY constraints.txt dvc.yaml LICENSE params.schema.json params.yaml pyproject.toml README.md setup.py .dvcignore ./
 COPY .dvc ./.dvc
 COPY data/demonstrations ./data/demonstrations
 COPY data/pairs ./data/pairs

@@ -79,7 +79,7 @@ def test_a_function_that_lacks_a_column_says_how_to_give_it() -> None:
     settings(python("thing"))
     assert component("mine", *ask("a hammer"), "--column", "thing=hammer") == [1.0]
     told = run(*ask("a"), code=1).output
-    assert "reward 'mine': score_functions:thing: the prompts have no column 'thing'. They have: split." in told
+    assert "reward 'mine': score_functions:thing: the prompts have no column 'thing'. They have: split (text)." in told
     assert "Give it: --column thing=VALUE." in told
 
 

@@ -24,7 +24,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def python_component(module: str) -> PythonComponent:
     return PythonComponent(
-        type="python", name="slow", weight=1.0, function=f"{module}:reward", format="text", none_as=None
+        type="python", name="slow", weight=1.0, function=f"{module}:reward", format="text", columns={}, none_as=None
     )
 
 

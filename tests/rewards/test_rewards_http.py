@@ -74,7 +74,7 @@ def test_a_missing_or_broken_token_is_told_before_anything_is_sent(
 def test_a_column_that_is_not_there_or_is_no_json_is_told(serve: Callable[..., Server]) -> None:
     server = serve(lengths)
     with pytest.raises(
-        PipelineError, match=r"no column 'expectd'\. Did you mean 'expected'\? They have: expected, spl"
+        PipelineError, match=r"no column 'expectd'\. Did you mean 'expected'\? They have: expected \(text\), spl"
     ):
         component(server.url, columns=["expectd"]).score(samples())
     for value in (b"bytes", float("nan")):
