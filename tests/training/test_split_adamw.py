@@ -12,8 +12,9 @@ from updating import update_settings
 from ppo_pipeline.models.checkpoint import TrainerState, read_trainer, save_trainer
 from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.models.value_head import ValueHead
+from ppo_pipeline.training import optimizer as optimizer_module
 from ppo_pipeline.training import split_adamw
-from ppo_pipeline.training.optimizer import make_optimizer, moments_of, trained_parameters
+from ppo_pipeline.training.optimizer import gradient_norm, make_optimizer, moments_of, trained_parameters
 from ppo_pipeline.training.split_adamw import SplitAdamW, join, split
 
 BETAS, EPS, DECAY = (0.9, 0.999), 1e-5, 0.01
@@ -209,6 +210,17 @@ def test_large_fp32_weights_are_stepped_in_chunks_to_the_same_bits(monkeypatch: 
     few, many = made.values()
     assert few.keys() == many.keys()
     assert all(torch.equal(few[name], many[name]) for name in few)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_gradient_norm_of_a_large_weight_is_exact(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against float64; as one sum in fp32 it is off by 0.04 % at 17 million numbers, by 2 % at 155."""
+    parameters = [torch.zeros(1 << 24, dtype=dtype), torch.zeros(3, dtype=dtype)]
+    for parameter in parameters:
+        parameter.grad = torch.rand(len(parameter), generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = sum(p.double().square().sum() for g in parameters for p in g.grad.split(1 << 20)) ** 0.5
+    monkeypatch.setattr(optimizer_module, "WHOLE", 1 << 22)
+    assert abs(gradient_norm(parameters).item() / expected - 1) < 1e-4
 
 
 def test_fp32_weights_that_go_on_in_bf16_keep_small_steps(tmp_path: Path) -> None:
