@@ -131,9 +131,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("case", ["lora", "full", "full bf16", "separate critic"])
-def test_a_snapshot_has_as_many_bytes_as_expected(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_snapshot_has_as_many_bytes_as_expected(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two microbatches of a later step: weights, gradients and moments are all there."""
     options = {"dtype": torch.float32, "dropout": 0.0, "scale": None, "policy": {}, "settings": {}, **CASES[case]}
     expected: list[int] = []
