@@ -39,8 +39,12 @@ class Snapshots:
         return Snapshots(self.folder / name, self.label)
 
     def expect(self, size: int) -> None:
-        """Take note of how many bytes a snapshot will have: the first one, too, is to be worth what it takes."""
-        self.cost = max(self.cost, size / BYTES_PER_SECOND)
+        """Take note of how many bytes a snapshot will have: the first one, too, is to be worth what it takes.
+
+        Where no time at all is asked for between two, it is made at once.
+        """
+        if self.interval:
+            self.cost = max(self.cost, size / BYTES_PER_SECOND)
 
     def due(self) -> bool:
         """Tell whether it is time for a snapshot."""

@@ -139,7 +139,9 @@ def test_the_first_snapshot_of_a_large_state_waits_until_it_is_worth_it(
 
 def test_the_least_time_between_two_is_set_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(INTERVAL, "0")
-    assert Snapshots(Path("s"), "x").due()
+    kept = Snapshots(Path("s"), "x")
+    kept.expect(10_000_000_000)
+    assert kept.due()
     for wrong in ("-1", "soon", "nan"):
         monkeypatch.setenv(INTERVAL, wrong)
         with pytest.raises(PipelineError, match=f"{INTERVAL}: '{wrong}' is no number of seconds"):
