@@ -72,13 +72,16 @@ def load_unmerged(
 
 
 def load_checkpoint(
-    base: Path, folder: Path, trainer: Path, device: torch.device, dtype: torch.dtype
+    base: Path, folder: Path, trainer: Path, device: torch.device, dtype: torch.dtype, moments: bool = True
 ) -> tuple[Policy, TrainerState]:
-    """Return a round's policy, ready to be trained, with its critic and what training goes on from."""
+    """Return a round's policy, ready to be trained, with its critic and what training goes on from.
+
+    moments: False leaves out the optimizer's, which only an update needs and which are most of a whole model's bytes.
+    """
     if not (folder / "config.json").is_file():
         read_adapter_config(folder)
-        return load_policy(load_model(base, device, dtype), folder, trainer)
-    state, critic = read_trainer(trainer)
+        return load_policy(load_model(base, device, dtype), folder, trainer, moments)
+    state, critic = read_trainer(trainer, moments)
     model = load_model(folder, device, dtype).requires_grad_(True)
     separate = None
     if critic == "separate":
@@ -87,9 +90,9 @@ def load_checkpoint(
     return _with_values(Policy(model, {}, _head(model, critic), separate), trainer), state
 
 
-def load_policy(model: Any, folder: Path, trainer: Path) -> tuple[Policy, TrainerState]:
+def load_policy(model: Any, folder: Path, trainer: Path, moments: bool = True) -> tuple[Policy, TrainerState]:
     """Put a round's adapter and critic onto the base `model`; return them with the trainer's state."""
-    state, critic = read_trainer(trainer)
+    state, critic = read_trainer(trainer, moments)
     separate = None
     if critic == "separate":
         twin = copy_with_same_weights(model)
@@ -116,17 +119,17 @@ def _with_values(policy: Policy, trainer: Path) -> Policy:
     return policy
 
 
-def read_trainer(trainer: Path) -> tuple[TrainerState, str]:
+def read_trainer(trainer: Path, moments: bool = True) -> tuple[TrainerState, str]:
     """Return the state in a trainer folder, and which critic is beside it: shared, separate or none."""
     path = trainer / "state.json"
     controllers = Controllers.read(path)
-    moments = read_tensors(trainer / "optimizer.safetensors")
+    tensors = read_tensors(trainer / "optimizer.safetensors") if moments else {}
     numbers = read_json(path)
     critic = numbers.pop("critic", None)
     if critic not in CRITICS:
         raise PipelineError(f"{path}: damaged (critic: {critic!r}); delete it and rerun.")
     state = record_of(TrainerState, {k: v for k, v in numbers.items() if k != "controllers"}, path)
-    return replace(state, controllers=controllers, moments=moments), critic
+    return replace(state, controllers=controllers, moments=tensors), critic
 
 
 def save_trainer(policy: Policy, state: TrainerState, folder: Path, earlier: dict[str, Tensor] | None = None) -> None:

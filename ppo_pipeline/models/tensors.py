@@ -5,6 +5,7 @@ The format has no checksum of its own: a changed bit would be another weight, an
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -16,26 +17,31 @@ from ..errors import PipelineError
 from ..errors.machine_faults import is_machines
 
 CHECKSUM = "sha256"
+NOT_YET = "0" * 64  # no reader takes a file with it
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Write CPU tensors to `path`, with their checksum in the file's `__metadata__`.
 
-    The file gets the permissions of any new file; `save_file` alone would let nobody but this user read it.
+    The file gets the permissions of any new file; `save_file` alone would let nobody but this user read it. They are
+    hashed while they are written: for the moments of a whole model each takes seconds.
     """
     path.touch()
     mode = path.stat().st_mode
-    save_file(tensors, path, metadata={"format": "pt", CHECKSUM: checksum(tensors)})
-    _sort_metadata(path)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(checksum, tensors)
+        save_file(tensors, path, metadata={"format": "pt", CHECKSUM: NOT_YET})
+    _set_checksum(path, found.result())
     path.chmod(mode)
 
 
-def _sort_metadata(path: Path) -> None:
-    """Sort `__metadata__` in the file's header: safetensors writes it in a random order, other bytes each time."""
+def _set_checksum(path: Path, found: str) -> None:
+    """Put the checksum into the file's header, and sort `__metadata__`: safetensors writes it in a random order, other
+    bytes each time."""
     with path.open("r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        header["__metadata__"] = dict(sorted({**header["__metadata__"], CHECKSUM: found}.items()))
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         assert len(text) <= size, f"{path}: the header grew"
         file.seek(8)

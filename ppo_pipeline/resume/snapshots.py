@@ -17,6 +17,7 @@ from ..storage.files import is_running
 INTERVAL = "PPO_PIPELINE_SNAPSHOT_SECONDS"
 SECONDS = 10.0
 STALE = 3600.0
+BYTES_PER_SECOND = 0.5e9  # written to a common disk, and read again for their checksum
 SUMS = "crc32.json"
 
 
@@ -36,6 +37,14 @@ class Snapshots:
     def part(self, name: str) -> "Snapshots":
         """Return the snapshots of a part of this work that is done by itself; this whole then has none."""
         return Snapshots(self.folder / name, self.label)
+
+    def expect(self, size: int) -> None:
+        """Take note of how many bytes a snapshot will have: the first one, too, is to be worth what it takes.
+
+        Where no time at all is asked for between two, it is made at once.
+        """
+        if self.interval:
+            self.cost = max(self.cost, size / BYTES_PER_SECOND)
 
     def due(self) -> bool:
         """Tell whether it is time for a snapshot."""

@@ -19,7 +19,7 @@ from .grouped import grouped_gradient
 from .loss import NotFiniteError, check_finite, summed_loss
 from .loss_inputs import LossInputs
 from .loss_scale import LEAST_LOSS_SCALE
-from .optimizer import gradient_norm, trained_parameters
+from .optimizer import gradient_norm, snapshot_bytes, trained_parameters
 from .ranks import Ranks
 from .update_state import Position, load_state, save_state
 
@@ -85,6 +85,8 @@ class PPO:
         for layer in self.policy.all_layers():  # LoRA's dropout alone: the base's own stays off
             layer.dropout.train(layer.lora_A.requires_grad)
         self.snapshots, self.seed_key = snapshots, seed_key
+        if snapshots is not None:
+            snapshots.expect(snapshot_bytes(self.parameters) * (self.ranks.size if self.policy.sharded else 1))
         resumed = load_state(self, snapshots) if snapshots is not None else False
         first = self.position
         for _ in range(first.epoch):

@@ -122,7 +122,7 @@ class RoundScorer:
             self.base = None
             gc.collect()
             work = self.work
-            self.policy = load_checkpoint(work.base, work.policy, work.trainer, *self.machine)[0]
+            self.policy = load_checkpoint(work.base, work.policy, work.trainer, *self.machine, moments=False)[0]
             accelerate_policy(self.policy)
         return self.policy
 

@@ -1,6 +1,9 @@
 """Safetensors files: what was altered is refused, what is whole reads back, in permissions too."""
 
+import hashlib
 import os
+import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.models import tensors
 from ppo_pipeline.models.tensors import CHECKSUM, checksum, read_tensors, write_tensors
+from ppo_pipeline.storage.files import atomic_folder
 
 TENSORS = {
     "b": torch.arange(6.0).reshape(2, 3),
@@ -32,6 +37,49 @@ def test_tensors_come_back_and_others_read_them_too(tmp_path: Path) -> None:
     assert same(load_file(tmp_path / "t"))
     write_tensors(dict(reversed(TENSORS.items())), tmp_path / "again")
     assert (tmp_path / "t").read_bytes() == (tmp_path / "again").read_bytes()
+
+
+def test_the_file_is_the_format_s_own_with_sorted_metadata_and_the_checksum(tmp_path: Path) -> None:
+    """Byte by byte: header in lines of 8 bytes, then the tensors, those of wide numbers first."""
+    write_tensors({"b": torch.tensor([1.0, 2.0]), "a": torch.tensor([3], dtype=torch.int16)}, tmp_path / "t")
+    numbers = struct.pack("<2fh", 1.0, 2.0, 3)
+    digest = hashlib.sha256(b"a\0torch.int16\0(1,)\0" + numbers[8:] + b"b\0torch.float32\0(2,)\0" + numbers[:8])
+    header = (
+        '{"__metadata__":{"format":"pt","sha256":"' + digest.hexdigest() + '"},'
+        '"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"I16","shape":[1],"data_offsets":[8,10]}}'
+    )
+    size = -(-len(header) // 8) * 8
+    assert (tmp_path / "t").read_bytes() == struct.pack("<Q", size) + header.ljust(size).encode() + numbers
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_killed_while_it_writes_the_old_file_is_whole_and_the_next_writer_clears_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While tensors are hashed and written, and between that and the checksum's place in the header."""
+    folder = tmp_path / "trainer"
+    with atomic_folder(folder) as partial:
+        write_tensors(TENSORS, partial / "t")
+    for place in ("checksum", "_set_checksum"):
+        monkeypatch.setattr(tensors, place, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        child = os.fork()
+        if not child:
+            try:
+                with atomic_folder(folder) as partial:
+                    write_tensors({"b": torch.zeros(1000)}, partial / "t")
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        monkeypatch.undo()
+        assert same(read_tensors(folder / "t"))
+        left = [path for path in tmp_path.iterdir() if path != folder]
+        assert len(left) == 1
+        if place == "_set_checksum":
+            with pytest.raises(PipelineError, match="damaged"):
+                read_tensors(left[0] / "t")
+        with atomic_folder(folder) as partial:
+            write_tensors(TENSORS, partial / "t")
+        assert [*tmp_path.iterdir()] == [folder]
 
 
 def test_a_file_is_readable_for_those_whom_the_umask_lets(tmp_path: Path) -> None:

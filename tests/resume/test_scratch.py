@@ -118,9 +118,30 @@ def test_when_a_snapshot_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pauses == [10.0, 10.0, 20.0, 50.0, 120.0]
 
 
+@pytest.mark.parametrize(
+    ("size", "seconds"), [(0, 10), (40_000_000, 10), (500_000_000, 20), (2_000_000_000, 50), (10_000_000_000, 60)]
+)
+def test_the_first_snapshot_of_a_large_state_waits_until_it_is_worth_it(
+    size: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By half a gigabyte a second: 10 GB take 20 s, of which three times is 60. Later ones wait by what it took."""
+    now = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    kept = Snapshots(Path("s"), "x")
+    kept.expect(size)
+    for pause in (seconds, 10):
+        started = now
+        while not kept.due():
+            now += 0.5
+        assert now - started == pause
+        kept.save(put)
+
+
 def test_the_least_time_between_two_is_set_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(INTERVAL, "0")
-    assert Snapshots(Path("s"), "x").due()
+    kept = Snapshots(Path("s"), "x")
+    kept.expect(10_000_000_000)
+    assert kept.due()
     for wrong in ("-1", "soon", "nan"):
         monkeypatch.setenv(INTERVAL, wrong)
         with pytest.raises(PipelineError, match=f"{INTERVAL}: '{wrong}' is no number of seconds"):

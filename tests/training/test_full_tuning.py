@@ -189,3 +189,8 @@ def test_bf16_keeps_the_lower_halves_of_the_weights(tmp_path: Path) -> None:
             assert moved[trained].max() <= 2.1e-5 * rounds, "4 steps of at most the learning rate each"
             assert moved[trained].median() > 1e-6 * rounds
         assert torch.equal(policy.model.norm.weight, base["model.norm.weight"]), "bf16 alone shows no step of 1e-5 at 1"
+    scores = project.path("r002/reference.parquet").read_bytes()
+    project.path("r002/reference.parquet").unlink()
+    project.path("r001/trainer/optimizer.safetensors").unlink()
+    project.run("reference", "r002")  # most of a checkpoint's bytes are for the update alone
+    assert project.path("r002/reference.parquet").read_bytes() == scores

@@ -130,6 +130,22 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(tmp_path: Path) -> 
         assert f"grad.{name}" not in tensors
 
 
+@pytest.mark.parametrize("case", ["lora", "full", "full bf16", "separate critic"])
+def test_a_snapshot_has_as_many_bytes_as_expected(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two microbatches of a later step: weights, gradients and moments are all there."""
+    options = {"dtype": torch.float32, "dropout": 0.0, "scale": None, "policy": {}, "settings": {}, **CASES[case]}
+    expected: list[int] = []
+    monkeypatch.setattr(Snapshots, "expect", lambda self, size: expected.append(size))
+    data, kept = make_data(), Snapshots(tmp_path / "steps", "update")
+    ppo, policy = build(**options)
+    ppo.run(data, make_targets(policy, data), ("k",), snapshots=kept)
+    assert ppo.steps == 4
+    tensors = load_file(kept.newest() / "tensors.safetensors")  # type: ignore[operator]
+    parts = {n: t for n, t in tensors.items() if n.startswith(("weight.", "grad.", "optimizer.")) and ".step." not in n}
+    assert any(name.startswith("grad.") for name in parts)
+    assert expected == [sum(tensor.nbytes for tensor in parts.values())]
+
+
 def test_a_snapshot_of_other_parameters_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = make_data()
     targets = make_targets(make_policy(), data)

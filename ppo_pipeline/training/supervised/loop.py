@@ -17,7 +17,7 @@ from ...resume.snapshots import Snapshots
 from ...settings.supervised_sections import Supervised
 from ..batches import generator, shuffled_minibatches
 from ..loss_scale import LEAST_LOSS_SCALE, loss_scaler
-from ..optimizer import adamw, gradient_norm
+from ..optimizer import adamw, gradient_norm, snapshot_bytes
 from .state import load_state, save_state
 
 
@@ -92,6 +92,7 @@ class SupervisedLoop:
         """
         self.snapshots, seed_key = snapshots, (self.settings.seed, *key)
         if snapshots is not None:
+            snapshots.expect(snapshot_bytes(self.parameters.values()))
             load_state(self, snapshots)
         first = self.position.step
         for epoch in range(self.settings.epochs):
