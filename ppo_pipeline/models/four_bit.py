@@ -82,7 +82,9 @@ def load_base(base: Path, policy: Path, device: torch.device, dtype: torch.dtype
     if quantization_of(policy) is None:
         return load_model(base, device, dtype)
     if device.type not in ("cpu", "cuda"):
-        raise PipelineError(f"params.yaml: policy.quantization: not there for the device {device.type}; set it to null.")
+        raise PipelineError(
+            f"params.yaml: policy.quantization: not there for the device {device.type}; set it to null."
+        )
     model = load_model(base, torch.device("cpu"), dtype)
     for name in quantizable(model):
         _replace(model, name, FourBitLinear(model.get_submodule(name), device))

@@ -19,7 +19,15 @@ from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.acceleration import accelerate_policy
 from ppo_pipeline.models.adapter import adapter_config, attach_policy, save_policy
 from ppo_pipeline.models.checkpoint import load_merged, load_unmerged
-from ppo_pipeline.models.four_bit import FILE, NF4, FourBitLinear, load_base, quantizable, quantization_of, unpack_linears
+from ppo_pipeline.models.four_bit import (
+    FILE,
+    NF4,
+    FourBitLinear,
+    load_base,
+    quantizable,
+    quantization_of,
+    unpack_linears,
+)
 from ppo_pipeline.models.loading import load_model
 from ppo_pipeline.models.policy import Policy, model_logprobs, pack
 from ppo_pipeline.sampling.batch_invariant import load_sampler

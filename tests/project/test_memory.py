@@ -118,7 +118,8 @@ RECORDS = [
     ("update", KNOWN["qwen2.5-0.5b"], 4.4, {"lora": 1, "microbatch_tokens": 1024}),
     ("update", QWEN3, 3.8, {"lora": 1, "microbatch_tokens": 120}),
     ("update", QWEN3, 9.5, {"state_bytes": 10, "microbatch_tokens": 120}),
-    ("update", KNOWN["smollm2-135m-instruct"], 2.31, {"lora": 1, "microbatch_tokens": 1024}),
+    ("update", KNOWN["smollm2-135m-instruct"], 2.05, {"lora": 1, "microbatch_tokens": 1024}),
+    ("update", KNOWN["smollm2-135m-instruct"], 2.73, {"lora": 1, "microbatch_tokens": 1024, "native": False}),
     ("rollout", KNOWN["smollm2-135m-instruct"], 1.50, {"lora": 1, "slots": 64, "capacity": 130}),
 ]
 
@@ -127,11 +128,11 @@ RECORDS = [
 def test_whole_processes_on_a_cpu_took_what_is_computed(
     stage: str, shape: Shape, gigabytes: float, changes: dict[str, Any]
 ) -> None:
-    plan = Plan("cpu", native=True, **changes)
+    plan = Plan("cpu", **{"native": True, **changes})
     if plan.lora:
         plan = replace(plan, lora=shape.lora_weights(8, "all-linear"), rank=8, layers_with_lora=7)
     ratio = gigabytes * 1e9 / sum(stage_memory(stage, shape, plan).values())
-    assert 0.85 < ratio < 1.2, ratio
+    assert 0.9 < ratio < 1.25, ratio
 
 
 def test_the_tables_of_the_docs_are_the_function_s() -> None:
@@ -150,7 +151,7 @@ def test_the_committed_shapes_have_the_known_numbers_of_weights() -> None:
 
 def test_four_bits_are_qlora_s() -> None:
     """The paper: 4 bits a weight and 0.127 for the scales."""
-    assert 8 * NF4 == pytest.approx(4.127, abs=0.001)
+    assert abs(8 * NF4 - 4.127) < 0.001
 
 
 def test_the_command_prints_what_the_function_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -165,7 +166,7 @@ def test_the_command_prints_what_the_function_says(monkeypatch: pytest.MonkeyPat
 
 
 def test_models_that_are_not_known_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="qwen2.5-7bb.*Did you mean 'qwen2.5-7b'"):
+    with pytest.raises(PipelineError, match=r"qwen2\.5-7bb.*Did you mean 'qwen2\.5-7b'"):
         shape_named("qwen2.5-7bb")
     with pytest.raises(PipelineError, match="a model with experts"):
         shape_of_config({"num_experts": 4}, "config.json")

@@ -167,4 +167,3 @@ def _sampling_work(shape: Shape, plan: Plan) -> float:
 def total(parts: dict[str, float]) -> float:
     """Return the peak: the sum of the parts."""
     return sum(parts.values())
-
