@@ -106,18 +106,18 @@ def _update(shape: Shape, plan: Plan) -> dict[str, float]:
     b, tokens, models = plan.bytes, plan.microbatch_tokens, 1 + plan.critics
     trained = trained_weights(shape, plan)
     kept = tokens * _kept_per_token(shape, plan) + _masks(shape, plan)
-    if plan.checkpointing:  # the blocks' inputs, and one block's activations at a time
-        activations = tokens * shape.layers * shape.hidden * b * models + kept
-    else:
-        activations = shape.layers * kept * models
-    work = max(_logits(shape, plan, tokens), tokens * b * (3 * shape.ffn + 2 * shape.hidden))
-    if not plan.lora:  # the gradient of the head: a sum in fp32, and a chunk's product
-        work += (4 + b) * shape.vocabulary * shape.hidden
+    block = tokens * b * (3 * shape.ffn + 2 * shape.hidden)
+    activations = shape.layers * kept * models
+    if plan.checkpointing:  # the blocks' inputs alone; a block's activations are made again, when the head is done
+        activations, block = tokens * shape.layers * shape.hidden * b * models, block + kept
+    head = _logits(shape, plan, tokens)
+    if not plan.lora:  # its gradient: a sum in fp32, and a chunk's product
+        head += (4 + b) * shape.vocabulary * shape.hidden
     return {
         "gradients": (4.0 if plan.lora else b) * trained,
         "optimizer": plan.state_bytes * trained,
         "activations": activations + 3 * tokens * b * shape.hidden,
-        "work": work,
+        "work": max(head, block),
     }
 
 
@@ -150,10 +150,13 @@ def _logits(shape: Shape, plan: Plan, tokens: int) -> float:
 
 
 def _forward_work(shape: Shape, plan: Plan, tokens: int) -> float:
-    """Return the bytes of a block's tensors where none is kept: residual, a norm's copies or the MLP's three."""
+    """Return the bytes of a block's tensors where none is kept.
+
+    Embeddings, the block's input, residual and normed states, cosines and sines, a norm's copies or the MLP's three.
+    """
     b, h = plan.bytes, shape.hidden
-    norm = b * h if plan.native else 12 * h
-    return tokens * (2 * b * h + max(norm, b * (h + 3 * shape.ffn)))
+    norm = 0 if plan.native else 12 * h
+    return tokens * (b * (4 * h + 2 * shape.head_size) + max(norm, 3 * b * shape.ffn))
 
 
 def _sampling_work(shape: Shape, plan: Plan) -> float:
