@@ -173,5 +173,6 @@ def test_models_that_are_not_known_are_refused_by_name(tmp_path: Path) -> None:
         shape_of_config({"model_type": "gpt2", "n_embd": 4}, "config.json")
     params = load_params(ROOT / "params.yaml")
     other = params.model_copy(update={"base": params.base.model_copy(update={"model": "some/other"})})
-    with pytest.raises(PipelineError, match="some/other is not here yet; `dvc repro base` fetches it"):
+    with pytest.raises(PipelineError, match=r"base\.model: some/other: no folder .* `dvc repro base` fetches it"):
         shape_in_force(other)
+    assert shape_named("Qwen/Qwen2.5-7B-Instruct") == KNOWN["qwen2.5-7b"]

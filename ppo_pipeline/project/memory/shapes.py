@@ -96,33 +96,31 @@ def shape_of_config(config: dict[str, Any], where: str) -> Shape:
 
 
 def shape_named(name: str) -> Shape:
-    """Return the shape of a model in KNOWN, or of the folder or config.json at `name`; PipelineError without."""
-    if name.lower() in KNOWN:
-        return KNOWN[name.lower()]
+    """Return the shape of the folder or config.json at `name`, or of a model in KNOWN; PipelineError without."""
     path = Path(name) / "config.json" if Path(name).is_dir() else Path(name)
-    if path.name != "config.json" or not path.is_file():
-        raise PipelineError(
-            f"--model: '{name}': no folder with a config.json, and none of {', '.join(KNOWN)}."
-            f"{nearest(name.lower(), list(KNOWN))}"
-        )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PipelineError(f"{path}: damaged ({error}).") from None
-    return shape_of_config(config, str(path))
+    if path.name == "config.json" and path.is_file():
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise PipelineError(f"{path}: damaged ({error}).") from None
+        return shape_of_config(config, str(path))
+    own = name.rsplit("/", 1)[-1].lower()
+    for known in (own, own.removesuffix("-instruct")):
+        if known in KNOWN:
+            return KNOWN[known]
+    raise PipelineError(
+        f"{name}: no folder with a config.json, and none of {', '.join(KNOWN)}.{nearest(own, list(KNOWN))}"
+    )
 
 
 def shape_in_force(params: Params) -> tuple[str, Shape]:
     """Return the name and shape of the model that params.yaml trains; PipelineError where nothing here tells it."""
     name = params.base.model
-    for folder in (params.start, "data/base", name):
-        if (Path(folder) / "config.json").is_file():
-            return name, shape_named(folder)
-    known = name.rsplit("/", 1)[-1].lower().removesuffix("-instruct")
-    for given in (name.lower(), known):
-        if given in KNOWN:
-            return name, KNOWN[given]
-    raise PipelineError(
-        f"params.yaml: base.model: {name} is not here yet; `dvc repro base` fetches it. Or --model with a folder, a "
-        f"config.json, or one of {', '.join(KNOWN)}."
-    )
+    there = (folder for folder in (params.start, "data/base") if (Path(folder) / "config.json").is_file())
+    try:
+        return name, shape_named(next(there, name))
+    except PipelineError as error:
+        raise PipelineError(
+            f"params.yaml: base.model: {error.message} Where it is not here yet, `dvc repro base` fetches it; or give "
+            "--model another name."
+        ) from None
