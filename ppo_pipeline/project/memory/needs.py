@@ -107,7 +107,7 @@ def _update(shape: Shape, plan: Plan) -> dict[str, float]:
     trained = trained_weights(shape, plan)
     kept = tokens * _kept_per_token(shape, plan) + _masks(shape, plan)
     block = tokens * b * (shape.ffn + 2 * shape.hidden)  # its gradients; what they were made of goes meanwhile
-    activations = shape.layers * kept * models
+    activations: float = shape.layers * kept * models
     if plan.checkpointing:  # the blocks' inputs alone; a block's activations are made again, when the head is done
         activations, block = tokens * shape.layers * shape.hidden * b * models, block + kept
     head = _logits(shape, plan, tokens)
