@@ -106,7 +106,7 @@ def _update(shape: Shape, plan: Plan) -> dict[str, float]:
     b, tokens, models = plan.bytes, plan.microbatch_tokens, 1 + plan.critics
     trained = trained_weights(shape, plan)
     kept = tokens * _kept_per_token(shape, plan) + _masks(shape, plan)
-    block = tokens * b * (shape.ffn + 2 * shape.hidden)  # its gradients; what they were made of goes meanwhile
+    block: float = tokens * b * (shape.ffn + 2 * shape.hidden)  # its gradients; what they were made of goes meanwhile
     activations: float = shape.layers * kept * models
     if plan.checkpointing:  # the blocks' inputs alone; a block's activations are made again, when the head is done
         activations, block = tokens * shape.layers * shape.hidden * b * models, block + kept
