@@ -1,6 +1,6 @@
 """Stage `settings`: check params.yaml and write the effective settings of each stage of each round."""
 
-from ppo_pipeline.compute.bitsandbytes_library import require_bitsandbytes
+from ppo_pipeline.models.bitsandbytes_library import require_bitsandbytes
 from ppo_pipeline.observe.progress import result
 from ppo_pipeline.project.local_models import check_sources, model_texts, settle_records
 from ppo_pipeline.project.paths import Paths

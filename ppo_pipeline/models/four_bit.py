@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..compute.bitsandbytes_library import functional
 from ..compute.native.row_invariant import by_rows
 from ..errors import PipelineError
 from ..storage.files import read_json
+from .bitsandbytes_library import functional
 from .loading import load_model
 from .prepacked import FrozenProduct
 

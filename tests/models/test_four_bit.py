@@ -1,7 +1,6 @@
 """`policy.quantization: nf4` against transformers' and PEFT's own 4-bit model, and against itself unpacked."""
 
 import json
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from stage_runs import ROUND, Stages
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from ppo_pipeline.compute import bitsandbytes_library
 from ppo_pipeline.compute.native.operations import serves
 from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.models import bitsandbytes_library
 from ppo_pipeline.models.acceleration import accelerate_policy
 from ppo_pipeline.models.adapter import adapter_config, attach_policy, save_policy
 from ppo_pipeline.models.checkpoint import load_merged, load_unmerged
@@ -165,9 +164,6 @@ def test_what_cannot_be_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(PipelineError, match="GPT2LMHeadModel has no linear layers besides its head"):
         quantizable(load_model(save_tiny(tmp_path / "gpt2", "gpt2"), CPU, FP32))
 
-    def missing(name: str) -> str:
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr(bitsandbytes_library, "version", missing)
+    monkeypatch.setattr(bitsandbytes_library, "version_of", lambda name: None)
     with pytest.raises(AssertionError, match=r"not installed here: `pip install .*ppo-pipeline\[nf4\]'`"):
         Stages(tmp_path / "project", lambda params: params["policy"].update(quantization="nf4"))

@@ -1,21 +1,19 @@
 """bitsandbytes, which quantizes to 4 bits: an extra, imported only where it is used."""
 
 import logging
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ..errors import PipelineError
+from ..observe.run_record import version_of
 
 
 def require_bitsandbytes() -> None:
     """Raise PipelineError, with what to install, where bitsandbytes is missing; it is not imported, which is slow."""
-    try:
-        version("bitsandbytes")
-    except PackageNotFoundError:
+    if version_of("bitsandbytes") is None:
         raise PipelineError(
             "params.yaml: policy.quantization: needs bitsandbytes, which is not installed here: "
             "`pip install -c constraints.txt 'ppo-pipeline[nf4]'`. Or set it to null."
-        ) from None
+        )
 
 
 def functional() -> Any:
