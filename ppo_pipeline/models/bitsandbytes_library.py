@@ -1,6 +1,7 @@
 """bitsandbytes, which quantizes to 4 bits: an extra, imported only where it is used."""
 
 import logging
+from functools import cache
 from typing import Any
 
 from ..errors import PipelineError
@@ -16,6 +17,7 @@ def require_bitsandbytes() -> None:
         )
 
 
+@cache
 def functional() -> Any:
     """Return bitsandbytes' module of functions; PipelineError where it is missing."""
     require_bitsandbytes()
