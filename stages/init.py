@@ -4,6 +4,7 @@ import torch
 
 from ppo_pipeline.models.adapter import adapter_config, save_policy
 from ppo_pipeline.models.checkpoint import TrainerState, copy_model_files, save_trainer
+from ppo_pipeline.models.four_bit import NF4, quantizable
 from ppo_pipeline.models.fresh import fresh_lora
 from ppo_pipeline.models.loading import hidden_width, load_model, read_source
 from ppo_pipeline.models.lora import copy_with_same_weights
@@ -25,6 +26,10 @@ def run() -> None:
     twin = None
     if settings.critic == "separate":
         twin = copy_with_same_weights(model) if settings.tuning == "lora" else model
+    quantization = None
+    if settings.quantization is not None:
+        quantizable(model)
+        quantization = NF4
     if settings.tuning == "lora":
         layers, left_out = fresh_lora(model, settings, params.seed)
         text = f"LoRA on {len(layers)} layers{_but(', none on', left_out)}"
@@ -40,7 +45,8 @@ def run() -> None:
         separate = SeparateCritic(twin, own)
     policy = Policy(model, layers, head, separate)
     if layers:
-        save_policy(policy, adapter_config(settings, read_source(paths.base)["model"], layers, model), paths.policy)
+        config = adapter_config(settings, read_source(paths.base)["model"], layers, model)
+        save_policy(policy, config, paths.policy, quantization)
     else:
         text += _but(" less what gets no gradient from text:", try_whole(policy))
         with atomic_folder(paths.policy) as partial:

@@ -1,5 +1,6 @@
 """Stage `settings`: check params.yaml and write the effective settings of each stage of each round."""
 
+from ppo_pipeline.models.bitsandbytes_library import require_bitsandbytes
 from ppo_pipeline.observe.progress import result
 from ppo_pipeline.project.early_checks import check_rounds
 from ppo_pipeline.project.local_models import check_sources, model_texts, settle_records
@@ -22,6 +23,8 @@ def run() -> None:
     """
     params, paths = load_params(), Paths()
     check_engines(params)
+    if params.policy.quantization is not None:
+        require_bitsandbytes()
     check_sources(params)
     refuse_parents_without_memory(params)
     refuse_parents_of_another_start(params)

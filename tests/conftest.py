@@ -65,7 +65,7 @@ def policy_settings(**changes: Any) -> Any:
     from ppo_pipeline.settings.sections import Policy
 
     values = {
-        "start": "data/base", "tuning": "lora", "critic": "shared", "value_head_init": "zero",
+        "start": "data/base", "tuning": "lora", "quantization": None, "critic": "shared", "value_head_init": "zero",
         "value_head_std": None, "rank": 4, "alpha": 8, "use_rslora": False, "dropout": 0.0,
         "target_modules": targets_of("llama"),
     }  # fmt: skip

@@ -13,6 +13,7 @@ COMMANDS = {
     "rounds": ("ppo_pipeline.cli.rounds", "rounds", "List, append, branch and remove training rounds."),
     "score": ("ppo_pipeline.cli.score", "score", "Try the reward on responses of your own, before any training."),
     "status": ("ppo_pipeline.cli.status", "status", "Show the rounds, and what `dvc repro` would run, and why."),
+    "memory": ("ppo_pipeline.cli.memory", "memory", "Print what memory each stage needs by the settings in force."),
     "best": ("ppo_pipeline.cli.best", "best", "Name the round of the best held-out score, and what it is told from."),
     "show": ("ppo_pipeline.cli.show", "show", "Print rows of a table, or one sample in full."),
     "diff": ("ppo_pipeline.cli.diff", "diff", "Compare two rounds: settings, metrics, answers side by side."),

@@ -13,6 +13,7 @@ from torch import nn
 from ..errors import PipelineError
 from ..settings.sections import Policy as PolicySettings
 from ..storage.files import atomic_folder, read_json, write_json
+from .four_bit import FILE
 from .lora import LoraLinear, add_lora, is_conv1d, merge_lora
 from .peft_names import peft_targets
 from .policy import Policy
@@ -48,8 +49,10 @@ def adapter_config(
     }
 
 
-def save_policy(policy: Policy, config: dict[str, Any], folder: Path) -> None:
-    """Write the adapter folder, whole or not at all."""
+def save_policy(
+    policy: Policy, config: dict[str, Any], folder: Path, quantization: dict[str, Any] | None = None
+) -> None:
+    """Write the adapter folder, whole or not at all; quantization: of the base beneath it, as four_bit.py has it."""
     tensors = {}
     for name, layer in policy.layers.items():
         tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.lora_A.detach().cpu().contiguous()
@@ -57,6 +60,8 @@ def save_policy(policy: Policy, config: dict[str, Any], folder: Path) -> None:
     with atomic_folder(folder) as partial:
         write_tensors(tensors, partial / WEIGHTS)
         write_json(partial / "adapter_config.json", config)
+        if quantization:
+            write_json(partial / FILE, quantization)
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:

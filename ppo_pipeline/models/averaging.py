@@ -21,6 +21,7 @@ from torch import Tensor
 from ..errors import PipelineError
 from ..storage.files import atomic_folder, read_json, write_json
 from .adapter import WEIGHTS, read_adapter_config
+from .four_bit import FILE, quantization_of
 from .tensors import read_tensors, write_tensors
 
 EARLIER = "earlier.safetensors"  # in trainer/: the adapters of the rounds before, side by side, oldest first
@@ -57,6 +58,8 @@ def write_average(folder: Path, policy: Path, trainer: Path, rounds: int) -> Non
             count = next(t.shape[0] for name, t in tensors.items() if ".lora_A." in name) // config["r"]
             write_tensors(tensors, partial / WEIGHTS)
             write_json(partial / "adapter_config.json", mean_config(config, count))
+            if quantization := quantization_of(policy):
+                write_json(partial / FILE, quantization)
         write_json(partial / TOLD, {"rounds": count})
 
 

@@ -20,6 +20,7 @@ from ..storage.files import atomic_folder, read_json, write_json
 from ..tables.controllers import Controllers, record_of
 from .adapter import attach_merged, attach_policy, lora_arguments, read_adapter_config, save_policy
 from .averaging import EARLIER
+from .four_bit import load_base, quantization_of, unpack_linears
 from .loading import backbone_of, hidden_width, load_model
 from .lora import add_lora, copy_with_same_weights
 from .policy import Policy, SeparateCritic
@@ -48,9 +49,13 @@ class TrainerState:
 
 
 def load_merged(base: Path, folder: Path, device: torch.device, dtype: torch.dtype, packed: bool = False) -> Any:
-    """Return a round's policy as one plain model; `packed` if it is to be decoded with, for acceleration.py."""
+    """Return a round's policy as one plain model; `packed` if it is to be decoded with, for acceleration.py.
+
+    Over a base in 4 bits it is that base, its numbers in `dtype`, with LoRA added.
+    """
 
     def merge(model: Any, adapter: Path) -> None:
+        unpack_linears(model)
         attach_merged(model, adapter, *([pack] if packed and can_prepack(model) else []))
 
     return load_unmerged(base, folder, device, dtype, merge)
@@ -66,7 +71,7 @@ def load_unmerged(
     if (folder / "config.json").is_file():
         return load_model(folder, device, dtype)
     read_adapter_config(folder)  # a wrong folder is told before the base is loaded
-    model = load_model(base, device, dtype)
+    model = load_base(base, folder, device, dtype)
     attach(model, folder)
     return model
 
@@ -80,7 +85,7 @@ def load_checkpoint(
     """
     if not (folder / "config.json").is_file():
         read_adapter_config(folder)
-        return load_policy(load_model(base, device, dtype), folder, trainer, moments)
+        return load_policy(load_base(base, folder, device, dtype), folder, trainer, moments)
     state, critic = read_trainer(trainer, moments)
     model = load_model(folder, device, dtype).requires_grad_(True)
     separate = None
@@ -160,7 +165,7 @@ def save_checkpoint(
         with atomic_folder(folder) as partial:
             copy_model_files(parent, partial, weights=True)
     elif policy.layers:
-        save_policy(policy, read_adapter_config(parent), folder)
+        save_policy(policy, read_adapter_config(parent), folder, quantization_of(parent))
     else:
         with atomic_folder(folder) as partial:
             copy_model_files(parent, partial, weights=False)

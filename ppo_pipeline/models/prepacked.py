@@ -18,11 +18,11 @@ from .policy import Policy
 ROWS_HINT = 128  # the layout is chosen for this many rows; measured, it is good for 1 to 512
 
 
-class _FrozenProduct(torch.autograd.Function):
-    """x W^T with the gradient for x alone."""
+class FrozenProduct(torch.autograd.Function):
+    """A frozen layer's product, by its `product` and `back`, with the gradient for x alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: "PrepackedLinear") -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: Any) -> Tensor:
         ctx.layer = layer
         return no_view(layer.product(x))
 
@@ -50,7 +50,7 @@ class PrepackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b."""
         needs_gradient = torch.is_grad_enabled() and x.requires_grad
-        out: Tensor = _FrozenProduct.apply(x, self) if needs_gradient else self.product(x)
+        out: Tensor = FrozenProduct.apply(x, self) if needs_gradient else self.product(x)
         return out if self.bias is None else out + self.bias
 
     def product(self, x: Tensor) -> Tensor:

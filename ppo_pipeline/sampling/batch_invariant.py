@@ -16,6 +16,7 @@ from ..compute.native.operations import serves, token_logprobs
 from ..errors import PipelineError
 from ..models.acceleration import accelerate_forward, accelerate_model
 from ..models.checkpoint import load_merged, load_unmerged
+from ..models.four_bit import quantization_of
 from ..models.logprobs import head_logits
 from ..models.packed import attend_by_layout, can_pack
 from ..models.policy import model_logprobs, pack
@@ -39,7 +40,10 @@ def load_sampler(
     Raises PipelineError for a device or model that cannot be decoded with in a batch-invariant way.
     """
     if not batch_invariant:
-        model = load_merged(base, policy, device, dtype, packed=True)
+        if quantization_of(policy) is None:
+            model = load_merged(base, policy, device, dtype, packed=True)
+        else:  # merged, it would be larger or another model
+            model = load_unmerged(base, policy, device, dtype)
         accelerate_model(model)
         return model, Decoder
     if not serves(device, dtype):

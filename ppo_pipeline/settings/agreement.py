@@ -15,6 +15,7 @@ def disagreements(p: "Params") -> Iterator[str]:
     yield from _of_names(p)
     yield from _of_trained_rewards(p)
     yield from _of_full_tuning(p)
+    yield from _of_quantization(p)
     yield from _of_vllm(p)
     yield from _of_samples(p)
     yield from _of_right_answers(p)
@@ -76,6 +77,19 @@ def _of_full_tuning(p: "Params") -> Iterator[str]:
         yield "policy.tuning full trains in bf16 or fp32; set compute.dtype to one of them"
     if p.update.average_rounds > 1:
         yield "update.average_rounds averages LoRA adapters; with policy.tuning full set it to 1"
+
+
+def _of_quantization(p: "Params") -> Iterator[str]:
+    if p.policy.quantization is None:
+        return
+    what = f"policy.quantization: {p.policy.quantization}"
+    if p.policy.tuning == "full":
+        yield f"{what} freezes the base, and policy.tuning full trains it; set quantization to null, or tuning to lora"
+    for name in ("rollout", "evaluate"):
+        if getattr(p, name).engine == "vllm":
+            yield f"{what}: engine vllm would sample from the base in its own format; set {name}.engine to own"
+    if p.compute.device == "mps":
+        yield f"{what} is not there for compute.device mps; set it to null"
 
 
 def _of_vllm(p: "Params") -> Iterator[str]:

@@ -111,6 +111,11 @@ class Policy(Section):
     tuning: Annotated[Literal["lora", "full"], AsBefore("lora")] = Field(
         description="lora: an adapter beside the frozen base; full: all of the model's weights"
     )
+    quantization: Annotated[Literal["nf4"] | None, AsBefore(None)] = Field(
+        description="nf4: the frozen base's linear layers, all but the head, are kept in 4 bits (QLoRA, "
+        "arXiv:2305.14314): blocks of 64 weights, their scales quantized too, by bitsandbytes; policy, reference, "
+        "sampler and critic are that base alike (memory.md). null: none"
+    )
     critic: Annotated[Literal["shared", "separate", "none"], AsBefore("shared")] = Field(
         description="shared: a value head on the policy's last hidden state; separate: on a backbone of its own (with "
         "LoRA an adapter of its own over the same base, else a second model); none: for estimators without values"

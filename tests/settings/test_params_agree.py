@@ -67,6 +67,20 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         "reward_model.kind.tuning full trains in bf16 or fp32; set compute.dtype to one of them.",
     ),
     (
+        {"policy.quantization": "nf4", "policy.tuning": "full"},
+        "policy.quantization: nf4 freezes the base, and policy.tuning full trains it; set quantization to null, or "
+        "tuning to lora.",
+    ),
+    (
+        {"policy.quantization": "nf4", "evaluate.engine": "vllm"},
+        "policy.quantization: nf4: engine vllm would sample from the base in its own format; set evaluate.engine to "
+        "own.",
+    ),
+    (
+        {"policy.quantization": "nf4", "compute.device": "mps"},
+        "policy.quantization: nf4 is not there for compute.device mps; set it to null.",
+    ),
+    (
         {"policy.critic": "none"},
         "advantage.estimator gae needs values; set policy.critic to shared or separate.",
     ),

@@ -1,0 +1,1 @@
+"""How much memory each stage with a model needs: arithmetic on a model's shape and the settings, without torch."""
