@@ -6,9 +6,9 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import PipelineError, nearest
+from ..errors.extras import import_extra
 from ..prompts.saved_dataset import table_of
 from ..settings.dataset_sections import HubDataset
-from ..storage.extras import import_extra
 from .hub import offline
 
 

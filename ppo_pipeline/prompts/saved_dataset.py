@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import PipelineError
-from ..storage.extras import import_extra
+from ..errors.extras import import_extra
 
 ONE, SEVERAL = "state.json", "dataset_dict.json"  # of a Dataset, and of a DatasetDict
 SPLIT_OF = {"train": "train", "heldout": "heldout", "test": "heldout", "validation": "heldout"}

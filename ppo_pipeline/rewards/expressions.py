@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import PipelineError
+from ..errors.extras import import_extra
 from ..prompts.column_values import answers, text_of
-from ..storage.extras import import_extra
 from .samples import MissingColumn, Samples
 
 # Marks of LaTeX within a text, GSM8K's mark of the answer, lines, or words in a row.

@@ -28,7 +28,7 @@ ALLOWED = {
     ("ppo_pipeline/trackers/tracker.py", "import_module"),  # the files beside it
     ("ppo_pipeline/rewards/user_function.py", "importlib.import_module"),  # the function that params.yaml names
     ("ppo_pipeline/settings/reward_sections.py", "import_module"),  # files of rewards/types/
-    ("ppo_pipeline/storage/extras.py", "import_module"),  # a library that its caller's code names
+    ("ppo_pipeline/errors/extras.py", "import_module"),  # a library that its caller's code names
     ("ppo_pipeline/engine/warm/child.py", "runpy.run_module"),  # the stage that this user's launcher names
     ("ppo_pipeline/engine/warm/server.py", "importlib.import_module"),  # installed libraries
     ("ppo_pipeline/engine/warm/server.py", "ctypes"),  # prctl

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ...errors import PipelineError
+from ...errors.extras import import_extra
 from ...resume.snapshots import Snapshots
-from ...storage.extras import import_extra
 from ..component import Component, Finite
 from ..samples import Samples
 

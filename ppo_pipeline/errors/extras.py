@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from ..errors import PipelineError
+from . import PipelineError
 
 
 def import_extra(module: str, extra: str, what: str) -> Any:
