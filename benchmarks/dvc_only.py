@@ -1,6 +1,6 @@
 """A project in which DVC is all the work: the real dvc.yaml, with stages that only write small files.
 
-`code`, `settings`, `source` and `summary` are the real ones; `settings` and `summary` read all rounds.
+`code`, `prompts`, `settings`, `source` and `summary` are the real ones; `settings` and `summary` read all rounds.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ def run(name=""):
             path.mkdir()
             (path / "state.json").write_text(f'{{"path": "{path}"}}')
 '''
-REAL = ("code", "settings", "source", "summary")
+REAL = ("code", "prompts", "settings", "source", "summary")
 
 
 def make(folder: Path) -> Path:

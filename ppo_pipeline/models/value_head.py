@@ -5,22 +5,27 @@ import torch
 from torch import Tensor, nn
 
 
+class _OneOutput(nn.Linear):
+    """A linear map to one number, written out: a matrix library's sums depend, on a CPU, on the number of threads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x w + b (..., 1) of x (..., H)."""
+        return (x * self.weight[0]).sum(-1, keepdim=True) + self.bias
+
+
 class ValueHead(nn.Module):
     """V = w h + b, in fp32 whatever the backbone's dtype. Starts at 0; `init_value_head` draws other weights."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(hidden_size, 1)
+        self.linear = _OneOutput(hidden_size, 1)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return values (...,) of hidden states (..., H).
-
-        Written out as products and sums: those of a matrix library depend, on a CPU, on the number of threads.
-        """
-        weight, bias = self.linear.weight[0], self.linear.bias
-        return (hidden.to(weight.dtype) * weight).sum(-1) + bias
+        """Return values (...,) of hidden states (..., H)."""
+        values: Tensor = self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1)
+        return values
 
 
 def init_value_head(head: ValueHead, how: str, std: float | None, seed: int) -> None:

@@ -12,7 +12,7 @@ from conftest import tiny_model, tiny_tokenizer
 from test_cli_models import BASE, POLICY, project, run  # noqa: F401
 
 from ppo_pipeline.errors import PipelineError
-from ppo_pipeline.models import checkpoint, loading
+from ppo_pipeline.models import checkpoint, four_bit, loading
 from ppo_pipeline.models.adapter import attach_merged
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.tables.prompts import PROMPTS
@@ -155,7 +155,7 @@ def test_prompts_known_ahead_are_answered_with_one_model_in_memory(monkeypatch: 
         loaded.append(weakref.ref(model))
         return model
 
-    for module in (loading, checkpoint):
+    for module in (loading, checkpoint, four_bit):
         monkeypatch.setattr(module, "load_model", watched)
     run(*ASK, "--split", "train")
     run(*ASK, "--prompt", "a", "--prompt", "b")

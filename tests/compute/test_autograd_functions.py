@@ -38,7 +38,7 @@ def frozen_product() -> torch.Tensor:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("no packed weights on this machine")
     layer = prepacked.PrepackedLinear(linear(torch.bfloat16))
-    return prepacked._FrozenProduct.apply(leaf(2, 8, IN, dtype=torch.bfloat16), layer)
+    return prepacked.FrozenProduct.apply(leaf(2, 8, IN, dtype=torch.bfloat16), layer)
 
 
 def scores() -> torch.Tensor:
@@ -48,7 +48,7 @@ def scores() -> torch.Tensor:
 CASES: dict[type, Callable[[], Any]] = {
     lora._AddLowRank: lambda: lora._AddLowRank.apply(leaf(2, 8, OUT), leaf(2, 8, IN), leaf(16, IN), leaf(OUT, 16), 2.0),
     lora._WithLowRank: lambda: lora._WithLowRank.apply(leaf(2, 8, IN), linear(), leaf(16, IN), leaf(OUT, 16), 2.0),
-    prepacked._FrozenProduct: frozen_product,
+    prepacked.FrozenProduct: frozen_product,
     packed._FewKeys: lambda: packed._FewKeys.apply(
         leaf(1, 2, 8, 16), leaf(1, 2, 9, 16), leaf(1, 2, 9, 16), torch.ones(8, 9, dtype=torch.bool).tril(1), 0.3
     ),

@@ -69,7 +69,7 @@ def test_a_new_file_is_a_new_type_and_no_token_is_sampled_again(project: Project
     [
         ({"word": 20}, "reward.components.0.word: no such setting. Did you mean 'words'?"),
         ({"words": 0}, "reward.components.0.words: input should be greater than or equal to 1, found 0."),
-        ({"type": "lenght"}, "'http', 'length', 'model', 'python', 'rule'"),
+        ({"type": "lenght"}, "'http', 'json_schema', 'length', 'math', 'model', 'python', 'repetition', 'rule'"),
     ],
     ids=["unknown", "range", "type"],
 )

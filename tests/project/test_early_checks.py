@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from stage_runs import Stages
 
-PYTHON = {"type": "python", "name": "mine", "weight": 1.0, "format": "text", "none_as": None}
+PYTHON = {"type": "python", "name": "mine", "weight": 1.0, "format": "text", "columns": {}, "none_as": None}
 MODEL = {
     "type": "model", "name": "judge", "weight": 1.0, "ensemble": None, "revision": None, "pickled_weights": False,
     "input": "pair", "label": None, "output": "logit", "max_tokens": 64, "too_long": "error", "batch_tokens": 64,
