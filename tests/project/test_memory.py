@@ -164,7 +164,7 @@ def test_the_command_prints_what_the_function_says(monkeypatch: pytest.MonkeyPat
     assert float(rollout[2]) == pytest.approx(2 * 7.615, abs=0.03), "weights in bf16 on a GPU"
 
 
-def test_models_that_are_not_known_are_refused_by_name(tmp_path: Path) -> None:
+def test_models_that_are_not_known_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PipelineError, match=r"qwen2\.5-7bb.*Did you mean 'qwen2\.5-7b'"):
         shape_named("qwen2.5-7bb")
     with pytest.raises(PipelineError, match="a model with experts"):
@@ -173,6 +173,10 @@ def test_models_that_are_not_known_are_refused_by_name(tmp_path: Path) -> None:
         shape_of_config({"model_type": "gpt2", "n_embd": 4}, "config.json")
     params = load_params(ROOT / "params.yaml")
     other = params.model_copy(update={"base": params.base.model_copy(update={"model": "some/other"})})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/base").mkdir(parents=True)  # of the model before
+    (tmp_path / "data/base/config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    (tmp_path / "data/base/source.json").write_text(json.dumps({"model": "some/older", "revision": None}))
     with pytest.raises(PipelineError, match=r"base\.model: some/other: no folder .* `dvc repro base` fetches it"):
         shape_in_force(other)
     assert shape_named("Qwen/Qwen2.5-7B-Instruct") == KNOWN["qwen2.5-7b"]

@@ -116,7 +116,7 @@ def shape_named(name: str) -> Shape:
 def shape_in_force(params: Params) -> tuple[str, Shape]:
     """Return the name and shape of the model that params.yaml trains; PipelineError where nothing here tells it."""
     name = params.base.model
-    there = (folder for folder in (params.start, "data/base") if (Path(folder) / "config.json").is_file())
+    there = (folder for folder in (params.start, "data/base") if _is_of(Path(folder), params.base.model_dump()))
     try:
         return name, shape_named(next(there, name))
     except PipelineError as error:
@@ -124,3 +124,13 @@ def shape_in_force(params: Params) -> tuple[str, Shape]:
             f"params.yaml: base.model: {error.message} Where it is not here yet, `dvc repro base` fetches it; or give "
             "--model another name."
         ) from None
+
+
+def _is_of(folder: Path, base: dict[str, Any]) -> bool:
+    """Tell whether a model is there, and was made of the base that params.yaml names now."""
+    try:
+        source = json.loads((folder / "source.json").read_text(encoding="utf-8"))
+        origin = source.get("base", source)  # of data/sft/NAME
+        return (folder / "config.json").is_file() and all(origin[key] == base[key] for key in ("model", "revision"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
