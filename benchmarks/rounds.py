@@ -1,6 +1,6 @@
 """What DVC costs for one more round, by how many rounds there are: all of them open, and all but four sealed.
 
-`code`, `prompts`, `settings` and `summary` are real, the others stubs (dvc_only.py). Processor seconds are compared, of DVC
+`code`, `prompts`, `settings` and `summary` are real, the others stubs (dvc_only.py). Compared are processor seconds, of DVC
 and all that it starts: a busy machine changes them little. A project of many open rounds is made by unsealing them,
 since to run them one after the other would take hours. `python -m benchmarks.rounds COUNT ...` measures other counts.
 """
