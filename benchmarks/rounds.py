@@ -1,7 +1,7 @@
 """What DVC costs for one more round, by how many rounds there are: all of them open, and all but four sealed.
 
-`code`, `prompts`, `settings` and `summary` are real, the others stubs (dvc_only.py). Compared are processor seconds, of DVC
-and all that it starts: a busy machine changes them little. A project of many open rounds is made by unsealing them,
+`code`, `prompts`, `settings`, `summary` are real, the rest stubs (dvc_only.py). Processor seconds are compared, DVC's
+and of all that it starts: a busy machine changes them little. A project of many open rounds is made by unsealing them,
 since to run them one after the other would take hours. `python -m benchmarks.rounds COUNT ...` measures other counts.
 """
 
