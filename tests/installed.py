@@ -12,8 +12,8 @@ from conftest import save_tiny
 from dvc_project import REPOSITORY, ProjectCopy, make_small
 
 BUILT_OF = (
-    "ppo_pipeline", "stages", "params", "data/prompts", ".dvc/config", ".dvc/.gitignore", ".dvc/plots.html", ".dvcignore",
-    "dvc.yaml",
+    "ppo_pipeline", "stages", "params", "data/prompts", ".dvc/config", ".dvc/.gitignore", ".dvc/plots.html",
+    ".dvcignore", "dvc.yaml",
     "params.yaml", "params.schema.json", "pyproject.toml", "setup.py", "README.md", "LICENSE",
 )  # fmt: skip
 

@@ -63,7 +63,8 @@ def test_git_gets_what_a_clone_needs_and_no_data(project: InstalledProject) -> N
     found = set(project.run("git", "ls-files").split())
     model = {name for name in found if name.startswith("model/")}
     assert found - model == {
-        ".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore", "README.md", "data/sources/base/.gitkeep",
+        ".dvc/.gitignore", ".dvc/config", ".dvc/plots.html", ".dvcignore", ".gitignore", "README.md",
+        "data/sources/base/.gitkeep", "params.schema.json",
         "dvc.lock", "dvc.yaml",
         "metrics/critic.csv", "metrics/heldout.csv", "metrics/rounds/r000.json", "metrics/rounds/r001.json",
         "metrics/rounds/r002.json", "metrics/summary.json", "metrics/training.csv", "params.yaml",
