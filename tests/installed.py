@@ -1,5 +1,6 @@
 """This package as a wheel in an environment of its own, and a project that `ppo-pipeline init` made with it."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -11,11 +12,20 @@ from pathlib import Path
 from conftest import save_tiny
 from dvc_project import REPOSITORY, ProjectCopy, make_small
 
-BUILT_OF = (
-    "ppo_pipeline", "stages", "params", "data/prompts", ".dvc/config", ".dvc/.gitignore", ".dvc/plots.html",
-    ".dvcignore", "dvc.yaml",
-    "params.yaml", "params.schema.json", "pyproject.toml", "setup.py", "README.md", "LICENSE",
-)  # fmt: skip
+BUILT_OF = ("ppo_pipeline", "stages", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+
+
+def wheel_patterns() -> list[str]:
+    """Return PATTERNS of setup.py, which cannot be imported: it would set up."""
+    tree = ast.parse((REPOSITORY / "setup.py").read_text(encoding="utf-8"))
+    [found] = [n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "PATTERNS"]
+    return list(ast.literal_eval(found))
+
+
+def repository_files() -> list[str]:
+    """Return the files that those patterns bring into the wheel."""
+    found = [path for pattern in wheel_patterns() for path in REPOSITORY.glob(pattern)]
+    return [path.relative_to(REPOSITORY).as_posix() for path in found]
 
 
 class Installed:
@@ -27,7 +37,7 @@ class Installed:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "environment"
         source = folder / "source"
-        for name in BUILT_OF:
+        for name in (*BUILT_OF, *repository_files()):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             if (REPOSITORY / name).is_dir():
                 shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))

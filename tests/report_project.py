@@ -1,10 +1,12 @@
 """A project with made-up rounds for the report's tests: real tables and tokenizer, random numbers, awkward texts."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from conftest import tiny_tokenizer
 
 from ppo_pipeline.storage.files import write_json
@@ -30,6 +32,13 @@ TEXTS = [
 ]
 # Rounds whose names end in b are marked: the main line is theirs.
 BRANCHED = {"r001": "r000", "r002": "r001", "r003": "r002", "r002b": "r001", "r003b": "r002b"}
+
+
+def work_on_copy(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy a project to `folder`, and make that the working folder; return it."""
+    shutil.copytree(made, folder)
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def write_project(

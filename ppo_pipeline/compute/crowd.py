@@ -34,17 +34,16 @@ class Seen(NamedTuple):
 
 
 class Crowd:
-    """Chooses between 1 and `asked` threads, where `steps_down` allows it."""
+    """Chooses between 1 and `asked` threads. seen: by the last look; None where threads do not step down."""
 
     def __init__(self) -> None:
-        self.asked, self.steps_down, self.depth = 0, False, 0
+        self.asked, self.depth = 0, 0
         self.seen: Seen | None = None
 
     def begin(self, steps_down: bool) -> None:
         """Take the threads that torch has now as those asked for."""
         self.asked, self.depth = torch.get_num_threads(), 0
-        self.steps_down = steps_down and self.asked > 1 and STAT.is_file() and alike(self.asked)
-        self.seen = see() if self.steps_down else None
+        self.seen = see() if steps_down and self.asked > 1 and STAT.is_file() and alike(self.asked) else None
 
     def look(self) -> None:
         """Within `sharing`, set as many threads as are free; not oftener than each WINDOW seconds."""

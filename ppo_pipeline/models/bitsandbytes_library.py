@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 from ..errors import PipelineError
+from ..errors.extras import to_install
 from ..observe.run_record import version_of
 
 
@@ -13,7 +14,7 @@ def require_bitsandbytes() -> None:
     if version_of("bitsandbytes") is None:
         raise PipelineError(
             "params.yaml: policy.quantization: needs bitsandbytes, which is not installed here: "
-            "`pip install -c constraints.txt 'ppo-pipeline[nf4]'`. Or set it to null."
+            f"{to_install('nf4')}. Or set it to null."
         )
 
 

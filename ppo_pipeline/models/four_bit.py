@@ -87,7 +87,7 @@ def load_base(base: Path, policy: Path, device: torch.device, dtype: torch.dtype
         )
     model = load_model(base, torch.device("cpu"), dtype)
     for name in quantizable(model):
-        _replace(model, name, FourBitLinear(model.get_submodule(name), device))
+        model.set_submodule(name, FourBitLinear(model.get_submodule(name), device))
     return model.to(device)
 
 
@@ -110,9 +110,4 @@ def unpack_linears(model: Any) -> None:
             plain = nn.Linear(module.in_features, module.out_features, module.bias is not None, device="meta")
             plain.weight = nn.Parameter(module.weight, requires_grad=False)
             plain.bias = module.bias
-            _replace(model, name, plain.train(module.training))
-
-
-def _replace(model: Any, path: str, layer: nn.Module) -> None:
-    parent, _, child = path.rpartition(".")
-    setattr(model.get_submodule(parent), child, layer)
+            model.set_submodule(name, plain.train(module.training))

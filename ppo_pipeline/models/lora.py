@@ -189,17 +189,15 @@ def add_lora(
     """Put a LoraLinear in the place of each matching layer; return them by path."""
     layers = {}
     for name, module in matching_modules(model, targets).items():
-        parent, _, child = name.rpartition(".")
         layers[name] = LoraLinear(module, rank, alpha, dropout, use_rslora)
-        setattr(model.get_submodule(parent), child, layers[name])
+        model.set_submodule(name, layers[name])
     return layers
 
 
 def remove_lora(model: nn.Module, layers: dict[str, LoraLinear], kinds: list[str]) -> None:
     """Take LoRA off the layers of these kinds, in the model and in `layers`."""
     for name in [name for name in layers if kind_of(name) in kinds]:
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layers.pop(name).base)
+        model.set_submodule(name, layers.pop(name).base)
 
 
 def init_lora(layers: dict[str, LoraLinear], seed: int) -> None:
@@ -243,6 +241,5 @@ def merge_lora(
             weight = layer.base.weight
             # Not in place: the weight is a private map of its file, where writing costs a page fault and a copy.
             weight.data = layer.delta().add_(weight).to(weight.dtype).contiguous()  # type: ignore[arg-type]
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, convert(layer.base))
+            model.set_submodule(name, convert(layer.base))
             layer.base = nn.Identity()

@@ -102,11 +102,10 @@ def prepack_linears(model: Any, training: bool = False, made: dict[int, Prepacke
     kept = model.get_output_embeddings() if training or head.in_fp32() else None
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear and module is not kept and not module.weight.requires_grad:
-            parent, _, child = name.rpartition(".")
             address = module.weight.data_ptr()
             if address not in made:
                 made[address] = PrepackedLinear(module, training)
-            setattr(model.get_submodule(parent), child, made[address])
+            model.set_submodule(name, made[address])
 
 
 def prepack_policy(policy: Policy) -> None:

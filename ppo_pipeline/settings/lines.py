@@ -26,21 +26,20 @@ def lines(parents: Mapping[str, str], marked: Collection[str] = ()) -> list[list
     """Return every trained round in exactly one line: the main line, from r000 on, and then each branch."""
     following = goes_on(parents, marked)
     branches = [name for name, parent in parents.items() if following[parent] != name]
-    found = []
-    for name in [following[ROOT], *branches] if ROOT in following else branches:
-        line = [name]
-        while line[-1] in following:
-            line.append(following[line[-1]])
-        found.append(line)
-    return found
+    starts = [following[ROOT], *branches] if ROOT in following else branches
+    return [_from(name, following) for name in starts]
 
 
 def main_line(parents: Mapping[str, str], marked: Collection[str] = ()) -> list[str]:
     """Return the trained rounds of the main line; empty where nothing starts from r000."""
-    following, line = goes_on(parents, marked), [ROOT]
+    return _from(ROOT, goes_on(parents, marked))[1:]
+
+
+def _from(start: str, following: Mapping[str, str]) -> list[str]:
+    line = [start]
     while line[-1] in following:
         line.append(following[line[-1]])
-    return line[1:]
+    return line
 
 
 def twice_marked(parents: Mapping[str, str], marked: Iterable[str]) -> tuple[str, str] | None:

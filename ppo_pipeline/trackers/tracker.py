@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from ..errors import PipelineError
+from ..errors.extras import to_install
 from .lines import Line, Points
 
 CLOSE = 1e-6  # TensorBoard keeps 32 bits of a number
@@ -52,9 +53,7 @@ def tracker_class(name: str) -> Any:
     try:
         return getattr(import_module(f"{__package__}.{module}"), attribute)
     except ModuleNotFoundError as error:
-        raise PipelineError(
-            f"--to {name}: {error.name} is not installed: pip install 'ppo-pipeline[{extra}]'."
-        ) from None
+        raise PipelineError(f"--to {name}: {error.name} is not installed: {to_install(extra)}.") from None
 
 
 def send_new(tracker: Tracker, line: Line) -> Sent:

@@ -1,11 +1,11 @@
 """Files that other programs read: Dockerfile, .pre-commit-config.yaml, issue forms. They fit what they speak of."""
 
-import ast
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
+from installed import repository_files
 from ruamel.yaml import YAML
 from test_readme import ROOT
 
@@ -18,19 +18,12 @@ def loaded(path: Path) -> Any:
     return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
 
 
-def wheel_patterns() -> list[str]:
-    """Return PATTERNS of setup.py, which cannot be imported: it would set up."""
-    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
-    [found] = [n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "PATTERNS"]
-    return list(ast.literal_eval(found))
-
-
 def test_the_image_gets_all_that_the_wheel_is_built_of() -> None:
     copied = re.findall(r"^COPY (.*) \S+$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
     sources = {source for line in copied for source in line.split()}
     needed = {"pyproject.toml", "setup.py", "constraints.txt", PYPROJECT["project"]["readme"], "ppo_pipeline", "stages"}
     needed |= set(PYPROJECT["project"]["license-files"])
-    needed |= {path.relative_to(ROOT).as_posix() for pattern in wheel_patterns() for path in ROOT.glob(pattern)}
+    needed |= set(repository_files())
     missing = {n for n in needed if not any(n == source or n.startswith(f"{source}/") for source in sources)}
     assert not missing
     assert all((ROOT / source).exists() for source in sources)

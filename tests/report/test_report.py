@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from report_project import BRANCHED, IMAGE, REPOSITORY, TEXTS, write_project
+from report_project import BRANCHED, IMAGE, REPOSITORY, TEXTS, work_on_copy, write_project
 
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.report import page as page_module
@@ -40,10 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "project"
-    shutil.copytree(made, folder)
-    monkeypatch.chdir(folder)
-    return folder
+    return work_on_copy(made, tmp_path / "project", monkeypatch)
 
 
 def report(*arguments: str, code: int = 0) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
-from report_project import write_project
+from report_project import work_on_copy, write_project
 from test_report import parsed, report
 
 from ppo_pipeline.cli.main import main
@@ -36,10 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "project"
-    shutil.copytree(made, folder)
-    monkeypatch.chdir(folder)
-    return folder
+    return work_on_copy(made, tmp_path / "project", monkeypatch)
 
 
 def other(project: Path, name: str, scores: list[float], **changes: str) -> str:

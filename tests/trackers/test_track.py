@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import struct
 import sys
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from report_project import write_project
+from report_project import work_on_copy, write_project
 
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.cli.track import NAMES
@@ -34,9 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "mine"
-    shutil.copytree(made, folder)
-    monkeypatch.chdir(folder)
+    folder = work_on_copy(made, tmp_path / "mine", monkeypatch)
     for name, score in SCORES.items():
         write_score(name, score)
     Path("logs/r002").mkdir(parents=True)
