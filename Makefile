@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ACTIVATE := . $(BIN)/activate
 
-.PHONY: repro test docs docker wheel cluster-test vllm vllm-test lint deps bench architectures coverage mutation newest install clean
+.PHONY: repro test rare-test docs docker wheel cluster-test vllm vllm-test lint deps bench architectures coverage mutation newest install clean
 
 install: $(VENV)/installed
 
@@ -40,10 +40,16 @@ mutation: install
 	rm -rf mutants
 	$(ACTIVATE) && OMP_NUM_THREADS=1 mutmut run && mutmut results
 
-# Ray's tests, and with them the one of full tuning by workers, which takes minutes and is no part of .ci/run.
+# What takes long and rarely breaks, and is no part of .ci/run: tests marked `rare`, and more kills of one run.
+rare-test: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,ray]'
+	$(ACTIVATE) && PPO_PIPELINE_RARE_TESTS=1 OMP_NUM_THREADS=1 python -m pytest -m rare
+	$(ACTIVATE) && PPO_PIPELINE_RARE_TESTS=1 OMP_NUM_THREADS=1 python -m pytest tests/resume/test_killed.py
+
+# Ray's tests, the rare ones too.
 cluster-test: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,ray]'
-	$(ACTIVATE) && PPO_PIPELINE_CLUSTER_TESTS=1 OMP_NUM_THREADS=1 python -m pytest tests/engine
+	$(ACTIVATE) && PPO_PIPELINE_RARE_TESTS=1 OMP_NUM_THREADS=1 python -m pytest tests/engine
 
 # vLLM needs other versions than constraints.txt has, so an environment of its own; here with a build for CPUs, which
 # serves the tests. torch's companions are for other builds of torch, and nothing of ours needs them.

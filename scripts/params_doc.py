@@ -32,7 +32,7 @@ default: params.yaml holds them all.
 
 A params.yaml of an earlier version lacks some: `ppo-pipeline params upgrade` adds them, each with the value that keeps
 what the file did, and says which. Comments, order and layout stay. What is faster since, it leaves off: it writes
-`compute.kernels: torch` and `reference.share_prefix: false`, where new projects have auto and true.
+`compute.kernels: torch` and `reference.share_prefix: false`, where new projects have auto and tree.
 
 Editors with a YAML server (VS Code's YAML extension, Neovim, Helix) complete, explain and check params.yaml by
 `params.schema.json` beside it, which its first line names; no network is asked."""

@@ -1,15 +1,16 @@
-"""The training forward over sequences packed in one row: no padding, and their common prefix only once.
+"""The training forward over sequences packed in one row: no padding, and what they have in common only once.
 
-The row is [prefix | sequence 1 | sequence 2 | ...]. Every part of a transformer but attention treats each token by
-itself and need not know of the sequences. Attention takes its queries, keys and values apart (on a GPU into a padded
-batch), puts the prefix's keys and values before each sequence's own, and lays its result end to end again. In exact
-arithmetic this is the forward of each sequence alone, and so is its gradient; on a CPU it is so bit by bit.
+The row is [prefix | sequence 1 | sequence 2 | ...], or a tree: branches that more than one sequence goes on from, and
+each sequence's rest. Every part of a transformer but attention treats each token by itself and need not know of the
+sequences. Attention takes its queries, keys and values apart (on a GPU into a padded batch), puts the keys and values
+above each sequence before its own, and lays its result end to end again. In exact arithmetic this is the forward of
+each sequence alone, and so is its gradient; on a CPU the forward is so bit by bit.
 
 An architecture takes part through transformers' attention interface; `can_pack` tries whether it does.
 """
 
-import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from ..compute.native.attention import attend_end_to_end, attends
+from ..compute.native.attention import Branches, attend_end_to_end, attends, branches_of
 from ..errors.machine_faults import is_machines
 from .loading import backbone_of, text_config
 from .prefix import causal_mask
@@ -37,16 +38,32 @@ class Layout:
     """Where sequences lie in a row of N tokens of which the first `prefix` are common to all.
 
     positions: (1, N) within each sequence. padded: (B, T) index, counted behind the prefix, of each sequence's
-    tokens, 0 for padding. flat: (n,) index of the row's tokens behind the prefix in the flattened (B T,).
-    starts: (B + 2,) where prefix, sequences and padding begin. calls: how often attention was asked to follow it.
+    tokens, 0 for padding. flat: (n,) index of the row's tokens behind the prefix in the flattened (B T,). branches: of
+    the row. is_tree: whether each branch is a sequence above, and the prefix 0. calls: how often attention was asked to
+    follow it. keys: (B, W) index of all tokens that a tree's branches see, 0 for padding, once it was asked for.
     """
 
     prefix: int
     positions: Tensor
     padded: Tensor
     flat: Tensor
-    starts: Tensor
+    branches: Branches
+    is_tree: bool = False
     calls: int = 0
+    keys: Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Return the tokens of the row, without padding."""
+        return int(self.branches.starts[-1])
+
+    def keys_seen(self) -> Tensor:
+        """Return `keys`."""
+        if self.keys is None:
+            seen = [torch.cat([torch.arange(place.start, place.stop) for place in self.branches.above(branch)])
+                    for branch in range(len(self.branches.parents))]  # fmt: skip
+            self.keys = torch.nn.utils.rnn.pad_sequence(seen, batch_first=True).to(self.padded.device)
+        return self.keys
 
 
 def packed_layout(lengths: Tensor, prefix: int, total: int, width: int, device: torch.device) -> Layout:
@@ -54,16 +71,30 @@ def packed_layout(lengths: Tensor, prefix: int, total: int, width: int, device: 
 
     width: of the padded batch within attention. Tokens behind the last sequence are padding.
     """
+    padded, flat, own = _taken_apart(lengths, width)
+    tail = torch.zeros(total - prefix - len(own), dtype=own.dtype)
+    positions = torch.cat([torch.arange(prefix), own + prefix, tail])
+    branches = branches_of([prefix, *lengths.tolist()], [-1] + [0] * len(lengths))
+    return Layout(prefix, positions[None].to(device), padded.to(device), flat.to(device), branches)
+
+
+def tree_layout(lengths: Sequence[int], parents: Sequence[int], total: int, device: torch.device) -> Layout:
+    """Return the layout of a tree's branches of so many tokens, in a row of `total` tokens; parents as in Branches."""
+    branches = branches_of(lengths, parents)
+    counts = torch.tensor(lengths)
+    padded, flat, own = _taken_apart(counts, int(counts.max()))
+    own += torch.repeat_interleave(branches.befores, counts)
+    positions = torch.cat([own, torch.zeros(total - len(own), dtype=own.dtype)])
+    return Layout(0, positions[None].to(device), padded.to(device), flat.to(device), branches, is_tree=True)
+
+
+def _taken_apart(lengths: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `padded` and `flat` of a Layout, and the place (n,) of each token in its sequence."""
     starts = lengths.cumsum(0) - lengths
     steps = torch.arange(width)
     inside = steps < lengths[:, None]
     padded = torch.where(inside, starts[:, None] + steps, 0)
-    flat = inside.flatten().nonzero()[:, 0]
-    own = steps.expand_as(inside)[inside] + prefix
-    tail = torch.zeros(total - prefix - len(own), dtype=own.dtype)
-    positions = torch.cat([torch.arange(prefix), own, tail])
-    bounds = torch.cat([torch.tensor([0, prefix]), prefix + lengths.cumsum(0)])
-    return Layout(prefix, positions[None].to(device), padded.to(device), flat.to(device), bounds.to(device))
+    return padded, inside.flatten().nonzero()[:, 0], steps.expand_as(inside)[inside]
 
 
 def attend_by_layout(model: Any) -> None:
@@ -118,6 +149,16 @@ def can_pack(model: Any) -> bool:
     return fits
 
 
+def can_branch(model: Any) -> bool:
+    """Tell whether the sequences that a model packs may be a tree, each with the bits that it has by itself.
+
+    torch's attention on a CPU rounds by the number of queries, so there it takes the kernels.
+    """
+    config = text_config(model)
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return model.device.type != "cpu" or attends(torch.empty(1, size, dtype=model.dtype))
+
+
 def _errors(found: Tensor, expected: Tensor) -> Tensor:
     """Return the relative error of each row (n, H) in the 2-norm."""
     norms = torch.linalg.vector_norm(expected.float(), dim=1)
@@ -151,19 +192,17 @@ def attention(
     # (1, heads, N, d) to (N, heads, d): how the projections left them in memory
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     if attends(q):
-        return attend_end_to_end(q, k, v, sequence_layout.starts, scale)[None], None
-    before = sequence_layout.prefix
+        return attend_end_to_end(q, k, v, sequence_layout.branches, scale)[None], None
     groups = q.shape[1] // k.shape[1]
+    if q.device.type == "cpu":  # its kernels round a sequence differently in batches of other widths
+        return _one_by_one(q, k, v, sequence_layout.branches, groups, scale)[None], None
+    if sequence_layout.is_tree:
+        return _tree_at_once(q, k, v, sequence_layout, groups, scale)[None], None
+    before = sequence_layout.prefix
     parts = []
     if before:
         first = [x[:before][None] for x in (q, k, v)]
         parts.append(_attend(first[0], first[1], first[2], groups, scale)[0])
-    if q.device.type == "cpu":  # its kernels round a sequence differently in batches of other widths
-        for start, end in itertools.pairwise(sequence_layout.starts[1:].tolist()):
-            own = [torch.cat([x[:before], x[start:end]]) for x in (k, v)]
-            parts.append(_attend(q[start:end][None], own[0][None], own[1][None], groups, scale)[0])
-        parts.append(torch.zeros_like(q[sum(map(len, parts)) :]))
-        return torch.cat(parts)[None], None
     own = [_Padded.apply(x[before:], sequence_layout) for x in (q, k, v)]
     if before:
         own[1:] = [
@@ -173,16 +212,40 @@ def attention(
     return torch.cat(parts)[None] if len(parts) > 1 else parts[0][None], None
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, groups: int, scale: float) -> Tensor:
-    """Attend causally, the last of T queries to the last of S keys: (B, T, heads, d), (B, S, heads / groups, d).
+def _one_by_one(q: Tensor, k: Tensor, v: Tensor, branches: Branches, groups: int, scale: float) -> Tensor:
+    """Attend within each branch and what is above it, one after the other: (N, heads, d)."""
+    parts = []
+    for branch in range(len(branches.parents)):
+        places = branches.above(branch)
+        if places[-1].start == places[-1].stop:
+            continue
+        own = [torch.cat([x[place] for place in places])[None] for x in (k, v)]
+        parts.append(_attend(q[places[-1]][None], own[0], own[1], groups, scale)[0])
+    parts.append(torch.zeros_like(q[sum(map(len, parts)) :]))
+    return torch.cat(parts)
 
-    The queries that share keys (grouped-query attention) are joined, so that no key is copied.
+
+def _tree_at_once(q: Tensor, k: Tensor, v: Tensor, layout: Layout, groups: int, scale: float) -> Tensor:
+    """Attend within all branches of a tree in one padded batch: (N, heads, d)."""
+    keys = layout.keys_seen()
+    steps = torch.arange(layout.padded.shape[1], device=q.device)
+    last = layout.branches.befores.to(q.device)[:, None] + steps  # that a query sees
+    seen = torch.arange(keys.shape[1], device=q.device) <= last[..., None]
+    out = _attend(_Padded.apply(q, layout), k[keys], v[keys], groups, scale, seen[:, None])
+    return _Flat.apply(out, layout, len(q))  # type: ignore[no-any-return]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, groups: int, scale: float, seen: Tensor | None = None) -> Tensor:
+    """Attend: (B, T, heads, d), (B, S, heads / groups, d); causally, the last query to the last key, or as `seen` says.
+
+    The queries that share keys (grouped-query attention) are joined, so that no key is copied. seen: (B, 1, T, S).
     """
     rows, width, heads, size = q.shape
     q = q.view(rows, width, heads // groups, groups, size).permute(0, 2, 3, 1, 4).flatten(2, 3)
     k, v = k.transpose(1, 2), v.transpose(1, 2)
     span = k.shape[2]
-    seen = causal_mask(width, span, q.device).repeat(groups, 1)
+    seen = causal_mask(width, span, q.device) if seen is None else seen
+    seen = seen.repeat(*[1] * (seen.ndim - 2), groups, 1)
     if q.device.type == "cpu" and span <= FEW_KEYS and torch.is_grad_enabled():
         out = _FewKeys.apply(q, k, v, seen, scale)
     else:

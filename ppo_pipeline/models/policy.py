@@ -10,7 +10,8 @@ from .checkpointing import checkpoint_blocks
 from .loading import backbone_of, head_of, logit_divisor
 from .logprobs import token_logprobs
 from .lora import LoraLinear, lora_off
-from .packed import Layout, packed_hidden, packed_layout
+from .packed import Layout, packed_hidden, packed_layout, tree_layout
+from .prefix import prefix_tree
 from .value_head import ValueHead
 
 # Elementwise operations of torch may round the numbers behind the last whole vector differently, and attention over
@@ -19,11 +20,11 @@ PAD_MULTIPLE = 16
 
 
 class Sequences(NamedTuple):
-    """Prompts with responses: packed in one row behind their common prefix, or one row each.
+    """Prompts with responses: packed in one row, what they have in common once, or one row each.
 
     ids: (1, N) or, padded on the right, (B, T) token ids; a causal model never sees the padding. starts: (B,) place of
-    each sequence in the flattened ids; prompt_lengths (less the prefix), response_lengths: (B,). These three are on
-    the CPU. layout: of the one row, or None.
+    each sequence in the flattened ids; prompt_lengths (less what is shared), response_lengths: (B,). These three
+    are on the CPU. layout: of the one row, or None.
     """
 
     ids: Tensor
@@ -191,6 +192,22 @@ def pack(prompts: list[Tensor], responses: list[Tensor], pad_id: int, device: to
     width = _multiple(int(lengths.max()) + prefix) - prefix
     layout = packed_layout(lengths, prefix, total, width, device)
     return Sequences(ids.to(device), prefix + lengths.cumsum(0) - lengths, before, after, layout)
+
+
+def pack_tree(prompts: list[Tensor], responses: list[Tensor], pad_id: int, device: torch.device) -> Sequences:
+    """Lay prompts and responses one behind the other, what any prompts share at their start once."""
+    tree = prefix_tree([prompt.tolist() for prompt in prompts])
+    parts = [prompts[branch.prompt][branch.begin : branch.end] for branch in tree]
+    row = [torch.cat([part, responses[b.prompt]]) if b.leaf else part for part, b in zip(parts, tree, strict=True)]
+    lengths = [len(part) for part in row]
+    total = _multiple(sum(lengths))
+    ids = torch.full((1, total), pad_id)
+    ids[0, : sum(lengths)] = torch.cat(row).long()
+    layout = tree_layout(lengths, [branch.parent for branch in tree], total, device)
+    leaves = sorted((branch.prompt, place) for place, branch in enumerate(tree) if branch.leaf)
+    starts = layout.branches.starts[[place for _, place in leaves]]
+    before = _lengths([parts[place] for _, place in leaves])
+    return Sequences(ids.to(device), starts, before, _lengths(responses), layout)
 
 
 def _lengths(rows: list[Tensor]) -> Tensor:

@@ -1,4 +1,7 @@
-"""What all prompts of a round begin with: a chat template and a system prompt, often half of a prompt."""
+"""What prompts begin with in common: a chat template, a system prompt, an example; in a group the whole prompt."""
+
+import itertools
+from typing import NamedTuple
 
 import torch
 
@@ -17,3 +20,43 @@ def common_prefix(prompts: list[list[int]]) -> int:
     first, last = min(prompts), max(prompts)  # the common start of these two is that of all
     shortest = max(min(map(len, prompts)) - 1, 0)
     return next((place for place in range(shortest) if first[place] != last[place]), shortest)
+
+
+def shared(first: list[int], second: list[int]) -> int:
+    """Return how many tokens two prompts share at their start, leaving each at least one of its own."""
+    most = min(len(first), len(second)) - 1
+    return next((place for place in range(most) if first[place] != second[place]), most)
+
+
+class Branch(NamedTuple):
+    """Tokens begin to end of a prompt, behind those of the branch `parent` (-1: none); leaf: whether they end it."""
+
+    parent: int
+    begin: int
+    end: int
+    prompt: int
+    leaf: bool
+
+
+def prefix_tree(prompts: list[list[int]]) -> list[Branch]:
+    """Return the prompts as a tree in which what two of them share at their start is there once.
+
+    Each branch comes behind its parent, and all that is behind it in the tree comes next. Each prompt has a leaf, with
+    at least one token of its own: the state that predicts the response is not shared.
+    """
+    order = sorted(range(len(prompts)), key=prompts.__getitem__)
+    same = [shared(prompts[one], prompts[two]) for one, two in itertools.pairwise(order)]
+    tree: list[Branch] = []
+    todo = [(0, len(order), 0, -1)]  # a range of `order`, the tokens of it that the tree has, where it has them
+    while todo:
+        low, high, begin, parent = todo.pop()
+        if high - low == 1:
+            tree.append(Branch(parent, begin, len(prompts[order[low]]), order[low], True))
+            continue
+        common = min(same[low : high - 1])
+        if common > begin:
+            tree.append(Branch(parent, begin, common, order[low], False))
+            begin, parent = common, len(tree) - 1
+        cuts = [low, *(place + 1 for place in range(low, high - 1) if same[place] == common), high]
+        todo += [(start, end, begin, parent) for start, end in itertools.pairwise(cuts)][::-1]
+    return tree

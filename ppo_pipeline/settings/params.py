@@ -17,7 +17,19 @@ from .lines import lines, main_line, twice_marked
 from .preference_sections import Preferences
 from .reward_model_sections import RewardModel
 from .reward_sections import Reward
-from .sections import Base, ComputeAnywhere, Evaluate, Name, Policy, Prompts, Reference, Rollout, Section, Vllm
+from .sections import (
+    Base,
+    ComputeAnywhere,
+    Evaluate,
+    Name,
+    Policy,
+    Prompts,
+    Reference,
+    Rollout,
+    Section,
+    SharePrefix,
+    Vllm,
+)
 from .supervised_sections import Sft
 from .yaml_file import read_map
 
@@ -149,7 +161,7 @@ class Params(Section):
         return self.rollout.max_new_tokens
 
     @property
-    def share_prefix(self) -> bool:
+    def share_prefix(self) -> SharePrefix:
         """Whether the prompts' common start runs once in training forwards."""
         return self.reference.share_prefix
 

@@ -211,6 +211,7 @@ class Vllm(Section):
 
 
 EngineName = Literal["own", "vllm"]
+SharePrefix = bool | Literal["tree"]
 
 
 class Rollout(Section):
@@ -264,9 +265,9 @@ class Reference(Section):
     """The training forward over sampled responses: policy and reference logprobs, values."""
 
     batch_tokens: Count = Field(description="Tokens of a batch; padding counts, which only few architectures need")
-    share_prefix: Annotated[bool, AsBefore(False)] = Field(
+    share_prefix: Annotated[SharePrefix, AsBefore(False)] = Field(
         description="What all prompts of the round start with (chat template, system prompt) runs once a batch, here "
-        "and in `update`"
+        "and in `update`; tree: what any prompts of a batch start with (an example, in a group the whole prompt)"
     )
 
 

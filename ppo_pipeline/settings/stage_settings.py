@@ -15,7 +15,7 @@ from .explain import explain
 from .learning_sections import Advantage, Update
 from .params import Params
 from .reward_sections import Reward
-from .sections import Compute, Evaluate, Reference, Rollout, Section, Vllm
+from .sections import Compute, Evaluate, Reference, Rollout, Section, SharePrefix, Vllm
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -148,7 +148,7 @@ class UpdateSettings(StageSettings):
     seed: int
     temperature: float
     max_new_tokens: int
-    share_prefix: bool
+    share_prefix: SharePrefix
     whiten_minibatches: bool
     update: Update
     compute: Compute

@@ -16,7 +16,6 @@ from ..engine.pool import Pool
 from ..models.acceleration import accelerate_forward, accelerate_policy
 from ..models.checkpoint import load_checkpoint
 from ..models.loading import load_model
-from ..models.packed import can_pack
 from ..models.policy import Policy, Sequences, model_logprobs
 from ..observe.counter import Counter
 from ..resume.kept_batches import KeptBatches
@@ -91,10 +90,8 @@ class RoundScorer:
         self.policy: Policy | None = None
         self.base: Any = None
         policy = self._load_policy()
-        self.data = sampled(
-            ROLLOUTS.read(work.rollouts, ["prompt_ids", "response_ids"]), can_pack(policy.model),
-            work.settings.share_prefix,
-        )  # fmt: skip
+        rollouts = ROLLOUTS.read(work.rollouts, ["prompt_ids", "response_ids"])
+        self.data = sampled(rollouts, policy.model, work.settings.share_prefix)
         every = np.arange(len(self.data.sample_ids))
         self.facts = Facts(self.data.batches(every, work.settings.batch_tokens), policy.value_head is not None)
 

@@ -11,7 +11,6 @@ from ..maths.schedule import learning_rate_factor
 from ..models.acceleration import accelerate_policy
 from ..models.averaging import newest_adapters, write_average
 from ..models.checkpoint import TrainerState, load_checkpoint, save_checkpoint
-from ..models.packed import can_pack
 from ..models.policy import Policy
 from ..observe.counter import Counter
 from ..resume.scratch import Scratch
@@ -115,7 +114,7 @@ class RoundUpdate:
         targets, of_inputs = loss_inputs_of(rollouts, reference, advantages, settings_of_round(self.settings))
         policy, state = load_checkpoint(*self._parent(), *machine)
         accelerate_policy(policy)
-        data = sampled(rollouts, can_pack(policy.model), self.settings.share_prefix)
+        data = sampled(rollouts, policy.model, self.settings.share_prefix)
         return policy, state, controllers, data, targets, of_inputs
 
     def _parent(self) -> tuple[Path, Path, Path]:

@@ -55,7 +55,7 @@ CASES: dict[type, Callable[[], Any]] = {
     packed._Padded: lambda: packed._Padded.apply(leaf(12, 2, 16), layout()),
     packed._Flat: lambda: packed._Flat.apply(leaf(2, 16, 2, 16), layout(), 12),
     attention._Attend: lambda: attention._Attend.apply(
-        leaf(12, 4, 16), leaf(12, 2, 16), leaf(12, 2, 16), layout().starts, 0.3
+        leaf(12, 4, 16), leaf(12, 2, 16), leaf(12, 2, 16), layout().branches, 0.3
     ),
     operations._RmsNorm: lambda: operations._RmsNorm.apply(leaf(2, 8, IN), leaf(IN), 1e-5),
     operations._SiluTimes: lambda: operations._SiluTimes.apply(leaf(2, 8, IN), leaf(2, 8, IN)),

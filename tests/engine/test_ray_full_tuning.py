@@ -17,10 +17,7 @@ from ppo_pipeline.models.tensors import checksum
 from ppo_pipeline.resume.snapshots import INTERVAL
 
 TESTS = Path(__file__).parent.parent
-pytestmark = pytest.mark.skipif(
-    "PPO_PIPELINE_CLUSTER_TESTS" not in os.environ,
-    reason="takes minutes: make cluster-test; test_sharded.py has the rest",
-)
+pytestmark = pytest.mark.rare  # tests/training/test_sharded.py has the rest
 
 
 two_nodes = pytest.fixture(scope="module")(running_cluster)

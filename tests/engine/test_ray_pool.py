@@ -89,7 +89,11 @@ def expected(project: Stages) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("workers", "stages"),
-    [(1, ["rollout"]), (2, ["rollout", "reward", "reference", "baseline"]), (4, ["rollout", "reference"])],
+    [
+        (1, ["rollout"]),
+        (2, ["rollout", "reward", "reference", "baseline"]),
+        pytest.param(4, ["rollout", "reference"], marks=pytest.mark.rare),
+    ],
 )
 def test_the_number_of_workers_changes_no_bit(
     two_nodes: None, project: Stages, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch, workers: int,
@@ -158,6 +162,7 @@ def run_while_a_node_goes() -> None:
     print("gone" if gone else "stayed")
 
 
+@pytest.mark.rare
 def test_the_driver_is_killed_and_run_again(
     project: Stages, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,7 +67,9 @@ def on_ray(project: Stages, monkeypatch: pytest.MonkeyPatch, workers: int, updat
         monkeypatch.setattr("stages.update.RoundUpdate", update)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize(
+    "workers", [pytest.param(1, marks=pytest.mark.rare), 2, pytest.param(4, marks=pytest.mark.rare)]
+)
 def test_the_number_of_workers_changes_no_bit(
     two_nodes: None, project: Stages, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
@@ -147,6 +149,7 @@ def test_a_fault_that_one_rank_meets_is_told_once_and_not_tried_again(
     assert sorted((project.folder / ATTEMPTS).read_text().split()) == ["0", "1"]
 
 
+@pytest.mark.rare
 def test_workers_without_a_group_of_their_own_have_no_part(
     two_nodes: None, project: Stages, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

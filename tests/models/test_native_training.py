@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ppo_pipeline.compute.native import library, low_rank
-from ppo_pipeline.compute.native.attention import attend_end_to_end, attends
+from ppo_pipeline.compute.native.attention import Branches, attend_end_to_end, attends, branches_of
 from ppo_pipeline.compute.native.operations import draw_tokens, serves
 from ppo_pipeline.models.logprobs import token_logprobs
 from ppo_pipeline.sampling.draw import draw
@@ -17,9 +17,17 @@ pytestmark = pytest.mark.skipif(not serves(torch.device("cpu"), torch.float32), 
 
 FORMATS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 4e-3}
-# prefix, lengths, heads, key-value heads, size of a head
-SHAPES = [(4, [5, 3, 9], 9, 3, 64), (0, [5, 30], 4, 4, 16), (31, [40, 2, 77], 8, 4, 128), (3, [1, 6], 6, 2, 80),
-          (2, [1], 7, 1, 64), (0, [17], 5, 1, 32)]  # fmt: skip
+# tokens and parent of each branch, heads, key-value heads, size of a head
+SHAPES = [
+    ([4, 5, 3, 9], [-1, 0, 0, 0], 9, 3, 64),  # sequences behind a prefix
+    ([0, 5, 30], [-1, 0, 0], 4, 4, 16),
+    ([31, 40, 2, 77], [-1, 0, 0, 0], 8, 4, 128),
+    ([3, 1, 6], [-1, 0, 0], 6, 2, 80),
+    ([2, 1], [-1, 0], 7, 1, 64),
+    ([0, 17], [-1, 0], 5, 1, 32),
+    ([3, 6, 4, 1, 5, 7, 2, 4], [-1, 0, 1, 2, 2, 1, 0, -1], 9, 3, 64),  # a tree three deep, and one beside it
+    ([1, 1, 1, 20, 6], [-1, 0, 1, 2, 2], 4, 2, 32),
+]
 
 
 @pytest.fixture
@@ -33,67 +41,72 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected.double()).norm() / expected.double().norm())
 
 
-def starts_of(prefix: int, lengths: list[int]) -> Tensor:
-    return torch.cat([torch.tensor([0, prefix]), prefix + torch.tensor(lengths).cumsum(0)])
-
-
-def slow_attention(q: Tensor, k: Tensor, v: Tensor, prefix: int, lengths: list[int]) -> Tensor:
-    """One sequence and one query at a time."""
+def slow_attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], parents: list[int]) -> Tensor:
+    """One branch and one query at a time."""
     out = torch.zeros_like(q)
     groups = q.shape[1] // k.shape[1]
-    spans = [(0, prefix, 0)]
-    for length in lengths:
-        spans.append((spans[-1][1], spans[-1][1] + length, prefix))
+    ends = torch.tensor(lengths).cumsum(0).tolist()
+    above: list[list[int]] = []
     rows = list(out)
-    for start, end, before in spans:
-        for t in range(start, end):
-            seen = [*range(before), *range(start, t + 1)]
+    for length, end, parent in zip(lengths, ends, parents, strict=True):
+        own = range(end - length, end)
+        before = above[parent] if parent >= 0 else []
+        above.append([*before, *own])
+        for t in own:
+            seen = [*before, *range(own[0], t + 1)]
             keys, values = (x[seen].repeat_interleave(groups, 1) for x in (k, v))
             weights = torch.softmax((q[t] * keys).sum(-1) * q.shape[-1] ** -0.5, 0)
             rows[t] = (weights[..., None] * values).sum(0)
     return torch.stack(rows)
 
 
-def tensors(shape: tuple, dtype: torch.dtype, padding: int = 3) -> tuple[list[Tensor], Tensor, Tensor]:
-    prefix, lengths, heads, kv_heads, size = shape
-    count = prefix + sum(lengths) + padding
+def tensors(shape: tuple, dtype: torch.dtype, padding: int = 3) -> tuple[list[Tensor], Tensor, Branches]:
+    lengths, parents, heads, kv_heads, size = shape
+    count = sum(lengths) + padding
     generator = torch.Generator().manual_seed(0)
     made = [torch.randn(count, h, size, generator=generator).to(dtype) for h in (heads, kv_heads, kv_heads, heads)]
-    return made[:3], made[3], starts_of(prefix, lengths)
+    return made[:3], made[3], branches_of(lengths, parents)
 
 
 @FORMATS
 @pytest.mark.parametrize("shape", SHAPES)
 def test_attention_and_its_gradients_are_those_of_one_query_at_a_time(shape: tuple, dtype: torch.dtype) -> None:
-    inputs, above, starts = tensors(shape, dtype)
+    inputs, above, branches = tensors(shape, dtype)
     assert attends(inputs[0])
     leaves = [x.requires_grad_() for x in inputs]
-    found = attend_end_to_end(*leaves, starts, shape[4] ** -0.5)
+    found = attend_end_to_end(*leaves, branches, shape[4] ** -0.5)
+    end = sum(shape[0])
     gradients = torch.autograd.grad(found, leaves, above)
     wide = [x.detach().double().requires_grad_() for x in inputs]
     expected = slow_attention(*wide, *shape[:2])
     above = above.double()
-    above[starts[-1] :] = 0
+    above[end:] = 0
     for one, other in zip(gradients, torch.autograd.grad(expected, wide, above), strict=True):
         assert error(one, other) < TOLERANCE[dtype]
     assert error(found, expected) < TOLERANCE[dtype]
-    assert not found[starts[-1] :].any()
-    assert not any(gradient[starts[-1] :].any() for gradient in gradients)
+    assert not found[end:].any()
+    assert not any(gradient[end:].any() for gradient in gradients)
 
 
 @FORMATS
-def test_attention_depends_on_neither_threads_nor_other_sequences(dtype: torch.dtype, threads: None) -> None:
-    shape = SHAPES[0]
-    inputs, above, starts = tensors(shape, dtype)
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[6]], ids=["prefix", "tree"])
+def test_attention_depends_on_neither_threads_nor_other_sequences(
+    shape: tuple, dtype: torch.dtype, threads: None
+) -> None:
+    inputs, above, branches = tensors(shape, dtype)
     results = []
     for count in (1, 2):
         torch.set_num_threads(count)
         leaves = [x.detach().requires_grad_() for x in inputs]
-        out = attend_end_to_end(*leaves, starts, 0.125)
+        out = attend_end_to_end(*leaves, branches, 0.125)
         results.append([out, *torch.autograd.grad(out, leaves, above)])
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
-    alone = [torch.cat([x[:4], x[12:21]]) for x in inputs]  # the prefix and the third sequence
-    assert torch.equal(attend_end_to_end(*alone, starts_of(4, [9]), 0.125)[4:], results[0][0][12:21])
+    for branch, length in enumerate(shape[0]):
+        *before, own = branches.above(branch)
+        alone = [torch.cat([x[place] for place in (*before, own)]) for x in inputs]
+        assert torch.equal(
+            attend_end_to_end(*alone, branches_of([len(alone[0])], [-1]), 0.125)[-length:], results[0][0][own]
+        )
 
 
 @FORMATS

@@ -1,18 +1,27 @@
 """Sequences packed give the padded forward and gradient; packed weights do too, up to rounding."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_architectures import tiny_architecture
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from updating import make_policy
 
+from ppo_pipeline.compute.native.attention import attends
+from ppo_pipeline.compute.native.library import kernels
+from ppo_pipeline.models import packed
 from ppo_pipeline.models.loading import hidden_width
-from ppo_pipeline.models.packed import FEW_KEYS, _FewKeys, can_pack
-from ppo_pipeline.models.policy import PAD_MULTIPLE, Policy, pack
-from ppo_pipeline.models.prefix import common_prefix
+from ppo_pipeline.models.packed import FEW_KEYS, _FewKeys, can_branch, can_pack
+from ppo_pipeline.models.policy import PAD_MULTIPLE, Policy, model_logprobs, pack, pack_tree
+from ppo_pipeline.models.prefix import common_prefix, prefix_tree
 from ppo_pipeline.models.prepacked import PrepackedLinear, can_prepack, prepack_policy
+from ppo_pipeline.training.batches import by_shared_tokens
 from ppo_pipeline.training.data import Sampled
 from ppo_pipeline.training.optimizer import trained_parameters
 
@@ -33,6 +42,25 @@ def data(length: int, prefix: int | None, count: int = 6, longest: int = 12) -> 
     ]
     responses = [torch.tensor(rng.integers(0, 256, rng.integers(1, longest)), dtype=torch.int32) for _ in range(count)]
     return Sampled([f"s{i}" for i in range(count)], prompts, responses, prefix is not None, prefix or 0)
+
+
+def family(packed: bool) -> Sampled:
+    """Return samples of prompts that share much: a group of one, two that differ late, one that begins another."""
+    rng = np.random.default_rng(2)
+    start, example, other = (rng.integers(0, 256, n).tolist() for n in (9, 11, 4))
+    prompts = [
+        [*start, *example, 1, 2],
+        [*start, *other, 3],
+        [*start, *example, 1, 2],
+        [*start, *example, 4, 5, 6],
+        [*start, *example],
+        [9, *other],
+        [*start, *example, 1, 2],
+        [*start, *other, 8, 8],
+    ]
+    answers = [rng.integers(0, 256, rng.integers(1, 12)).tolist() for _ in prompts]
+    columns = ([torch.tensor(ids, dtype=torch.int32) for ids in rows] for rows in (prompts, answers))
+    return Sampled([f"s{i}" for i in range(8)], *columns, packed=packed, tree=packed)
 
 
 def scores_and_gradients(policy: Policy, samples: Sampled) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
@@ -63,6 +91,33 @@ def test_scores_and_gradients_are_those_of_padded_batches(
         torch.testing.assert_close(laid[1][name], expected, atol=5e-4, rtol=5e-3, msg=name)
 
 
+@pytest.mark.parametrize("way", ["branch by branch", "all at once"])
+@pytest.mark.parametrize(("tuning", "critic"), [("lora", "separate"), ("full", "shared")])
+def test_scores_and_gradients_of_a_tree_are_those_of_padded_batches(
+    architecture: str, tuning: str, critic: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies = [make_policy(architecture, tuning=tuning, critic=critic) for _ in range(2)]
+    plain = scores_and_gradients(policies[0], family(packed=False))
+    assert can_pack(policies[1].model)
+    if way == "all at once":  # as on a GPU
+        layouts: list[packed.Layout] = []
+
+        def attention(
+            module: object, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: object, **more: Any
+        ) -> Any:
+            layouts.append(more["sequence_layout"])
+            q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+            scale = more.get("scaling") or q.shape[-1] ** -0.5
+            return packed._tree_at_once(q, k, v, layouts[-1], q.shape[1] // k.shape[1], scale)[None], None
+
+        monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, packed.NAME, attention)
+    laid = scores_and_gradients(policies[1], family(packed=True))
+    for expected, found in zip(plain[0], laid[0], strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    for name, expected in plain[1].items():
+        torch.testing.assert_close(laid[1][name], expected, atol=5e-4, rtol=5e-3, msg=name)
+
+
 def test_the_backward_pass_for_few_keys_is_that_of_torch_s_attention() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 3, n, 8, dtype=torch.float64, requires_grad=True) for n in (5, 9, 9))
@@ -84,15 +139,33 @@ def test_reference_logprobs_are_the_base_s(architecture: str) -> None:
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("prefix", [0, 13])
-def test_a_sequence_scores_the_same_bits_in_bf16_in_every_batch(prefix: int) -> None:
+@pytest.mark.parametrize("samples", [data(13, 0, 20, 60), data(13, 13, 20, 60)])
+def test_a_sequence_scores_the_same_bits_in_bf16_in_every_batch(samples: Sampled) -> None:
     """The first ratio of an update is 1 because of it, however its minibatches are cut."""
-    policy, samples = in_bf16("llama"), data(13, prefix, count=20, longest=60)
+    policy, count = in_bf16("llama"), len(samples.sample_ids)
     prepack_policy(policy)
     with torch.no_grad():
-        alone = [policy.score(samples.sequences(np.array([i]), 0, CPU), 1.0).logprobs for i in range(20)]
-        together = policy.score(samples.sequences(np.arange(20), 0, CPU), 1.0).logprobs
+        alone = [policy.score(samples.sequences(np.array([i]), 0, CPU), 1.0).logprobs for i in range(count)]
+        together = policy.score(samples.sequences(np.arange(count), 0, CPU), 1.0).logprobs
     assert torch.equal(torch.cat(alone), together)
+
+
+@pytest.mark.parametrize("size", [8, 16])
+def test_a_sequence_scores_the_same_bits_in_every_tree_where_trees_may_be(size: int) -> None:
+    """Else an update's first ratio would not be 1; torch's attention on a CPU rounds by the number of queries."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("qwen3", **{**SMALL, "head_dim": size})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    assert can_pack(model)
+    assert can_branch(model) == attends(torch.empty(1, size)) == (size == 16 and kernels() is not None)
+    if not can_branch(model):
+        return
+    samples = family(packed=True)
+    alone, together = (
+        [model_logprobs(model, samples.sequences(batch, 0, CPU), 1.0) for batch in batches]
+        for batches in (np.arange(8)[:, None], np.arange(8)[None])
+    )
+    assert torch.equal(torch.cat(alone), together[0])
 
 
 def test_a_batch_is_one_row_without_padding_but_up_to_a_multiple() -> None:
@@ -121,6 +194,55 @@ def test_a_batch_is_one_row_without_padding_but_up_to_a_multiple() -> None:
 )
 def test_the_common_prefix_by_hand(prompts: list[list[int]], length: int) -> None:
     assert common_prefix(prompts) == length
+
+
+def test_a_tree_by_hand() -> None:
+    """[7 8] begins three prompts, [7 8 1] two of them, which are the same and keep a token of their own each."""
+    prompts = [torch.tensor(ids) for ids in ([7, 8, 1, 2], [9], [7, 8, 3], [7, 8, 1, 2])]
+    batch = pack_tree(prompts, [torch.tensor(ids) for ids in ([10], [11, 12], [13], [14])], 0, CPU)
+    assert batch.ids.tolist() == [[7, 8, 1, 2, 10, 2, 14, 3, 13, 9, 11, 12, *[0] * (PAD_MULTIPLE - 12)]]
+    assert (batch.starts.tolist(), batch.prompt_lengths.tolist()) == ([3, 9, 7, 5], [1, 1, 1, 1])
+    assert batch.layout is not None
+    assert batch.layout.positions[0, :12].tolist() == [0, 1, 2, 3, 4, 3, 4, 2, 3, 0, 1, 2]
+    assert batch.layout.branches.parents.tolist() == [-1, 0, 1, 1, 0, -1]
+    assert batch.layout.branches.ends.tolist() == [5, 4, 3, 4, 5, 6]
+    assert batch.layout.tokens == 12
+
+
+PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=7), min_size=1, max_size=9)
+
+
+@given(PROMPTS)
+def test_a_tree_has_each_prompt_and_each_of_its_starts_once(prompts: list[list[int]]) -> None:
+    tree = prefix_tree(prompts)
+    texts: list[list[int]] = []
+    for place, branch in enumerate(tree):
+        assert branch.parent < place
+        before = texts[branch.parent] if branch.parent >= 0 else []
+        assert len(before) == branch.begin < branch.end
+        texts.append([*before, *prompts[branch.prompt][branch.begin : branch.end]])
+    leaves = {branch.prompt: text for branch, text in zip(tree, texts, strict=True) if branch.leaf}
+    assert leaves == dict(enumerate(prompts))
+    starts = {tuple(prompt[:end]) for prompt in prompts for end in range(1, len(prompt))}
+    once = sum(branch.end - branch.begin for branch in tree if not branch.leaf)
+    own = sum(branch.end - branch.begin for branch in tree if branch.leaf)
+    shared = {
+        start for start in starts if sum(tuple(p[: len(start)]) == start and len(p) > len(start) for p in prompts) > 1
+    }
+    assert once == len(shared)
+    assert once + own == len(starts) + len(prompts)
+
+
+@given(PROMPTS, st.integers(1, 20), st.data())
+def test_batches_of_a_tree_keep_to_their_budget(prompts: list[list[int]], budget: int, data: st.DataObject) -> None:
+    answers = [data.draw(st.integers(1, 4)) for _ in prompts]
+    lengths = np.array([len(p) + n for p, n in zip(prompts, answers, strict=True)])
+    batches = by_shared_tokens(prompts, lengths, budget)
+    assert sorted(np.concatenate(batches)) == list(range(len(prompts)))
+    for batch in batches:
+        tree = prefix_tree([prompts[i] for i in batch])
+        tokens = sum(branch.end - branch.begin for branch in tree) + sum(answers[i] for i in batch)
+        assert tokens <= budget or len(batch) == 1
 
 
 SMALL = {

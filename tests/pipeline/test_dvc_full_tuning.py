@@ -11,7 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("tied", "critic"), [(True, "shared"), (False, "separate")])
+@pytest.mark.parametrize(
+    ("tied", "critic"), [pytest.param(True, "shared", marks=pytest.mark.rare), (False, "separate")]
+)
 def test_two_rounds(tied: bool, critic: str, tmp_path: Path) -> None:
     project = Project(tmp_path, tied, tuning="full", critic=critic)
     assert {"init", "update@r001", "update@r002", "evaluate@r002", "summary"} <= project.repro()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from dvc_project import Project
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.rare]  # tests/project/test_sealing_*.py have the parts
 CLEAN = "Data and pipelines are up to date."
 ROUND_3 = {f"{stage}@r003" for stage in ("rollout", "reward", "reference", "advantage", "update", "evaluate")}
 SUMMARIES = (

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import there_now
+from conftest import RARE, there_now
 from dvc_project import Project
 
 from ppo_pipeline.resume.scratch import DONE, FOLDER
@@ -19,7 +19,7 @@ from ppo_pipeline.resume.snapshots import INTERVAL
 from ppo_pipeline.storage.files import sha256_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
-KILLS = int(os.environ.get("KILLS", "32"))
+KILLS = int(os.environ.get("KILLS", "32" if RARE else "8"))
 
 
 def slow_down(project: Project) -> None:

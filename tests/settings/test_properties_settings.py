@@ -105,7 +105,7 @@ OVERRIDES = {
     "update.lr": POSITIVE,
     "update.clip_range_high": st.none() | POSITIVE,
     "update.epochs": st.integers(1, 10**6),
-    "reference.share_prefix": st.booleans(),
+    "reference.share_prefix": st.sampled_from((False, True, "tree")),
     "evaluate.max_prompts": st.integers(0, 10**6),
 }
 

@@ -84,16 +84,19 @@ void NAME(attend_step)(const real *q, const real *k, const real *v, const real *
     }
 }
 
-/* Sequences packed: [prefix | sequence 1 | sequence 2 | ...], q and out (tokens, kv_heads groups, size), k and v
-   (tokens, kv_heads, size). Sequence s has tokens starts[s] to starts[s + 1]; each of its tokens attends to the prefix and
-   to its own sequence up to itself. The prefix is sequence 0 of the count, without one before it: starts[0] is 0, and
-   starts[1] its length, 0 where there is none. */
+/* Sequences packed as a tree: q and out (tokens, kv_heads groups, size), k and v (tokens, kv_heads, size). Branch s has
+   tokens starts[s] to starts[s + 1], behind those of the branch parents[s] (-1: none), which is before it; each of them
+   attends to the branches above, `before` tokens in all, and to its own up to itself. */
 
-/* Copy a head's keys or values, the prefix's and a sequence's own, to fp32 rows one behind the other. */
-INLINE void gather(const real *x, float *rows, int64_t prefix, int64_t from, int64_t to, int64_t stride, int64_t size) {
-    for (int64_t t = 0; t < prefix + to - from; t++) {
-        const real *in = x + (t < prefix ? t : from + t - prefix) * stride;
-        for (int64_t p = 0; p < size; p += LANES) put_wide(rows + t * size + p, get_lanes(in + p));
+/* Copy a head's keys or values, those above a branch and its own, to fp32 rows one behind the other. */
+INLINE void gather(const real *x, float *rows, const int64_t *starts, const int64_t *parents, int64_t branch,
+                   int64_t before, int64_t stride, int64_t size) {
+    for (int64_t s = branch, row = before; s >= 0; s = parents[s]) {
+        int64_t count = starts[s + 1] - starts[s];
+        if (s != branch) row -= count;
+        for (int64_t t = 0; t < count; t++)
+            for (int64_t p = 0; p < size; p += LANES)
+                put_wide(rows + (row + t) * size + p, get_lanes(x + (starts[s] + t) * stride + p));
     }
 }
 
@@ -111,15 +114,15 @@ INLINE void products(const lanes *query, const float *rows, float *scores, int64
     }
 }
 
-INLINE void attend_forward(const real *q, const real *k, const real *v, real *out, float *log_sums, float *room,
-                           int64_t prefix, int64_t from, int64_t to, int64_t kv_heads, int64_t groups, int64_t size,
-                           float scale) {
-    int64_t parts = size / LANES, width = prefix + to - from;
+INLINE void attend_forward(const real *q, const real *k, const real *v, const int64_t *starts, const int64_t *parents,
+                           real *out, float *log_sums, float *room, int64_t branch, int64_t before, int64_t kv_heads,
+                           int64_t groups, int64_t size, float scale) {
+    int64_t from = starts[branch], to = starts[branch + 1], parts = size / LANES, width = before + to - from;
     float *keys = room, *values = keys + width * size, *scores = values + width * size;
-    gather(k, keys, prefix, from, to, kv_heads * size, size);
-    gather(v, values, prefix, from, to, kv_heads * size, size);
+    gather(k, keys, starts, parents, branch, before, kv_heads * size, size);
+    gather(v, values, starts, parents, branch, before, kv_heads * size, size);
     for (int64_t t = from; t < to; t++) {
-        int64_t count = prefix + t - from + 1, at = t * kv_heads * groups * size;
+        int64_t count = before + t - from + 1, at = t * kv_heads * groups * size;
         lanes query[groups * parts], mixed[groups * parts];
         float sums[groups];
         for (int64_t i = 0; i < groups * parts; i++) {
@@ -148,19 +151,21 @@ INLINE void attend_forward(const real *q, const real *k, const real *v, real *ou
 }
 
 /* P = exp(s q k - log_sum), dV = P^T dO, dP = dO V^T, dS = P (dP - rowsum(P dP)), dQ = s dS K, dK = s dS^T Q
-   (Dao et al. 2022, arXiv:2205.14135, appendix B.2). dk and dv of the sequence's own tokens are written to the tables;
-   those of the prefix to `shared`, (2, prefix, size), for each sequence by itself, and added up at the end. */
-INLINE void attend_backward(const real *q, const real *k, const real *v, const real *grad, const float *log_sums, real *dq,
-                            real *dk, real *dv, float *shared, float *room, int64_t prefix, int64_t from, int64_t to,
-                            int64_t kv_heads, int64_t groups, int64_t size, float scale) {
-    int64_t parts = size / LANES, width = prefix + to - from, stride = kv_heads * size;
+   (Dao et al. 2022, arXiv:2205.14135, appendix B.2). dk and dv of the branch's own tokens are written to the tables;
+   those of the tokens above to `shared`, (2, before, size), for each branch by itself, and added up at the end. */
+INLINE void attend_backward(const real *q, const real *k, const real *v, const real *grad, const float *log_sums,
+                            const int64_t *starts, const int64_t *parents, real *dq, real *dk, real *dv, float *shared,
+                            float *room, int64_t branch, int64_t before, int64_t kv_heads, int64_t groups, int64_t size,
+                            float scale) {
+    int64_t from = starts[branch], to = starts[branch + 1];
+    int64_t parts = size / LANES, width = before + to - from, stride = kv_heads * size;
     float *keys = room, *values = keys + width * size, *dkeys = values + width * size, *dvalues = dkeys + width * size;
     float *weights = dvalues + width * size, *slopes = weights + groups * width;
-    gather(k, keys, prefix, from, to, stride, size);
-    gather(v, values, prefix, from, to, stride, size);
+    gather(k, keys, starts, parents, branch, before, stride, size);
+    gather(v, values, starts, parents, branch, before, stride, size);
     for (int64_t i = 0; i < 2 * width * size; i++) dkeys[i] = 0;
     for (int64_t t = from; t < to; t++) {
-        int64_t count = prefix + t - from + 1, at = t * kv_heads * groups * size;
+        int64_t count = before + t - from + 1, at = t * kv_heads * groups * size;
         lanes query[groups * parts], above[groups * parts], dquery[groups * parts];
         for (int64_t i = 0; i < groups * parts; i++) {
             query[i] = get_lanes(q + at + i * LANES) * scale;
@@ -194,62 +199,69 @@ INLINE void attend_backward(const real *q, const real *k, const real *v, const r
             }
         for (int64_t i = 0; i < groups * parts; i++) put_lanes(dq + at + i * LANES, dquery[i] * scale);
     }
-    for (int64_t i = 0; i < prefix * size; i++) {
+    for (int64_t i = 0; i < before * size; i++) {
         shared[i] = dkeys[i];
-        shared[prefix * size + i] = dvalues[i];
+        shared[before * size + i] = dvalues[i];
     }
-    for (int64_t t = prefix; t < width; t++)
+    for (int64_t t = before; t < width; t++)
         for (int64_t p = 0; p < size; p += LANES) {
-            put_lanes(dk + (from + t - prefix) * stride + p, get_wide(dkeys + t * size + p));
-            put_lanes(dv + (from + t - prefix) * stride + p, get_wide(dvalues + t * size + p));
+            put_lanes(dk + (from + t - before) * stride + p, get_wide(dkeys + t * size + p));
+            put_lanes(dv + (from + t - before) * stride + p, get_wide(dvalues + t * size + p));
         }
 }
 
-/* log_sums: (tokens, kv_heads groups), for the way back. Tokens behind the last sequence are left as they are. */
-void NAME(attend)(const real *q, const real *k, const real *v, const int64_t *starts, real *out, float *log_sums,
-                  int64_t sequences, int64_t kv_heads, int64_t groups, int64_t size, float scale, int threads) {
+/* befores: (branches,). log_sums: (tokens, kv_heads groups), for the way back. Tokens behind the last branch are left
+   as they are. */
+void NAME(attend)(const real *q, const real *k, const real *v, const int64_t *starts, const int64_t *parents,
+                  const int64_t *befores, real *out, float *log_sums, int64_t branches, int64_t kv_heads, int64_t groups,
+                  int64_t size, float scale, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (int64_t i = 0; i < sequences * kv_heads; i++) {
-        int64_t s = i / kv_heads, h = i % kv_heads, from = starts[s], to = starts[s + 1], prefix = s ? starts[1] : 0;
-        int64_t width = prefix + to - from;
+    for (int64_t i = 0; i < branches * kv_heads; i++) {
+        int64_t s = i / kv_heads, h = i % kv_heads, width = befores[s] + starts[s + 1] - starts[s];
         float *room = malloc(sizeof(float) * width * (2 * size + groups));
-#define FORWARD(shared_by, width_of)                                                                            \
-    attend_forward(q + h * groups * size, k + h * size, v + h * size, out + h * groups * size, log_sums + h * groups, \
-                   room, prefix, from, to, kv_heads, shared_by, width_of, scale)
+#define FORWARD(shared_by, width_of)                                                                                    \
+    attend_forward(q + h * groups * size, k + h * size, v + h * size, starts, parents, out + h * groups * size,         \
+                   log_sums + h * groups, room, s, befores[s], kv_heads, shared_by, width_of, scale)
         BY_SIZE(FORWARD);
         free(room);
     }
 }
 
-/* dq like q; dk and dv like k; shared: (sequences, kv_heads, 2, prefix, size), what each sequence adds to the prefix. */
+/* ends: (branches,), where what is behind each branch ends: these follow it without a gap. rooms: (branches,), the sum
+   of `befores` so far. dq like q; dk and dv like k; shared: for each branch (kv_heads, 2, before, size), what it adds to
+   the tokens above. */
 void NAME(attend_backward)(const real *q, const real *k, const real *v, const real *grad, const float *log_sums,
-                           const int64_t *starts, real *dq, real *dk, real *dv, float *shared, int64_t sequences,
+                           const int64_t *starts, const int64_t *parents, const int64_t *befores, const int64_t *ends,
+                           const int64_t *rooms, real *dq, real *dk, real *dv, float *shared, int64_t branches,
                            int64_t kv_heads, int64_t groups, int64_t size, float scale, int threads) {
-    int64_t before = starts[1], room_of_prefix = 2 * before * size;
+#define SHARED(s, h) (shared + (rooms[s] * kv_heads + befores[s] * (h)) * 2 * size)
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
-    for (int64_t i = 0; i < sequences * kv_heads; i++) {
-        int64_t s = i / kv_heads, h = i % kv_heads, from = starts[s], to = starts[s + 1], prefix = s ? before : 0;
-        int64_t width = prefix + to - from;
+    for (int64_t i = 0; i < branches * kv_heads; i++) {
+        int64_t s = i / kv_heads, h = i % kv_heads, width = befores[s] + starts[s + 1] - starts[s];
         float *room = malloc(sizeof(float) * width * (4 * size + 2 * groups));
-#define BACKWARD(shared_by, width_of)                                                                                 \
+#define BACKWARD(shared_by, width_of)                                                                                   \
     attend_backward(q + h * groups * size, k + h * size, v + h * size, grad + h * groups * size, log_sums + h * groups, \
-                    dq + h * groups * size, dk + h * size, dv + h * size, shared + i * room_of_prefix, room, prefix,    \
-                    from, to, kv_heads, shared_by, width_of, scale)
+                    starts, parents, dq + h * groups * size, dk + h * size, dv + h * size, SHARED(s, h), room, s,       \
+                    befores[s], kv_heads, shared_by, width_of, scale)
         BY_SIZE(BACKWARD);
         free(room);
     }
-#pragma omp parallel for num_threads(threads)
-    for (int64_t t = 0; t < before; t++)
-        for (int64_t h = 0; h < kv_heads; h++)
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t i = 0; i < branches * kv_heads; i++) {
+        int64_t a = i / kv_heads, h = i % kv_heads;
+        if (ends[a] == a + 1) continue;
+        for (int64_t t = 0; t < starts[a + 1] - starts[a]; t++)
             for (int64_t p = 0; p < size; p += LANES) {
-                int64_t at = (t * kv_heads + h) * size + p;
+                int64_t at = ((starts[a] + t) * kv_heads + h) * size + p;
                 lanes dkey = get_lanes(dk + at), dvalue = get_lanes(dv + at);
-                for (int64_t s = 1; s < sequences; s++) {
-                    const float *mine = shared + (s * kv_heads + h) * room_of_prefix + t * size + p;
+                for (int64_t s = a + 1; s < ends[a]; s++) {
+                    const float *mine = SHARED(s, h) + (befores[a] + t) * size + p;
                     dkey += get_wide(mine);
-                    dvalue += get_wide(mine + before * size);
+                    dvalue += get_wide(mine + befores[s] * size);
                 }
                 put_lanes(dk + at, dkey);
                 put_lanes(dv + at, dvalue);
             }
+    }
+#undef SHARED
 }

@@ -1,6 +1,7 @@
 """The task of a reward model: of each pair of answers, a higher reward for the chosen one."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,23 +9,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...maths.bradley_terry import bradley_terry_losses
-from ...models.prefix import LEAST_PREFIX, common_prefix
+from ...models.prefix import shared
 from ..batches import by_token_budget
-from ..data import Sampled
+from ..data import Sampled, sharing
 from .inputs import Asked
 from .model import RewardPolicy, read_ids
 
 
-def texts_of(asked: Asked, pad_id: int, packed: bool) -> Sampled:
+def texts_of(asked: Asked, pad_id: int, model: Any) -> Sampled:
     """Return the chosen answers, then the rejected ones, each as its last token behind all before it.
 
-    Each is cut behind the token that its reward is read at. packed: as of a Sampled; what all texts start with then
-    runs once in a batch.
+    Each is cut behind the token that its reward is read at. What texts start with in common, a pair's prompt above all,
+    runs once in a batch where the model can do that.
     """
     arrays = [torch.from_numpy(read_ids(ids, pad_id)) for ids in [*asked.chosen, *asked.rejected]]
-    common = common_prefix([array.tolist() for array in arrays]) if packed else 0
-    prefix = common if common >= LEAST_PREFIX else 0
-    return Sampled(asked.names * 2, [array[:-1] for array in arrays], [array[-1:] for array in arrays], packed, prefix)
+    return sharing(asked.names * 2, [array[:-1] for array in arrays], [array[-1:] for array in arrays], model, "tree")
 
 
 class PairTask:
@@ -44,6 +43,9 @@ class PairTask:
         lengths = texts.total_lengths.reshape(2, -1)
         self.tokens = lengths.sum(0)
         self.places = self.tokens if texts.packed else 2 * lengths.max(0)
+        if texts.tree:
+            both = zip(texts.prompts[: self.count], texts.prompts[self.count :], strict=True)
+            self.places = self.tokens - [shared(chosen.tolist(), rejected.tolist()) for chosen, rejected in both]
 
     def microbatches(self, indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """Return a batch's pairs in parts of similar length."""

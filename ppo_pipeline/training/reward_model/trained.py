@@ -7,7 +7,6 @@ from ...models.acceleration import accelerate_policy
 from ...models.fresh import fresh_lora
 from ...models.loading import backbone_of
 from ...models.lora import LoraLinear
-from ...models.packed import can_pack
 from ...observe.counter import Counter
 from ...resume.snapshots import Snapshots
 from ..batches import generator
@@ -45,7 +44,7 @@ def trained(
         backbone_of(model).requires_grad_(True)
     policy = RewardPolicy(model, layers, head)
     accelerate_policy(policy)
-    task = PairTask(policy, texts_of(training.training, pad_id, can_pack(model)), margins, s.microbatch_tokens, pad_id)
+    task = PairTask(policy, texts_of(training.training, pad_id, model), margins, s.microbatch_tokens, pad_id)
     if s.gradient_checkpointing:
         with told_of(training.section):
             policy.save_memory()

@@ -13,7 +13,6 @@ from ...maths.centring import constant_direction
 from ...models.acceleration import accelerate_forward
 from ...models.loading import backbone_of
 from ...models.merged import merge_trained
-from ...models.packed import can_pack
 from ...observe.counter import Counter
 from ...storage.files import write_json
 from ..data import Sampled
@@ -62,10 +61,9 @@ def written(training: "Training", policy: RewardPolicy, curve: Curve, folder: Pa
     same = (machine.device.type, machine.dtype) == ("cpu", model.dtype)
     read = RewardPolicy(model if same else copy.deepcopy(model).to(*machine), {})
     accelerate_forward(read.model)
-    packed = can_pack(read.model)
 
     def hidden_of(asked: Asked) -> NDArray[np.float32]:
-        return last_states(read, texts_of(asked, pad_id, packed), pad_id, s.microbatch_tokens, counter)
+        return last_states(read, texts_of(asked, pad_id, read.model), pad_id, s.microbatch_tokens, counter)
 
     heldout = hidden_of(training.heldout)
     before = rewards_of(model, heldout)
