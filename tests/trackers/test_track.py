@@ -14,6 +14,7 @@ from report_project import work_on_copy, write_project
 from ppo_pipeline.cli.main import main
 from ppo_pipeline.cli.track import NAMES
 from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.report import watch as watch_module
 from ppo_pipeline.report.run import Run
 from ppo_pipeline.trackers.lines import Line, Points, lines
 from ppo_pipeline.trackers.tracker import TRACKERS, Sent, send_new, tracker_class
@@ -71,6 +72,32 @@ def sent_twice_and_then_on(target: str, *more: str) -> None:
 
 
 LATER = FIRST | {("eval/scores", 1): 1.5, ("eval/scores", 3): 4.75}
+
+
+def test_watch_sends_what_is_new_and_outlives_a_server_that_is_away(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    kind, steps = tracker_class("tensorboard"), iter((2.5, 2.75, 3.0))
+    send = kind.send
+
+    def sleep(seconds: float) -> None:
+        score = next(steps, None)
+        if score is None:
+            raise KeyboardInterrupt
+        write_score("r002", score)
+        monkeypatch.setattr(kind, "send", away if score == 2.75 else send)
+
+    def away(*_: object) -> None:
+        raise PipelineError("the server is away")
+
+    monkeypatch.setattr(watch_module.watch, "__defaults__", (sleep,))
+    said = [line.partition(" (")[0] for line in track("--to", "tensorboard", "--watch") if " r001: " in line]
+    once = "mine r001: 1 numbers sent, 1 of them with another number than before, 3 were there"
+    assert said == [
+        "mine r001: 4 numbers sent, 0 were there", once, once, "mine r001: 0 numbers sent, 4 were there",
+    ]  # fmt: skip
+    assert kind("ppo-pipeline", None, lines(Run(Path()), "mine")[0]).sent() == near(FIRST | {("eval/scores", 2): 3.0})
 
 
 def near(points: Points) -> object:
