@@ -10,6 +10,8 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["CI"] = "true"  # no progress bars
+# Two threads of a test wait for each other beside other tests: asleep, or each wait lasts a slice of the scheduler.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 

@@ -1,12 +1,15 @@
 """Threads that step down beside other processes: by how much, and without a change of any bit."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from reward_pairs import REPOSITORY, RewardProject
+from ruamel.yaml import YAML
+from sft_project import sft_project
 from stage_runs import Stages
 
 from ppo_pipeline.compute import crowd
@@ -40,7 +43,29 @@ def test_threads_are_the_processors_that_were_idle_or_ours(idle: float, own: flo
     assert free(Seen(5.0, 100.0, 10.0), Seen(7.0, 100.0 + 2 * idle, 10.0 + 2 * own), asked=4) == threads
 
 
-def test_no_bit_depends_on_when_threads_step_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def a_round(folder: Path) -> None:
+    stages = Stages(folder, lambda params: params["compute"].update(dtype="bf16", threads=0))
+    stages.run("init")
+    stages.round("r001")
+
+
+def reward_model(folder: Path) -> None:
+    project = RewardProject(folder, epochs=2)
+    params = YAML(typ="safe").load(folder / "params.yaml")
+    params["compute"].update(dtype="bf16", threads=0)
+    YAML().dump(params, folder / "params.yaml")
+    project.run()
+
+
+def sft(folder: Path) -> None:
+    compute = YAML(typ="safe").load(REPOSITORY / "params.yaml")["compute"]
+    sft_project(folder, more={"compute": {**compute, "device": "cpu", "dtype": "bf16"}}).run("sft", "chat")
+
+
+@pytest.mark.parametrize("work", [a_round, sft, pytest.param(reward_model, marks=pytest.mark.rare)])
+def test_no_bit_depends_on_when_threads_step_down(
+    work: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = []
     for name, chosen in (("always two", [2]), ("to and fro", [1, 2, 2, 1, 2])):
         folder, looks, numbers = tmp_path / name, [], itertools.cycle(chosen)
@@ -52,15 +77,13 @@ def test_no_bit_depends_on_when_threads_step_down(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(crowd, "WINDOW", 0.0)
         monkeypatch.setattr(crowd, "free", choose)
         folder.mkdir()
-        stages = Stages(folder, lambda params: params["compute"].update(dtype="bf16", threads=0))
-        stages.run("init")
-        for number in ("r001", "r002"):
-            stages.round(number)
+        work(folder)
         assert len(looks) > 50 and set(looks) >= set(chosen)
         assert torch.get_num_threads() == 2
-        files = sorted(path for path in (folder / "data/rounds").rglob("*") if path.is_file())
+        made = ("data/rounds", "data/reward_model", "data/sft")
+        files = sorted(path for top in made for path in (folder / top).rglob("*") if path.is_file())
         found.append({str(path.relative_to(folder)): sha256_of(path) for path in files})
-    assert len(found[0]) > 10
+    assert len(found[0]) > 3
     assert found[0] == found[1]
 
 

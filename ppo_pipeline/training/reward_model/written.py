@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...compute import crowd
 from ...maths.centring import constant_direction
 from ...models.acceleration import accelerate_forward
 from ...models.loading import backbone_of
@@ -77,6 +78,7 @@ def written(training: "Training", policy: RewardPolicy, curve: Curve, folder: Pa
     return Member(curve, s.epochs, after.reshape(2, -1), shift, spread, mean)
 
 
+@crowd.sharing()
 @torch.no_grad()
 def last_states(
     policy: RewardPolicy, texts: Sampled, pad_id: int, budget: int, counter: Counter

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...compute import crowd
 from ...models.loading import head_of, logit_divisor
 from ...models.logprobs import likeliest_tokens, token_logprobs
 from ...models.packed import can_pack
@@ -51,6 +52,7 @@ class Answers:
         hidden, targets = self._states(self._batch(indices))
         return -self._logprobs(hidden, targets).sum(), {}
 
+    @crowd.sharing()
     @torch.no_grad()
     def heldout(self, counter: Counter, snapshots: Snapshots | None = None) -> Heldout:
         """Return loss and accuracy over all rows; finished batches of a killed attempt are not done again."""

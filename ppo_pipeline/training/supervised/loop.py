@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ...compute import crowd
 from ...errors import PipelineError
 from ...maths.schedule import learning_rate_factor
 from ...resume.snapshots import Snapshots
@@ -113,7 +114,8 @@ class SupervisedLoop:
                 save_state(self, self.snapshots)
             seed = generator(*seed_key, "dropout", position.step, position.microbatch).integers(2**63)
             torch.manual_seed(int(seed))
-            self._microbatch(part, total)
+            with crowd.sharing(self.settings.tuning == "lora"):  # as in training/ppo.py
+                self._microbatch(part, total)
             position.microbatch += 1
         rate = self._set_rate()
         norm = self._clip_and_step(batch)
