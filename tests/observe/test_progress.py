@@ -89,6 +89,5 @@ def test_a_terminal_gets_a_bar_with_tokens_and_time_left(monkeypatch: pytest.Mon
             counter.advance(1, 10)
         now[0] += 2.0
     shown = terminal.getvalue()
-    assert (
-        "update r003" in shown and "3/4 samples in 2 epochs" in shown and "2 tokens/s" in shown and "3 s left" in shown
-    )
+    assert "update r003" in shown and "3/4" in shown and "samples in 2 epochs" in shown
+    assert "2 tokens/s" in shown and "3 s left" in shown
