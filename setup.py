@@ -11,7 +11,6 @@ from setuptools.command.build_py import build_py
 
 PATTERNS = (
     "dvc.yaml",
-    "params.yaml",
     "params.schema.json",
     "params/*.yaml",
     "data/prompts/*.jsonl",
@@ -19,7 +18,6 @@ PATTERNS = (
     "data/pairs/*.jsonl",
     "reward_functions/*.py",
     ".dvcignore",
-    ".dvc/config",
     ".dvc/.gitignore",
     ".dvc/plots.html",
 )

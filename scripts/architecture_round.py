@@ -105,7 +105,7 @@ def told(error: Exception) -> str:
 def write_project(folder: Path, targets: str) -> None:
     """Write prompts and params.yaml: the committed settings, small, on the CPU in fp32."""
     yaml = YAML()
-    params = yaml.load(REPOSITORY / "params.yaml")
+    params = yaml.load(REPOSITORY / "params/skills.yaml")
     params["base"]["model"] = str(folder / "model")
     params["sources"] = {"base": str(folder / "model")}
     params["prompts"]["source"] = "prompts.jsonl"

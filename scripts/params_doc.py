@@ -123,7 +123,7 @@ def other_names() -> str:
 
 def page() -> str:
     """Return the text of docs/params.md."""
-    values = load_params(ROOT / "params.yaml").model_dump(by_alias=True)
+    values = load_params(ROOT / "params/skills.yaml").model_dump(by_alias=True)
     head = "| setting | type and range | committed value | meaning |\n|---|---|---|---|"
     parts = [
         INTRODUCTION,

@@ -54,7 +54,8 @@ def run(name: str) -> None:
             mean = name != ROOT and averaged(paths.average)
             inputs = (paths.base, paths.policy, paths.prompts, *([paths.average] if mean else []))
             scratch = stage.scratch(*inputs, more=(asked,))
-            with stage.progress((1 + mean) * len(greedy.requests) + len(sampled.requests)) as counter:
+            count = (1 + mean) * len(greedy.requests) + len(sampled.requests)
+            with stage.progress(count, "answers", at_once=s.batch_size) as counter:
                 answers = generate_in_shards(pool, greedy.requests, s.shard_samples, counter, scratch.part("answers"))
                 drawn = generate_in_shards(pool, sampled.requests, s.shard_samples, counter, scratch.part("sampled"))
                 by_mean: list[Response] = []
@@ -85,7 +86,7 @@ def run(name: str) -> None:
         numbers = heldout_metrics(by_prompt(table, samples))
         numbers |= {metric.replace("eval/", "eval_average/"): number for metric, number in of_mean.items()}
         more = f" and {len(drawn)} sampled" if drawn else ""
-        text = f"{len(answers)} answers{more} in {counter.seconds:.1f} s, {told(numbers)}"
+        text = f"{len(answers)} greedy{more} answers to held-out prompts in {counter.seconds:.1f} s, {told(numbers)}"
         if of_mean:
             text += f", of the averaged policy {of_mean['eval/scores']:+.3f}"
         stage.done(text, numbers)

@@ -21,7 +21,7 @@ def run(name: str) -> None:
         with stage.pool(s.compute) as pool:
             scratch = stage.scratch(paths.settings("reference"), *models, paths.rollouts)
             work = ScoreWork(*models, paths.rollouts, s.reference, s.temperature)
-            with stage.progress(2 * rollouts.num_rows) as counter:
+            with stage.progress(2 * rollouts.num_rows, "forward passes") as counter:
                 found = score_round(pool, work, rollouts, counter, scratch.part("scores"))
         stage.record["padding_share"] = found.padding_share
         kind, counts = pa.float32(), found.lengths

@@ -36,4 +36,5 @@ def run(name: str) -> None:
         numbers = {"objective/scores": mean, "objective/scores_std": float(np.std(scores["score"]))}
         if correct is not None:
             numbers["objective/correct"] = float(np.mean(correct))
-        stage.done(f"{len(samples)} samples, mean score {mean:+.3f}", numbers | component_means(reward, scores))
+        text = f"{len(samples)} sampled answers to training prompts, mean score {mean:+.3f}"
+        stage.done(text, numbers | component_means(reward, scores))

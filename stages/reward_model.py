@@ -31,7 +31,7 @@ def run(name: str) -> None:
         told_of(training, stage.label)
         training.machine = stage.on(set_up(params.compute.that_decides()))
         scratch = stage.scratch(source, model, more=(settings.model_dump_json(), shown))
-        with stage.progress(training.answers) as counter, atomic_folder(paths.reward_model(name)) as folder:
+        with stage.progress(training.answers, "answers") as counter, atomic_folder(paths.reward_model(name)) as folder:
             members = training.members(folder, scratch, counter)
         stage.record["training_seconds"] = round(training.seconds, 1)
         rewards = np.stack([member.rewards for member in members])

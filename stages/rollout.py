@@ -47,7 +47,7 @@ def run(name: str) -> None:
                 result(stage.label, "no end token, so each response is cut (rollout.stop_tokens)")
             inputs = (paths.base, paths.parent_policy, paths.prompts, paths.parent_prompt_scores)
             scratch = stage.scratch(paths.settings("rollout"), *inputs)
-            with stage.progress(len(requests)) as counter:
+            with stage.progress(len(requests), "samples", at_once=s.batch_size) as counter:
                 responses = generate_in_shards(pool, requests, s.shard_samples, counter, scratch.part("responses"))
         stage.record["tokens"] = counter.tokens
         table = {

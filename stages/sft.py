@@ -23,7 +23,7 @@ def run(name: str) -> None:
         policy, left_out = trainable(model, s, section)
         shown = params.prompts.model_dump_json(include={"system", "chat_template", "date", "special_tokens"})
         scratch = stage.scratch(base, Path(s.source), more=(s.model_dump_json(), shown, params.stop_tokens))
-        with stage.progress(s.epochs * len(rows["train"]) + 2 * len(rows["heldout"])) as counter:
+        with stage.progress(s.epochs * len(rows["train"]) + 2 * len(rows["heldout"]), "rows") as counter:
             fitted = fit(policy, rows, s, name, machine, scratch, counter)
         source = read_source(base)
         trust = source.get("trust_remote_code", False)

@@ -14,18 +14,21 @@ def run(name: str) -> None:
         settings = stage.settings
         samples = ROLLOUTS.read(stage.paths.rollouts, ["sample_id"]).num_rows
         work = RoundUpdate(settings, stage.paths, STAGES["update"].less_memory)
-        with stage.progress(settings_of_round(settings).epochs * samples) as counter:
+        planned = settings_of_round(settings)
+        unit = "samples" if planned.epochs == 1 else f"samples in {planned.epochs} epochs"
+        with stage.progress(planned.epochs * samples, unit) as counter:
             found = stage.together(settings.compute, work, counter)
         stage.record["padding_share"] = found.padding_share
         for worker, idle in zip(stage.record.get("workers", ()), found.idle_seconds, strict=False):
             worker["idle_seconds"] = idle
         stage.keeps(found.scratch)
-        stage.done(text_of(found, counter.seconds, settings.critic_alone), found.numbers)
+        steps = f"{found.steps} of {planned.epochs * planned.minibatches} steps"
+        stage.done(text_of(found, steps, counter.seconds, settings.critic_alone), found.numbers)
 
 
-def text_of(found: Updated, seconds: float, critic_alone: bool) -> str:
+def text_of(found: Updated, steps: str, seconds: float, critic_alone: bool) -> str:
     """Return the line of result."""
-    texts = [f"{found.steps} steps{' of the critic alone' * critic_alone} in {seconds:.1f} s"]
+    texts = [f"{steps}{' of the critic alone' * critic_alone} in {seconds:.1f} s"]
     shown = {
         "approxkl": "policy/approxkl", "clipped": "policy/clipfrac", "correction cut": "policy/correction_cut",
         "value loss": "loss/value",
@@ -33,4 +36,4 @@ def text_of(found: Updated, seconds: float, critic_alone: bool) -> str:
     for text, name in shown.items():
         if name in found.numbers:
             texts.append(f"{text} {found.numbers[name]:.4f}")
-    return ", ".join([*texts, "ended by target_kl"] if found.stopped else texts)
+    return ", ".join([*texts, "stopped early by target_kl"] if found.stopped else texts)

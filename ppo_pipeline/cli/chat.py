@@ -14,7 +14,7 @@ from ..prompts.conversations import Messages
 from ..settings.params import Params, load_params
 from ..tables.prompts import SPLITS
 from .literal import literal
-from .printed import json_text, note, print_table
+from .printed import json_text, note, on_terminal, print_table
 from .questions import Question, of_split, of_talks, of_texts
 from .round_named import round_named
 
@@ -95,19 +95,24 @@ def chat(
     from ..models.loading import load_tokenizer, vocabulary_of
 
     tokenizer, vocabulary = load_tokenizer(base), vocabulary_of(base)
-    if split is not None:
-        questions, count = of_split(tokenizer, params, split, limit or SHOWN, vocabulary)
-        rows = compared(name, folder, tokenizer, params, questions, manner)
-        print_split(rows, f"{len(rows)} of {count} {split} prompts; trained: {name}", as_json)
-    elif prompts:
-        questions = of_texts(tokenizer, params, list(prompts), vocabulary)
-        for row in compared(name, folder, tokenizer, params, questions, manner):
-            if as_json:
-                click.echo(json_text(row))
-            else:
-                print_pair(row)
-    else:
+    if split is None and not prompts:
         converse(name, folder, tokenizer, params, vocabulary, manner)
+        return
+    if split is None:
+        questions, of = of_texts(tokenizer, params, list(prompts), vocabulary), ""
+    else:
+        questions, count = of_split(tokenizer, params, split, limit or SHOWN, vocabulary)
+        of = f"{len(questions)} of {count} {split} prompts; "
+    rows = compared(name, folder, tokenizer, params, questions, manner)
+    if as_json:
+        for row in rows:
+            click.echo(json_text(row))
+        if of:
+            click.echo(f"{of}trained: {name}", err=True)
+    elif split is None and on_terminal():
+        print_pairs(rows)
+    else:
+        print_rows(rows, f"{of}trained: {name}")
 
 
 def with_system_prompt(params: Params, system: str | None) -> Params:
@@ -212,29 +217,25 @@ def converse(name: str, folder: Path, tokenizer: Any, params: Params, vocabulary
         except PipelineError as error:  # such as a prompt that is too long: the next one may be fine
             error.show()
             continue
-        print_pair(row_of(name, questions[0], base, trained))
+        print_pairs([row_of(name, questions[0], base, trained)])
         talks = [
             [*talk, {"role": "assistant", "content": said}] for talk, said in zip(asked, (base, trained), strict=True)
         ]
 
 
-def print_pair(row: dict[str, Any]) -> None:
-    """Print both answers to a prompt beside each other, the prompt above them."""
+def print_pairs(rows: list[dict[str, Any]]) -> None:
+    """Print both answers to each prompt beside each other, the prompt above them, for people: in a conversation too."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("base", row["round"], title=literal(row["prompt"], "bold"), expand=True)
-    table.add_row(*(literal(row[side].strip()) for side in ("base", "trained")))
-    Console().print(table)
+    for row in rows:
+        table = Table("base", row["round"], title=literal(row["prompt"], "bold"), expand=True)
+        table.add_row(*(literal(row[side].strip()) for side in ("base", "trained")))
+        Console().print(table)
 
 
-def print_split(rows: list[dict[str, Any]], about: str, as_json: bool) -> None:
-    """Print a table with a line per prompt, or JSON lines, and what is said about them."""
-    if as_json:
-        for row in rows:
-            click.echo(json_text(row))
-        click.echo(about, err=True)
-        return
+def print_rows(rows: list[dict[str, Any]], about: str) -> None:
+    """Print a table with a line per prompt, and what is said about it."""
     columns = [column for column in rows[0] if column not in ("prompt_id", "round")]
     print_table(columns, [[cell(row[column]) for column in columns] for row in rows], lines=True)
     note(about)

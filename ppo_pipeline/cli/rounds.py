@@ -125,7 +125,9 @@ def remove(name: str) -> None:
     file = RoundsFile(PARAMS)
     file.remove(name)
     file.save()
-    click.echo(f"removed {name} from params.yaml; its files under {Paths(name).folder} are still here")
+    folder = Paths(name).folder
+    more = f"; its files under {folder} are still here" if folder.is_dir() else ""
+    click.echo(f"removed {name} from params.yaml{more}")
 
 
 @rounds.command()

@@ -18,10 +18,13 @@ class Watcher(Protocol):
 
 
 class Counter:
-    """What a stage has done so far of `total` items; `watchers` are told."""
+    """What a stage has done so far of `total` items; `watchers` are told.
 
-    def __init__(self, total: int = 0, label: str = "") -> None:
-        self.total, self.label = total, label
+    unit: what the items are called. at_once: how many are under way together, of which none is counted until it ends.
+    """
+
+    def __init__(self, total: int = 0, label: str = "", unit: str = "", at_once: int = 0) -> None:
+        self.total, self.label, self.unit, self.at_once = total, label, unit, at_once
         self.done = self.skipped = 0
         self.tokens = 0
         self.started = self.latest = time.perf_counter()
@@ -61,10 +64,17 @@ class Counter:
             watcher.stepped(step, numbers)
 
     def seconds_left(self) -> float | None:
-        """Return the time left if the items to come take as long as those done; None as long as none is."""
+        """Return the time left if the items to come take as long as those done; None as long as none is.
+
+        Items that are under way together count as half done: the sequences of a batch, say, which end all at about
+        the same time, so that a share of finished ones alone would say nothing until then.
+        """
         done = self.done - self.skipped
         if done <= 0:
             return None
+        if self.at_once:
+            half = min(self.at_once, self.total - self.done) / 2
+            return self.seconds * (self.total - self.done - half) / (done + half)
         left = (self.latest - self.started) * (self.total - self.done) / done
         return max(0.0, left - (time.perf_counter() - self.latest))
 

@@ -20,7 +20,7 @@ LINE_SECONDS = 30.0
 
 
 class Lines:
-    """A line every LINE_SECONDS, for logs: `update r003: 40 % of 128, 2.5 min left`."""
+    """A line every LINE_SECONDS, for logs: `update r003: 40 % of 128 samples, 2.5 min left`."""
 
     def __init__(self) -> None:
         self.said = time.perf_counter()
@@ -30,7 +30,7 @@ class Lines:
         if time.perf_counter() - self.said < LINE_SECONDS or counter.done >= counter.total:
             return
         self.said = time.perf_counter()
-        text = f"{100 * counter.done / counter.total:.0f} % of {counter.total}"
+        text = f"{100 * counter.done / counter.total:.0f} % of {counter.total} {counter.unit}"
         if counter.tokens:
             text += f", {counter.tokens_per_second:,.0f} tokens/s"
         left = counter.seconds_left()
@@ -44,9 +44,9 @@ class Lines:
 
 
 @contextmanager
-def progress(total: int, label: str) -> Iterator[Counter]:
-    """Yield a Counter over `total` items; label: the stage and its round, `update r003`."""
-    counter = Counter(total, label)
+def progress(total: int, label: str, unit: str, at_once: int = 0) -> Iterator[Counter]:
+    """Yield a Counter over `total` items; label: the stage and its round, `update r003`. unit, at_once: as there."""
+    counter = Counter(total, label, unit, at_once)
     if sys.stderr.isatty() and not os.environ.get("CI"):
         from .progress_bar import Bar
 

@@ -28,8 +28,8 @@ class Bar:
 
     def __init__(self, counter: Counter) -> None:
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"),
-            TimeLeft(counter),
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(counter.unit),
+            TextColumn("{task.fields[speed]}"), TimeLeft(counter),
         )  # fmt: skip
         self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
         self.task = self.bar.add_task(counter.label, total=counter.total, speed="")

@@ -77,9 +77,9 @@ class StageRun(Generic[Settings]):
         return self._scratch
 
     @contextmanager
-    def progress(self, total: int) -> Iterator[Counter]:
-        """Yield a Counter of the stage's work over `total` items."""
-        with progress(total, self.label) as counter:
+    def progress(self, total: int, unit: str, at_once: int = 0) -> Iterator[Counter]:
+        """Yield a Counter of the stage's work over `total` items: so many `unit`; at_once: that are under way."""
+        with progress(total, self.label, unit, at_once) as counter:
             yield counter
         self.record |= {"tokens": counter.tokens, "tokens_per_second": round(counter.tokens / counter.seconds, 1)}
 

@@ -71,6 +71,10 @@ def test_a_prompt_s_answers_stand_beside_each_other(monkeypatch: pytest.MonkeyPa
         return found
 
     monkeypatch.setattr("ppo_pipeline.cli.chat.answers", whose)
+    piped = run(*ASK, "--prompt", "x")
+    assert piped.stdout.splitlines() == ["prompt\tbase\ttrained", "x\tsays the base\tsays the policy"]
+    assert piped.stderr == "trained: r001\n"
+    monkeypatch.setattr("ppo_pipeline.cli.chat.on_terminal", lambda: True)
     for arguments, stdin in (((*ASK, "--prompt", "x"), None), (ASK, "x\n")):
         lines = run(*arguments, stdin=stdin).output.splitlines()
         head, row = (next(line for line in lines if line.startswith(edge)) for edge in ("┃", "│"))

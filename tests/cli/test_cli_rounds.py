@@ -61,6 +61,13 @@ def test_a_branch_is_the_main_line_where_it_is_marked_and_two_marks_are_refused(
     assert "z" not in load_params().rounds
 
 
+def test_remove_tells_of_files_only_where_they_are() -> None:
+    assert run("remove", "r004").output == "removed r004 from params.yaml\n"
+    Path("data/rounds/r003").mkdir(parents=True)
+    assert "; its files under data/rounds/r003 are still here" in run("remove", "r003").output
+    assert list(load_params().rounds) == ["r001", "r002"]
+
+
 def test_list_says_which_outputs_are_here() -> None:
     run("branch", "r001", "--name", "b", "--set", "advantage.kl_coef=0.1", "--set", "seed=0")
     for name in ("rollouts", "rewards", "reference", "advantages", "eval"):

@@ -139,6 +139,20 @@ def test_the_scaled_preset_is_the_lora_notebook_s_but_for_the_lines_that_say_so(
     assert params.rollout.prompts_per_round * params.rollout.samples_per_prompt == 64
 
 
+def test_skills_is_the_committed_params_yaml_which_names_the_schema_too() -> None:
+    """Byte for byte, so that git sees no change where `ppo-pipeline preset skills` brings them back."""
+    assert f"{HEAD}\n".encode() + PRESETS["skills"].read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+
+def test_there_is_a_way_back_to_the_committed_settings(project: Path) -> None:
+    Path("params.schema.json").write_text("{}", encoding="utf-8")
+    committed = Path("params.yaml").read_bytes()
+    for name in ("english", "skills"):
+        preset(name)
+    assert Path("params.yaml").read_bytes() == committed
+    assert not list(Path().glob("params.before-*"))
+
+
 def test_english_differs_from_the_committed_settings_in_what_is_of_its_task() -> None:
     committed, english = (load_params(path).model_dump() for path in (ROOT / "params.yaml", PRESETS["english"]))
     sizes = {"rollout": ["max_new_tokens"], "evaluate": ["max_new_tokens", "batch_size"]}

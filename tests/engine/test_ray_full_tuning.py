@@ -53,7 +53,7 @@ def test_two_workers_make_one_process_s_files_and_a_killed_one_changes_no_bit(
     monkeypatch.setenv(ENGINE, "ray")
     monkeypatch.setenv(WORKERS, "2")
     shutil.rmtree(project.folder / "data/scratch", ignore_errors=True)
-    assert "update r001: 6 steps" in project.run("update", "r001") and "6 steps" in alone
+    assert "update r001: 6 of 6 steps" in project.run("update", "r001") and "6 of 6 steps" in alone
     found = tensors(project)
     assert sorted(path.name for path in project.path("r001/policy").iterdir()) == others
     assert {n: (t.shape, t.dtype) for n, t in found.items()} == {n: (t.shape, t.dtype) for n, t in wanted.items()}

@@ -85,7 +85,7 @@ def test_the_number_of_workers_changes_no_bit(
     on_ray(project, monkeypatch, workers)
     said = project.run("update", "r001")
     assert hashes(project) == expected
-    assert said.count("update r001: 6 steps") == 1 and "Warning" not in said
+    assert said.count("update r001: 6 of 6 steps") == 1 and "Warning" not in said
     record = json.loads((project.folder / "logs/r001/update.json").read_text())
     assert len(record["workers"]) == workers and record["device"] == "cpu"
     assert record["workers_machine"]["threads"] == "1" and record["tokens_per_second"] > 0
@@ -110,8 +110,8 @@ def test_a_rank_that_is_killed_changes_no_bit(
     shown = StageRun.progress
 
     @contextmanager
-    def progress(self: Any, total: int) -> Iterator[Any]:
-        with shown(self, total) as counter:
+    def progress(self: Any, total: int, *unit: str) -> Iterator[Any]:
+        with shown(self, total, *unit) as counter:
             yield counter
         counts.append((counter.total, counter.done, counter.tokens))
 

@@ -109,7 +109,7 @@ def test_an_update_that_ends_before_its_first_step(tmp_path: Any) -> None:
         for stage in ("rollout", "reward", "reference", "advantage"):
             project.run(stage, name)
         output = project.run("update", name)
-    assert "0 steps" in output and "ended by target_kl" in output
+    assert "0 of 2 steps" in output and "stopped early by target_kl" in output
     assert project.metrics("r002")["val/rollout_logprob_difference"] < 1e-4, "dropout is on outside of the update"
     assert project.metrics("r002")["policy/steps"] == 0
     assert state(project, "r002")["optimizer_step"] == 2

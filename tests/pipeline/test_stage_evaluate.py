@@ -69,7 +69,7 @@ def test_sampled_answers_are_drawn_as_the_rollout_draws(stages: Stages, said: st
         assert row["response_ids"] == drawn(model, ids, numbers)
         assert row["sample_id"] == f"eval-{row['prompt_id']}-{row['sample_index']}"
     assert len({tuple(row["response_ids"]) for row in table}) == len(table)
-    assert "2 answers and 10 sampled in" in said
+    assert "2 greedy and 10 sampled answers to held-out prompts in" in said
 
 
 def test_metrics_are_the_tables(stages: Stages, said: str) -> None:

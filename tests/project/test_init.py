@@ -208,9 +208,9 @@ def test_the_pipeline_is_the_repository_s_but_for_where_the_code_lies() -> None:
         (project_dvc_yaml, "dvc.yaml", "python -m stages ", "python -m stages."),
         (project_dvc_yaml, "dvc.yaml", "      - stages\n", ""),
         (project_dvc_yaml, "dvc.yaml", "      - stages\n", "      - stages\n      - more\n"),
-        (project_params, "params.yaml", "  source:", "  sourced:"),
-        (project_params, "params.yaml", "\nreward:", "\nrewards:"),
-        (project_params, "params.yaml", "  samples_per_prompt:", "  samples:"),
+        (project_params, "params/skills.yaml", "  source:", "  sourced:"),
+        (project_params, "params/skills.yaml", "\nreward:", "\nrewards:"),
+        (project_params, "params/skills.yaml", "  samples_per_prompt:", "  samples:"),
     ],
 )
 def test_a_rule_that_no_longer_fits_is_an_error(make: Any, name: str, old: str, new: str) -> None:
@@ -236,6 +236,23 @@ def test_written_fingerprints_are_current_until_one_differs(tmp_path: Path) -> N
     write_json(tmp_path / "update.json", {**all_fingerprints()["update"], "stages/update.py": "0" * 64})
     assert not is_current(tmp_path)
     assert not is_current(tmp_path / "nowhere")
+
+
+def test_what_people_edit_in_a_clone_is_no_template(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings that are tried, and remotes; dvc's settings are the repository's all the same."""
+    clone = here / "clone"
+    for name in ("dvc.yaml", "params", *new_project.AS_THEY_ARE):
+        copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copyfile
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(REPOSITORY / name, clone / name)
+    for name in ("params.yaml", ".dvc/config"):
+        (clone / name).write_text("edited", encoding="utf-8")
+    monkeypatch.setattr(new_project, "repository_file", clone.joinpath)
+    assert not [name for name, text in new_project.project_files(None).items() if "edited" in text.splitlines()]
+    ours, new = ConfigParser(), ConfigParser()
+    ours.read(REPOSITORY / ".dvc/config")
+    new.read_string(new_project.project_files(None)[".dvc/config"])
+    assert {name: {**new[name]} for name in new} == {name: {**ours[name]} for name in new}
 
 
 def test_each_template_is_written(here: Path) -> None:

@@ -1,6 +1,8 @@
 """What `ppo-pipeline status` says without DVC: files that would be written, the tree of rounds, times."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +102,28 @@ def test_status_without_dvc_shows_the_rounds_and_says_what_is_amiss() -> None:
     assert [entry["round"] for entry in told["rounds"]] == ["r000", "r001", "r002", "r003"]
     assert told["rounds"][2]["settings"] == "seed=7" and told["rounds"][2]["score"] is None
     assert told["reruns"] is None and "run from the project's top folder" in told["trouble"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["dvc", "repro"], "`dvc status` fails: a run of DVC is at work here, `dvc repro` (process {}); ask again"),
+        (
+            ["another"],
+            "`dvc status` fails: .dvc/tmp/rwlock names process {}, which is no run of DVC by now; docs",
+        ),
+    ],
+)
+def test_status_says_which_run_holds_the_files_and_never_to_remove_its_lock(words: list[str], said: str) -> None:
+    """Against the real DVC: a process that lives stands in its lock file as the writer of what a stage reads."""
+    from dvc.repo import Repo
+
+    Repo.init(no_scm=True).close()
+    Path("dvc.yaml").write_text("stages: {one: {cmd: echo, deps: [params.yaml]}}\n", encoding="utf-8")
+    sleep = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    with subprocess.Popen([*sleep, *words], stdin=subprocess.PIPE) as process:
+        held = {str(Path("params.yaml").resolve()): {"pid": process.pid, "cmd": "/some/where/dvc repro"}}
+        Path(".dvc/tmp/rwlock").write_text(json.dumps({"write": held}), encoding="utf-8")
+        trouble = json.loads(CliRunner().invoke(main, ["status", "--json"]).stdout)["trouble"]
+        process.communicate()
+    assert trouble.startswith(said.format(process.pid)) and "remove" not in trouble

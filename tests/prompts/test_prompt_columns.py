@@ -134,3 +134,11 @@ def test_the_stage_says_which_columns_there_are(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "data").mkdir()
     stage.run()
     assert "held out; columns: answer (whole numbers), topic (text)" in capsys.readouterr().out
+    for heldout, said in (
+        (5, "5 held out (a share of right answers is uncertain by 22 points); "),
+        (100, "100 held out; "),
+    ):
+        splits = ["train"] + ["heldout"] * heldout
+        jsonl(tmp_path / "p.jsonl", *({"prompt": f"q{n}", "split": split} for n, split in enumerate(splits)))
+        stage.run()
+        assert f"prompts: 1 to train on, {said}columns: none" in capsys.readouterr().out

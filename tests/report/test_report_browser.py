@@ -292,28 +292,39 @@ def test_rewards_are_drawn_against_the_root_of_the_kl(opened: Opener, tmp_path: 
     assert said.endswith("r001 0.750 at 0.500; r002 \u22128 at 3")
 
 
+def cut(found: Any) -> list[str]:
+    """Return the texts of the elements whose content is wider or higher than they are."""
+    wide = (
+        "all => all.filter(e => e.scrollWidth > e.clientWidth || e.scrollHeight > e.clientHeight).map(e => e.innerText)"
+    )
+    texts: list[str] = found.evaluate_all(wide)
+    return texts
+
+
 def test_prompts_own_columns_turns_ends_and_times(opened: Opener, tmp_path: Path) -> None:
     folder = write_project(tmp_path / "own", {"r001": "r000", "r002": "r001"}, samples=12)
     prompts = PROMPTS.read(folder / "data/prompts.parquet")
-    topics = [f"topic {int(name[1:]) % 2}" for name in prompts.column("prompt_id").to_pylist()]
+    topics = [f"multiplication {int(name[1:]) % 2}" for name in prompts.column("prompt_id").to_pylist()]
     levels = [int(name[1:]) // 4 for name in prompts.column("prompt_id").to_pylist()]
     own = prompts.append_column("topic", pa.array(topics)).append_column("level", pa.array(levels))
     PROMPTS.write(own, folder / "data/prompts.parquet")
     for name in ("r001", "r002"):
-        record = {"stage": "update", "round": name, "seconds": 45.0, "tokens": 1500, "tokens_per_second": 100.0}
         (folder / "logs" / name).mkdir(parents=True)
-        (folder / "logs" / name / "update.json").write_text(json.dumps(record))
+        for stage in ("rollout", "reference", "update", "evaluate"):
+            record = {"stage": stage, "round": name, "seconds": 45.0, "tokens": 1500, "tokens_per_second": 100.125}
+            (folder / "logs" / name / f"{stage}.json").write_text(json.dumps(record))
     page = opened("#samples", write_report(folder))
     counted(page, "24 samples")
-    page.locator('select[data-own="o0"]').select_option(label="topic 1")
+    page.locator('select[data-own="o0"]').select_option(label="multiplication 1")
     counted(page, "12 of 24")
     page.locator('select[data-own="o1"]').select_option(label="2")
     counted(page, "4 of 24")
-    assert set(column(page, "o0")) == {"topic 1"} and set(column(page, "o1")) == {"2"}
+    assert set(column(page, "o0")) == {"multiplication 1"} and set(column(page, "o1")) == {"2"}
+    assert not cut(page.locator("#table .tabulator-cell[tabulator-field=o0]")), "a value is as wide as its column"
     page.locator("#table .tabulator-row").first.click()
     page.locator("#detail .turn.asks").wait_for()
     assert page.locator("#detail .turn").all_inner_texts() == [f"User\n{TEXTS[9 % len(TEXTS)][0]}"]
-    assert "topic\ntopic 1" in page.locator("#detail").inner_text()
+    assert "topic\nmultiplication 1" in page.locator("#detail").inner_text()
     shot(page, "own")
     page.locator("#tab-best").click()
     scores = {
@@ -326,10 +337,11 @@ def test_prompts_own_columns_turns_ends_and_times(opened: Opener, tmp_path: Path
     page.locator("#tab-times").click()
     page.locator("#time-parts canvas").first.wait_for()
     row = page.locator("#time-parts tr", has=page.locator("th:text-is('update')")).inner_text().split("\t")
-    assert row == ["update", "2", "1.5 min", "100.0 %", "45 s", "3,000", "100", "–"]
+    assert row == ["update", "2", "1.5 min", "25.0 %", "45 s", "3,000", "100.1", "–"]
     assert page.locator("#time-parts figure .name").all_inner_texts() == [
         "Seconds of each stage", "Tokens through each stage", "Speed",
     ]  # fmt: skip
+    assert not cut(page.locator("#time-parts .readout")), "all of it can be read"
     shot(page, "times")
 
 

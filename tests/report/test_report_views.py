@@ -134,7 +134,7 @@ def test_times_are_those_of_the_records(project: Path) -> None:
 
 def test_a_stage_records_its_tokens() -> None:
     stage = StageRun("update", "r001", None, Paths(), Path("unused"), {})
-    with stage.progress(2) as counter:
+    with stage.progress(2, "samples") as counter:
         counter.advance(1, tokens=30)
         counter.advance(1, tokens=12)
     assert stage.record["tokens"] == 42 and stage.record["tokens_per_second"] > 0

@@ -1,7 +1,12 @@
-"""dvc.yaml and params.yaml of a new project, made of this repository's own, so that the two never drift apart."""
+"""dvc.yaml and params.yaml of a new project, made of this repository's dvc.yaml and preset `skills`.
+
+So they never drift apart. The preset and not params.yaml, which is edited in a clone: an experiment is no template.
+"""
 
 import json
 import re
+
+from ...settings.json_schema import HEAD
 
 SOURCE, REWARD = "prompts/example.jsonl", "reward_functions.example:reward"
 
@@ -49,10 +54,11 @@ def project_dvc_yaml(text: str) -> str:
 
 
 def project_params(text: str, model: str | None = None, local: bool = False) -> str:
-    """Return the repository's params.yaml with the example's prompts and reward.
+    """Return the preset `skills` with the example's prompts and reward.
 
     model: `base.model`; local: it is a folder or file, which `sources` names too.
     """
+    text = _replaced(r"\A# Skills: .*\n#\n", f"{HEAD}\n", text, 1)
     text = _replaced(r"(?<=\n)  source: .*\n", f"  source: {SOURCE}\n", text, 1)
     text = _replaced(r"(?<=\n)reward:\n(?:(?: .*)?\n)*", COMPONENTS, text, 1)
     for section, name, count in SIZES:

@@ -11,9 +11,11 @@ from ..sealing.index import EMPTY
 from .derived import project_dvc_yaml, project_params
 
 TEMPLATE = PACKAGE / "project/new_project/template"
-AS_THEY_ARE = ("params.schema.json", ".dvcignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots.html")
+# What people edit in a clone, params.yaml and .dvc/config (remotes), is not taken from there.
+AS_THEY_ARE = ("params.schema.json", ".dvcignore", ".dvc/.gitignore", ".dvc/plots.html")
 TEMPLATES = {
     ".gitignore": "gitignore",
+    ".dvc/config": "dvc-config",
     "README.md": "README.md",
     "prompts/example.jsonl": "prompts/example.jsonl",
     "reward_functions/__init__.py": "reward_functions/__init__.py",
@@ -26,7 +28,7 @@ def project_files(model: str | None, local: bool = False) -> dict[str, str]:
     """Return the text of each file of a new project, by its path there; local: whether `model` is a path."""
     made = {
         "dvc.yaml": project_dvc_yaml(_read(repository_file("dvc.yaml"))),
-        "params.yaml": project_params(_read(repository_file("params.yaml")), model, local),
+        "params.yaml": project_params(_read(repository_file("params/skills.yaml")), model, local),
         "sealed/rounds.yaml": EMPTY,
         "sealed/metrics/.gitkeep": "",
         "data/sources/base/.gitkeep": "",

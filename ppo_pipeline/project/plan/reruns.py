@@ -13,6 +13,7 @@ from typing import Any
 from ...errors import PipelineError
 from ...settings.params import Params
 from ...storage.code_fingerprint import is_current
+from ..dvc_at_work import told
 from ..local_models import MODELS, check_sources
 from .would_be import CODE, code_files, md5, model_files, settings_files, what_changed
 
@@ -51,7 +52,7 @@ def reruns(repo: Any, params: Params) -> list[Rerun]:
         stages = [stage for stage in networkx.dfs_postorder_nodes(repo.index.graph) if stage.cmd]
         return [found for stage in stages if (found := outlook.of(stage)) is not None]
     except DvcException as error:
-        raise PipelineError(f"`dvc status` fails: {error}") from None
+        raise PipelineError(f"`dvc status` fails: {told(error)}") from None
 
 
 class _Outlook:

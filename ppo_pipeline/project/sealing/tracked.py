@@ -7,6 +7,7 @@ from typing import Any
 
 from ...errors import PipelineError
 from ...storage.code_fingerprint import is_current
+from ..dvc_at_work import told
 from ..paths import Paths
 
 
@@ -26,7 +27,7 @@ class Tracked:
         try:
             found = {key: _said(changes) for key, changes in self.repo.status().items()}
         except DvcException as error:
-            raise PipelineError(f"`dvc status` fails, nothing was sealed: {error}") from None
+            raise PipelineError(f"`dvc status` fails, nothing was sealed: {told(error)}") from None
         if found.get("code") == "always changed" and is_current(Paths().code_folder):
             del found["code"]
         return found

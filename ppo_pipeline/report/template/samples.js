@@ -4,7 +4,9 @@ let sampleTable = null;
 function startSamples() {
   const numbers = sampleNumbers();
   const own = index.own.map((column, k) => ({ ...column, field: "o" + k }));
-  const width = (title) => Math.max(84, Math.min(140, 32 + 7.6 * title.length));
+  const width = (title) => Math.max(84, Math.min(150, 32 + 8.4 * title.length));
+  const longest = (values) => Math.max(0, ...new Set(Object.values(values).map((value) => String(value).length)));
+  const wordWidth = ({ name, values }) => Math.max(width(name), Math.min(150, 22 + 7.6 * longest(values))); // a longer one goes on below
   options($("filter-round"), [["", "all"], ...index.rounds.map((r) => [r.name, r.name])]);
   options($("filter-finish"), [["", "all"], ...[...new Set(samples.map((row) => row.finish))].sort().map((f) => [f, f])]);
   options($("filter-column"), [...numbers, ...own.filter(({ numeric }) => numeric).map(({ field, name }) => [field, name])]);
@@ -18,7 +20,7 @@ function startSamples() {
     wordColumn("Round", "round", 74), textColumn("Prompt", "prompt", 3), textColumn("Response", "response", 4),
     ...numbers.map(([field, title]) => numberColumn(title, field, field === "tokens" ? 0 : 3, field === "tokens" ? 74 : width(title))),
     wordColumn("Finish", "finish", 74),
-    ...own.filter(({ few, numeric }) => few || numeric).map(({ field, name, numeric }) => (numeric ? numberColumn(name, field, null, width(name)) : wordColumn(name, field, width(name)))),
+    ...own.filter(({ few, numeric }) => few || numeric).map((one) => (one.numeric ? numberColumn(one.name, one.field, null, width(one.name)) : wordColumn(one.name, one.field, wordWidth(one)))),
   ], samples, { pick: showSample, follow: true });
   sampleTable.counted((n) => {
     const all = index.total > samples.length ? ` in this file (the run has ${count(index.total)})` : "";

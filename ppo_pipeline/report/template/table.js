@@ -11,7 +11,7 @@ function numberColumn(title, field, digits = 3, width = 72) {
 }
 
 function wordColumn(title, field, width = 72) {
-  return { ...column(title, field), width, sorter: "string", formatter: (cell) => el("span", { dir: "auto" }, clean(String(cell.getValue() ?? ""))) };
+  return { ...column(title, field), width, sorter: "string", formatter: (cell) => el("span", { dir: "auto", class: "clamped" }, clean(String(cell.getValue() ?? ""))) };
 }
 
 const column = (title, field) => ({ title, field, titleFormatter: () => el("span", { title }, title), headerSortTristate: true, resizable: "header" });

@@ -76,7 +76,7 @@ class HttpComponent(Component):
         rewards = np.zeros(len(samples))
         starts = range(0, len(samples), self.batch_size)
         kept = KeptBatches(snapshots, {"rewards": rewards}, [slice(i, i + self.batch_size) for i in starts])
-        with open_session(token) as session, kept, progress(len(samples), f"reward {self.name}") as counter:
+        with open_session(token) as session, kept, progress(len(samples), f"reward {self.name}", "samples") as counter:
             for rows in kept.remaining():
                 ids = samples.sample_ids[rows]
                 try:

@@ -105,7 +105,7 @@ class ModelComponent(Component):
 
         batches = workers.open(ClassifyWork(self, samples))
         kept = KeptBatches(snapshots, {"rewards": rewards}, batches)
-        with kept, progress(len(samples), f"reward {self.name}") as counter:
+        with kept, progress(len(samples), f"reward {self.name}", "samples") as counter:
             left = kept.left()
             for place, found in workers.run([batches[number] for number in left], counter):
                 rewards[batches[left[place]]] = found
