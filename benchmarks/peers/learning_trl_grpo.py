@@ -72,7 +72,7 @@ def main(given: Namespace) -> None:
     config, trainer = TRAINERS[given.trainer]
     with tempfile.TemporaryDirectory() as folder:
         args = config(
-            **settings, output_dir=folder, seed=given.seed, use_cpu=given.device == "cpu", bf16=given.device != "cpu",
+            **settings, output_dir=folder, seed=given.seed, use_cpu=given.device == "cpu", bf16=True,
             report_to="none", save_strategy="no", disable_tqdm=True,
         )  # fmt: skip
         noting(trainer, record)(

@@ -90,7 +90,7 @@ def main(given: Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         config = PPOConfig(
-            **settings, output_dir=folder, seed=given.seed, use_cpu=given.device == "cpu", bf16=given.device != "cpu",
+            **settings, output_dir=folder, seed=given.seed, use_cpu=given.device == "cpu", bf16=True,
             num_sample_generations=0, local_rollout_forward_batch_size=given.samples, report_to="none",
             save_strategy="no", disable_tqdm=True,
         )  # fmt: skip
