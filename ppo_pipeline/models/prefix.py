@@ -15,16 +15,12 @@ def causal_mask(queries: int, keys: int, device: torch.device) -> torch.Tensor:
 
 def common_prefix(prompts: list[list[int]]) -> int:
     """Return how many tokens all prompts share at their start, leaving each at least one of its own."""
-    if not prompts:
-        return 0
-    first, last = min(prompts), max(prompts)  # the common start of these two is that of all
-    shortest = max(min(map(len, prompts)) - 1, 0)
-    return next((place for place in range(shortest) if first[place] != last[place]), shortest)
+    return shared(min(prompts), max(prompts)) if prompts else 0  # the common start of these two is that of all
 
 
 def shared(first: list[int], second: list[int]) -> int:
     """Return how many tokens two prompts share at their start, leaving each at least one of its own."""
-    most = min(len(first), len(second)) - 1
+    most = max(min(len(first), len(second)) - 1, 0)
     return next((place for place in range(most) if first[place] != second[place]), most)
 
 
