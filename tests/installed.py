@@ -7,10 +7,12 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from importlib.metadata import distribution
 from pathlib import Path
 
 from conftest import save_tiny
 from dvc_project import REPOSITORY, ProjectCopy, make_small
+from packaging.requirements import Requirement
 
 BUILT_OF = ("ppo_pipeline", "stages", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 
@@ -28,10 +30,30 @@ def repository_files() -> list[str]:
     return [path.relative_to(REPOSITORY).as_posix() for path in found]
 
 
-class Installed:
-    """A virtual environment with the wheel, which sees the libraries of the tests' own environment.
+def required_entries(name: str) -> set[Path]:
+    """Return what lies in the tests' site-packages of all that a distribution requires without its extras."""
+    entries: set[Path] = set()
+    todo, seen = [Requirement(name)], set()
+    while todo:
+        wanted = todo.pop()
+        if (wanted.name, *wanted.extras) in seen:
+            continue
+        seen.add((wanted.name, *wanted.extras))
+        found = distribution(wanted.name)
+        if wanted.name != name:
+            tops = {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}
+            entries |= {Path(sysconfig.get_paths()["purelib"], top) for top in tops}
+        for requirement in map(Requirement, found.requires or ()):
+            if any(not requirement.marker or requirement.marker.evaluate({"extra": extra})
+                   for extra in ("", *wanted.extras)):  # fmt: skip
+                todo.append(requirement)
+    return entries
 
-    Of that one only the packages' folder is put on the path: no .pth file in it counts, an editable install's neither.
+
+class Installed:
+    """A virtual environment with the wheel and, of the tests' own libraries, those that the wheel's requirements bring.
+
+    What an extra brings is not there, so that nothing works by a library which a plain `pip install` leaves out.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,7 +70,10 @@ class Installed:
         venv.create(self.folder, symlinks=os.name != "nt")
         (self.wheel,) = folder.glob("*.whl")
         run(*pip, "--python", str(self.python), "install", "--no-deps", "--no-index", str(self.wheel))
-        (self.packages / "libraries.pth").write_text(sysconfig.get_paths()["purelib"])
+        (self.folder / "libraries").mkdir()
+        for entry in required_entries("ppo-pipeline"):
+            (self.folder / "libraries" / entry.name).symlink_to(entry)
+        (self.packages / "libraries.pth").write_text(str(self.folder / "libraries"))
         shutil.rmtree(source)
 
     @property

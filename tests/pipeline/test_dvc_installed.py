@@ -6,8 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import tiny_model
 from dvc_project import REPOSITORY, Project
+from gguf_model import save_gguf
 from installed import Installed, InstalledProject
+from ruamel.yaml import YAML
+from safetensors.torch import load_file
 from test_dvc_pipeline import ROUND_1, ROUND_2
 
 from ppo_pipeline.compute.native import library
@@ -56,6 +61,24 @@ def test_the_hashes_are_those_of_the_repository_with_the_same_settings(
     copy.repro()
     assert project.hashes() == copy.hashes()
     assert {"data/code", "data/rounds/r002/policy", "data/base"} <= set(project.hashes())
+
+
+def test_a_gguf_file_needs_no_extra(project: InstalledProject) -> None:
+    """The packaged model is one: what reads it must come with the wheel."""
+    params = project.folder / "params.yaml"
+    good = params.read_text()
+    save_gguf(project.folder / "tiny.gguf")
+    edited = YAML().load(good)
+    edited["base"]["model"] = edited["sources"]["base"] = "tiny.gguf"
+    YAML().dump(edited, params)
+    assert project.repro("base") >= {"base"}
+    written = load_file(project.folder / "data/base/model.safetensors")
+    expected = tiny_model("llama").state_dict()
+    assert set(written) == set(expected) - {"lm_head.weight"}
+    for name, values in written.items():
+        torch.testing.assert_close(values.float(), expected[name], atol=0, rtol=2**-8)  # bf16, if that
+    params.write_text(good)
+    project.repro("base")
 
 
 def test_git_gets_what_a_clone_needs_and_no_data(project: InstalledProject) -> None:
