@@ -29,6 +29,7 @@ from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.models.tensors import checksum
 from ppo_pipeline.resume.snapshots import Snapshots
 from ppo_pipeline.tables.controllers import Controllers
+from ppo_pipeline.training import eight_bit
 from ppo_pipeline.training.batches import shuffled_minibatches
 from ppo_pipeline.training.critic_warmup import freeze_policy
 from ppo_pipeline.training.optimizer import make_optimizer, moments_of, trained_parameters
@@ -53,6 +54,7 @@ CASES: dict[str, dict[str, Any]] = {
     "gspo, some chosen": {"chosen": True, "settings": {"policy_loss": "gspo", "likelihood_coef": 0.3}},
     "target kl": {"settings": {"target_kl": 0.002, "epochs": 4, "lr": 1e-3}},
     "bf16": {"dtype": torch.bfloat16},
+    "8 bits": {"settings": {"optimizer": "adamw_8bit"}},
 }
 
 FROZEN = {"critic alone": {}, "separate critic alone": {"critic": "separate"}}  # the policy gets no gradient
@@ -74,6 +76,7 @@ def spread(policy: Policy, ranks: Ranks) -> Policy:
 def build(case: str, ranks: Ranks, state: TrainerState | None = None, **settings: Any) -> tuple[PPO, Any, Any]:
     """Return an update that has not begun, its samples and its targets."""
     options = {**CASES, **FROZEN}[case]
+    eight_bit.SHORTEST = 16  # of the tiny model's rows too
     made = {"architecture": options.get("architecture", "llama"), "critic": options.get("critic", "shared")}
     data = make_data(9)
     targets = make_targets(make_policy(**made, tuning="full"), data)

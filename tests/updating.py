@@ -22,7 +22,8 @@ TEMPERATURE = 0.8
 
 def update_settings(**changes: object) -> Update:
     values = {
-        "lr": 0.01, "value_lr": 0.02, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_eps": 1e-5, "weight_decay": 0.0,
+        "lr": 0.01, "value_lr": 0.02, "optimizer": "adamw",
+        "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_eps": 1e-5, "weight_decay": 0.0,
         "critic_warmup_rounds": 0, "critic_warmup_epochs": 4,
         "epochs": 2, "minibatches": 2, "microbatch_tokens": 64, "gradient_groups": 1, "clip_range": 0.2,
         "value_clip_range": 0.2, "value_coef": 0.1, "entropy_coef": 0.01, "max_grad_norm": 1.0,

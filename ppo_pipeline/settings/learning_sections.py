@@ -107,6 +107,10 @@ class Update(Section):
     schedule_rounds: Annotated[Count | None, AsBefore(None)] = Field(
         description="Rounds from the start to the end of a linear or cosine schedule; later ones stay at its last value"
     )
+    optimizer: Annotated[Literal["adamw", "adamw_8bit"], AsBefore("adamw")] = Field(
+        description="adamw_8bit keeps the moments of weights whose rows have 64 numbers or more in 8 bits (Dettmers et "
+        "al. 2021): a quarter of their memory and of their files, for steps that are a little off (docs/memory.md)"
+    )
     adam_beta1: Below1 = Field(description="AdamW's beta 1")
     adam_beta2: Below1 = Field(description="AdamW's beta 2")
     adam_eps: Positive = Field(description="AdamW's epsilon")

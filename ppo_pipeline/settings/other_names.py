@@ -78,6 +78,7 @@ TABLE = (
         "over rounds, not steps",
     ),
     Names("update.warmup_rounds", "warmup_steps", "warmup_steps", "actor.optim.lr_warmup_steps", "rounds, not steps"),
+    Names("update.optimizer", "optim", "optim"),
     Names("update.adam_beta1", "adam_beta1", "adam_beta1", "actor.optim.betas"),
     Names("update.adam_beta2", "adam_beta2", "adam_beta2", "actor.optim.betas"),
     Names("update.adam_eps", "adam_epsilon", "adam_epsilon"),

@@ -10,9 +10,10 @@ from ..models.checkpoint import TrainerState
 from ..models.policy import Policy
 from ..settings.learning_sections import Update
 from ..settings.supervised_sections import Supervised
+from .eight_bit import EightBitAdamW, is_kept_in_8_bits, moment_bytes, narrowed, widened
 from .split_adamw import SplitAdamW, is_large, join
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "low")
+MOMENTS = ("exp_avg", "exp_avg_sq", "low", "exp_avg_scale", "exp_avg_sq_scale")
 WHOLE, PART = 1 << 26, 1 << 20  # of a gradient, for its norm
 
 
@@ -24,7 +25,8 @@ def make_optimizer(policy: Policy, settings: Update, state: TrainerState, factor
     groups = [{"params": list(policy.policy_parameters().values()), "lr": settings.lr * factor}]
     if policy.value_head is not None:
         groups.append({"params": list(policy.value_parameters().values()), "lr": settings.value_lr * factor})
-    optimizer = adamw(groups, settings)
+    eight_bit = settings.optimizer == "adamw_8bit"
+    optimizer = adamw(groups, settings, eight_bit)
     values = set(policy.value_parameters())
     for name, parameter in trained_parameters(policy).items():
         kept = {m: state.moments[f"{name}.{m}"] for m in MOMENTS if f"{name}.{m}" in state.moments}
@@ -35,18 +37,25 @@ def make_optimizer(policy: Policy, settings: Update, state: TrainerState, factor
         elif low is not None:
             kept["low"] = low
         if kept:
-            optimizer.state[parameter] = {m: policy.part(name, t) for m, t in kept.items()}
+            parts = {m: policy.part(name, t) for m, t in kept.items()}
+            convert = narrowed if eight_bit and is_kept_in_8_bits(parameter) else widened
+            optimizer.state[parameter] = convert(parts)
             steps = state.value_step if name in values else state.optimizer_step
             optimizer.state[parameter]["step"] = torch.tensor(float(steps))
     return optimizer
 
 
-def adamw(groups: list[dict[str, Any]], settings: Update | Supervised) -> torch.optim.Optimizer:
+def adamw(
+    groups: list[dict[str, Any]], settings: Update | Supervised, eight_bit: bool = False
+) -> torch.optim.Optimizer:
     """Return AdamW over groups of parameters, each with its own `lr`; what is in bf16 loses no small step.
 
-    Large fp32 weights on a CPU make the same steps, to the last bit, without a copy of all second moments.
+    eight_bit: moments in 8 bits. Large fp32 weights on a CPU make the same steps, to the last bit, without a copy of
+    all second moments.
     """
     betas, eps, decay = (settings.adam_beta1, settings.adam_beta2), settings.adam_eps, settings.weight_decay
+    if eight_bit:
+        return EightBitAdamW(groups, betas, eps, decay)
     every = [p for group in groups for p in group["params"]]
     large = any(map(is_large, every)) and all(p.is_contiguous() for p in every)
     if large or any(p.dtype == torch.bfloat16 for p in every):
@@ -69,9 +78,13 @@ def moments_of(policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Te
     return moments
 
 
-def snapshot_bytes(parameters: Iterable[Tensor]) -> int:
+def snapshot_bytes(parameters: Iterable[Tensor], eight_bit: bool = False) -> int:
     """Return about how many bytes a snapshot of a training has: weights, gradients, moments and lower halves."""
-    return sum(p.numel() * (2 * p.element_size() + 8 + 2 * (p.dtype == torch.bfloat16)) for p in parameters)
+    size = 0
+    for p in parameters:
+        size += p.numel() * (2 * p.element_size() + 2 * (p.dtype == torch.bfloat16))
+        size += moment_bytes(p) if eight_bit and is_kept_in_8_bits(p) else 8 * p.numel()
+    return size
 
 
 def gradient_norm(parameters: list[Tensor]) -> Tensor:

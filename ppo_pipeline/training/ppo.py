@@ -86,7 +86,8 @@ class PPO:
             layer.dropout.train(layer.lora_A.requires_grad)
         self.snapshots, self.seed_key = snapshots, seed_key
         if snapshots is not None:
-            snapshots.expect(snapshot_bytes(self.parameters) * (self.ranks.size if self.policy.sharded else 1))
+            size = snapshot_bytes(self.parameters, self.settings.optimizer == "adamw_8bit")
+            snapshots.expect(size * (self.ranks.size if self.policy.sharded else 1))
         resumed = load_state(self, snapshots) if snapshots is not None else False
         first = self.position
         for _ in range(first.epoch):

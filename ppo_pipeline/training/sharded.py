@@ -104,12 +104,12 @@ class ShardedPolicy(Policy):
         return {name: p.shape for name, p in self.by_fsdp.items()}
 
     def part(self, name: str, tensor: Tensor) -> Tensor:
-        """Return this rank's rows of a tensor in the shape of the parameter `name`, on its device."""
+        """Return this rank's rows of a tensor with as many rows as the parameter `name`, on its device."""
         return part_of(tensor).to(self.model.device)
 
     def whole(self, name: str, tensor: Tensor) -> Tensor | None:
         """Return the ranks' parts of a tensor put together, in rank 0's memory; None on the others."""
-        return gathered(tensor, self.by_fsdp[name].shape)
+        return gathered(tensor, torch.Size([self.by_fsdp[name].shape[0], *tensor.shape[1:]]))
 
     def assembled(self) -> Policy | None:
         """Return on rank 0 the policy with whole weights in memory, to be saved; None on the others.

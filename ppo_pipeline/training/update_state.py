@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import PipelineError
 from ..resume.snapshots import Snapshots
-from .optimizer import trained_parameters
+from .optimizer import MOMENTS, trained_parameters
 
 if TYPE_CHECKING:
     from .ppo import PPO
@@ -112,7 +112,7 @@ def _take_up(ppo: "PPO", tensors: dict[str, Tensor], numbers: dict[str, Any]) ->
         grad = tensors.get(f"grad.{name}")
         parameter.grad = None if grad is None else ppo.policy.part(name, grad)
         state = {}
-        for kind in ("step", "exp_avg", "exp_avg_sq", "low"):
+        for kind in ("step", *MOMENTS):
             tensor = tensors.get(f"optimizer.{kind}.{name}")
             if tensor is not None:  # AdamW keeps its step on the CPU
                 state[kind] = tensor if kind == "step" else ppo.policy.part(name, tensor)

@@ -139,7 +139,7 @@ def test_an_error_for_a_missing_line_names_its_value_and_the_command() -> None:
     assert "`ppo-pipeline params upgrade` adds 2 such lines" in said
     Path("params.yaml").write_text(OLDEST.read_text(encoding="utf-8"), encoding="utf-8")
     said = CliRunner().invoke(main, ["rounds", "list"]).output
-    assert said.count("is missing; `") == 8 and "... and 68 more" in said
+    assert said.count("is missing; `") == 8 and "... and 69 more" in said
     Path("params.yaml").write_text(COMMITTED.replace("  gamma: 1.0\n", ""), encoding="utf-8")
     said = CliRunner().invoke(main, ["rounds", "list"]).output
     assert "no setting has a hidden default" in said and "upgrade" not in said

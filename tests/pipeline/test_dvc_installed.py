@@ -78,6 +78,7 @@ def test_a_gguf_file_needs_no_extra(project: InstalledProject) -> None:
     for name, values in written.items():
         torch.testing.assert_close(values.float(), expected[name], atol=0, rtol=2**-8)  # bf16, if that
     params.write_text(good)
+    (project.folder / "tiny.gguf").unlink()
     project.repro("base")
 
 

@@ -12,6 +12,7 @@ from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.checkpoint import TrainerState
 from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.resume.snapshots import Snapshots
+from ppo_pipeline.training import eight_bit
 from ppo_pipeline.training.critic_warmup import freeze_policy
 from ppo_pipeline.training.loss_scale import loss_scaler
 from ppo_pipeline.training.optimizer import make_optimizer, moments_of
@@ -25,6 +26,7 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Snapshots, "_pause", lambda self: 0.0)
+    monkeypatch.setattr(eight_bit, "SHORTEST", 16)  # of the tiny model's rows too
 
 
 def build(
@@ -54,6 +56,12 @@ CASES: dict[str, dict[str, Any]] = {
     "dropout": {"dropout": 0.3},
     "full": {"policy": {"tuning": "full"}},
     "full bf16": {"policy": {"tuning": "full"}, "dtype": torch.bfloat16},
+    "full 8 bits": {"policy": {"tuning": "full"}, "settings": {"optimizer": "adamw_8bit"}},
+    "full bf16 8 bits": {
+        "policy": {"tuning": "full"},
+        "dtype": torch.bfloat16,
+        "settings": {"optimizer": "adamw_8bit"},
+    },
     "separate critic": {"policy": {"critic": "separate"}},
     "no critic": {"policy": {"critic": "none"}},
     "fp16": {"dtype": torch.float16, "scale": 2.0**40, "settings": {"epochs": 12}},
@@ -95,6 +103,7 @@ def test_stopped_at_every_microbatch_it_ends_with_the_same_bits(
             stops += 1
     assert stops >= 5
     found = state_of(ppo, policy)
+    assert any(tensor.dtype == torch.uint8 for tensor in found.values()) == ("8 bits" in case)
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
     assert ppo.metrics() == plain.metrics()
@@ -130,7 +139,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(tmp_path: Path) -> 
         assert f"grad.{name}" not in tensors
 
 
-@pytest.mark.parametrize("case", ["lora", "full", "full bf16", "separate critic"])
+@pytest.mark.parametrize("case", ["lora", "full", "full bf16", "full 8 bits", "full bf16 8 bits", "separate critic"])
 def test_a_snapshot_has_as_many_bytes_as_expected(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two microbatches of a later step: weights, gradients and moments are all there."""
     options = {"dtype": torch.float32, "dropout": 0.0, "scale": None, "policy": {}, "settings": {}, **CASES[case]}

@@ -101,9 +101,9 @@ def test_an_update_ends_as_in_one_process(case: str, runs: dict[str, list[Any]])
     wanted = finished(case, Ranks())
     assert found["counts"] == wanted["counts"]
     assert (found["metrics"], found["counts"]) == (other["metrics"], other["counts"]), "ranks know the same"
-    rough = case == "bf16"
+    rough = case in ("bf16", "8 bits")  # a code may be its neighbour where a gradient is off by rounding
     assert found["metrics"] == pytest.approx(wanted["metrics"], rel=0.1 if rough else 1e-3, abs=0.1 if rough else 1e-4)
-    weights = {n for n in wanted["tensors"] if not re.search(r"\.(exp_avg|exp_avg_sq|low)$", n)}
+    weights = {n for n in wanted["tensors"] if not re.search(r"\.(exp_avg|exp_avg_sq|low)(_scale)?$", n)}
     far = errors(found["tensors"], wanted["tensors"])
     assert max(far[name] for name in weights) < (0.02 if rough else 1e-4)
     if not rough:
@@ -124,7 +124,7 @@ def test_a_snapshot_goes_on_by_as_many_processes_or_by_one(case: str, runs: dict
     assert by_two[0]["metrics"] == by_two[1]["metrics"] == wanted["metrics"]
     assert by_two[0]["done"] == [False, True, True], "the first epoch was in the snapshot"
     by_one = resumed(case, Ranks(), str(folder / f"steps {case}"))
-    weights = {n for n in wanted["tensors"] if not re.search(r"\.(exp_avg|exp_avg_sq|low)$", n)}
+    weights = {n for n in wanted["tensors"] if not re.search(r"\.(exp_avg|exp_avg_sq|low)(_scale)?$", n)}
     far = errors(by_one["tensors"], wanted["tensors"])
     assert 0 < max(far[name] for name in weights) < (0.02 if case == "bf16" else 1e-4)
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from .needs import STAGES, Plan, stage_memory
-from .plan import SPLIT_STATES
+from .plan import state_bytes
 from .shapes import KNOWN, Shape
 
 CARDS = (8, 16, 24, 48, 80)  # GB
@@ -11,11 +11,13 @@ SPARE = 1.1  # for what the allocator cannot use of its blocks
 RANK = 16
 # bf16, LoRA of rank 16 on all linear layers, 1024 tokens a microbatch, 64 sequences of 256 + 256 tokens decoded.
 COMMON = Plan("gpu", rank=RANK, layers_with_lora=7, microbatch_tokens=1024, longest=512, slots=64, capacity=512)
+FULL = replace(COMMON, checkpointing=True, rank=0, layers_with_lora=0)
 WAYS = {
     "LoRA, base in 4 bits": replace(COMMON, four_bit=True, checkpointing=True),
     "LoRA": replace(COMMON, checkpointing=True),
     "LoRA, no checkpointing": COMMON,
-    "all parameters": replace(COMMON, checkpointing=True, rank=0, layers_with_lora=0, state_bytes=SPLIT_STATES),
+    "all parameters": replace(FULL, state_bytes=state_bytes("adamw", True, 2)),
+    "all parameters, 8-bit Adam": replace(FULL, state_bytes=state_bytes("adamw_8bit", True, 2)),
 }
 
 

@@ -6,6 +6,13 @@ from .shapes import Shape
 
 SPLIT_STATES = 10.0  # bytes a weight: two moments in fp32 and the lower half of a bf16 weight; split_adamw.py
 STATES = 8.0
+EIGHT_BITS = 2 * (1 + 4 / 256)  # two codes, and an fp32 scale for 256 of each; eight_bit.py
+
+
+def state_bytes(optimizer: str, full: bool, size: int) -> float:
+    """Return the optimizer's bytes for each trained weight; LoRA's B has too short rows for 8 bits, and counts as A."""
+    moments = EIGHT_BITS if full and optimizer == "adamw_8bit" else STATES
+    return moments + (SPLIT_STATES - STATES if full and size == 2 else 0)
 
 
 def plans_of(params: Params, shape: Shape, device: str) -> dict[str, Plan]:
@@ -21,7 +28,7 @@ def plans_of(params: Params, shape: Shape, device: str) -> dict[str, Plan]:
         "rank": 0 if full else policy.rank,
         "layers_with_lora": 0 if full else len(shape.targeted(policy.target_modules)),
         "four_bit": policy.quantization is not None,
-        "state_bytes": SPLIT_STATES if full and size == 2 else STATES,
+        "state_bytes": state_bytes(update.optimizer, full, size),
         "critics": int(policy.critic == "separate"),
         "microbatch_tokens": update.microbatch_tokens,
         "checkpointing": update.gradient_checkpointing,
