@@ -71,7 +71,7 @@ def quantized(numbers: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
     codes += scaled > middles.index_select(0, codes.int())
     if not signed:
         codes.clamp_min_((blocks.flatten() > 0).to(torch.uint8))
-    return codes.view(len(numbers), -1)[:, : numbers.shape[1]].contiguous(), scales
+    return in_rows(codes.view(blocks.shape))[:, : numbers.shape[1]].contiguous(), scales
 
 
 def dequantized(codes: Tensor, scales: Tensor, signed: bool) -> Tensor:
@@ -93,7 +93,7 @@ def moment_bytes(parameter: Tensor) -> int:
 
 def in_rows(tensor: Tensor) -> Tensor:
     """Return a weight, or what has its shape, as a matrix over the same memory."""
-    return tensor.view(tensor.shape[0], -1)
+    return tensor.view(tensor.shape[0], tensor.shape[1:].numel())
 
 
 def narrowed(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -126,7 +126,7 @@ class EightBitAdamW(SplitAdamW):
     """
 
     def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        if not is_kept_in_8_bits(parameter) or not parameter.numel():
+        if not is_kept_in_8_bits(parameter):
             super()._update(parameter, group)
             return
         state = self.state[parameter]
@@ -167,7 +167,7 @@ def _step(parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any]) ->
     shrink, size, unbias = _factors(state, group)
     beta1, beta2 = group["betas"]
     rows = {name: in_rows(tensor) for name, tensor in state.items() if tensor.ndim > 1}
-    weights, grads = parameter.view(len(parameter), -1), parameter.grad.reshape(len(parameter), -1)  # type: ignore[union-attr]
+    weights, grads = in_rows(parameter), in_rows(parameter.grad.contiguous())  # type: ignore[union-attr]
     at_once = max(1, (ROWS if parameter.device.type == "cpu" else ON_GPU) // weights.shape[1])
     for start in range(0, len(weights), at_once):
         part = slice(start, start + at_once)
