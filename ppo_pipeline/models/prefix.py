@@ -3,7 +3,9 @@
 import itertools
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 LEAST_PREFIX = 8  # fewer tokens are not worth a forward of their own
 
@@ -22,6 +24,26 @@ def shared(first: list[int], second: list[int]) -> int:
     """Return how many tokens two prompts share at their start, leaving each at least one of its own."""
     most = max(min(len(first), len(second)) - 1, 0)
     return next((place for place in range(most) if first[place] != second[place]), most)
+
+
+def by_shared_tokens(prompts: list[list[int]], lengths: NDArray[np.integer], budget: int) -> list[NDArray[np.int64]]:
+    """Return indices in batches of at most `budget` tokens, neighbours in order: what prompts share at their start is
+    there once.
+
+    lengths: (N,) tokens of each prompt with its response. One longer than the budget is a batch of its own.
+    """
+    batches: list[list[int]] = []
+    used, last = 0, -1
+    for i in sorted(range(len(prompts)), key=lambda i: (prompts[i], i)):
+        more = int(lengths[i]) - (shared(prompts[last], prompts[i]) if batches else 0)
+        if batches and used + more <= budget:
+            batches[-1].append(i)
+            used += more
+        else:
+            batches.append([i])
+            used = int(lengths[i])
+        last = i
+    return [np.array(batch) for batch in batches]
 
 
 class Branch(NamedTuple):

@@ -18,11 +18,9 @@ from ..models.acceleration import accelerate_forward, accelerate_model
 from ..models.checkpoint import load_merged, load_unmerged
 from ..models.four_bit import quantization_of
 from ..models.logprobs import head_logits
-from ..models.packed import attend_by_layout, can_pack
+from ..models.packed import can_pack
 from ..models.policy import model_logprobs, pack
-from ..models.prefix import LEAST_PREFIX, common_prefix
 from ..models.prepacked import prepack_linears
-from .cache import SlotCache
 from .decoder import Decoder
 from .draw import Drawn
 from .request import Request
@@ -62,21 +60,8 @@ def load_sampler(
 class BatchInvariantDecoder(Decoder):
     """Decodes with a model whose LoRA is not merged, prepared as for the training forward."""
 
-    def _prefill_prefix(self, cache: SlotCache, prompts: list[list[int]]) -> None:
-        """Say what all prompts start with; each batch of prompts runs it again."""
-        same = common_prefix(prompts)
-        cache.prefix_length = same if same >= LEAST_PREFIX else 0
-
-    def _run_prompts(self, cache: SlotCache, prompts: list[tuple[int, ...]], rows: Tensor) -> Tensor:
-        ids, nothing = [torch.tensor(p) for p in prompts], torch.empty(0, dtype=torch.int64)
-        batch = pack(ids, [nothing] * len(ids), 0, self.device, cache.prefix_length)
-        assert batch.layout is not None
-        attend_by_layout(self.model)
-        cache.prefill(rows, batch.layout)
-        hidden = self._run(
-            cache, input_ids=batch.ids, position_ids=batch.layout.positions, sequence_layout=batch.layout
-        )
-        return hidden[0, batch.starts + batch.prompt_lengths - 1]
+    def _runs_trees(self) -> bool:
+        return True  # check_batch_invariant tries it
 
     def _logits(self, hidden: Tensor) -> Tensor:
         hidden = hidden.float() if self.wide else hidden

@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from ..compute.native.operations import attend_step
-from ..models.packed import Layout
 
 
 class SlotCache(Cache):
@@ -31,19 +30,19 @@ class SlotCache(Cache):
         self._is_prefix = False
         self._rows: Tensor | None = None
         self._positions: Tensor | None = None
-        self._layout: Layout | None = None
+        self._places: Tensor | None = None
         self._width = 0
 
     def prefill_prefix(self, length: int) -> None:
         """The next forward runs what all prompts start with, once: (1, length) tokens from position 0."""
         self.prefix_length, self._is_prefix = length, True
 
-    def prefill(self, rows: Tensor, layout: Layout | None = None) -> None:
+    def prefill(self, rows: Tensor, places: Tensor | None = None) -> None:
         """The next forward runs prompts without the common prefix, and fills slots `rows` (n,), the prefix included.
 
-        layout: the prompts are packed in one row, behind the prefix.
+        places: (n, t) where the tokens of each prompt, the common ones too, lie in one row that is run for all.
         """
-        self._rows, self._positions, self._is_prefix, self._layout = rows, None, False, layout
+        self._rows, self._positions, self._is_prefix, self._places = rows, None, False, places
 
     def step(self, positions: Tensor, width: int) -> None:
         """The next forward runs one token for each of the first n slots, at `positions` (n,), all below `width`."""
@@ -73,12 +72,9 @@ class SlotCache(Cache):
             self._add_layer(key_states, value_states)
         keys, values, rows = self.keys[layer_idx], self.values[layer_idx], self._rows
         assert rows is not None
-        if self._positions is None and self._layout is not None:
+        if self._positions is None and self._places is not None:
             for stored, laid in ((keys, key_states[0]), (values, value_states[0])):
-                first = self._layout.prefix
-                places = first + self._layout.padded[:, : self.capacity - first]
-                stored[rows, :, :first] = laid[:, :first]
-                stored[rows, :, first : first + places.shape[1]] = laid[:, places].transpose(0, 1)
+                stored[rows, :, : self._places.shape[1]] = laid[:, self._places].transpose(0, 1)
             return key_states, value_states
         if self._positions is None:
             if self.prefix:

@@ -1,22 +1,26 @@
 """The decoder: samples responses to many prompts with continuous batching.
 
-Finished sequences leave the batch at once and waiting prompts take their slots; samples of one prompt share
-its prefill. Each sample has its own uniform numbers, so that neither batch size nor order chooses its text
-(but for the rounding of the machine's matrix products).
+Finished sequences leave the batch at once and waiting prompts take their slots; samples of one prompt share its
+prefill, and prompts what they start with in common, on a CPU as a tree where the model can be run so. Each sample has
+its own uniform numbers, so that neither batch size nor order chooses its text (but for the rounding of the machine's
+matrix products).
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..compute import crowd, head
 from ..errors import PipelineError
 from ..models.loading import backbone_of, logit_divisor
-from ..models.prefix import LEAST_PREFIX, causal_mask, common_prefix
+from ..models.packed import attend_by_layout, can_branch, can_pack
+from ..models.policy import pack_tree
+from ..models.prefix import LEAST_PREFIX, by_shared_tokens, causal_mask, common_prefix
 from ..models.reach import borders, check_reach
 from ..resume.snapshots import Snapshots
 from .cache import SlotCache, cache_name
@@ -57,6 +61,7 @@ class Decoder:
         self.model = model
         self.backbone = backbone_of(model)
         self.cache_name = cache_name(self.backbone)
+        self.in_trees = self._runs_trees()
         self.masks = Masks(model)
         self.head = model.get_output_embeddings()
         self.wide = head.in_fp32()
@@ -68,6 +73,10 @@ class Decoder:
         self.batch_size = batch_size
         self.truncation = truncation
         self.device = model.device
+
+    def _runs_trees(self) -> bool:
+        """Tell whether prompts are run as a tree, in which what any of them start with is there once."""
+        return self.model.device.type == "cpu" and can_branch(self.model) and can_pack(self.model)
 
     @crowd.sharing()
     @torch.inference_mode()
@@ -126,9 +135,9 @@ class Decoder:
         return responses
 
     def _prefill_prefix(self, cache: SlotCache, prompts: list[list[int]]) -> None:
-        """Run what all prompts start with, a system prompt for instance, once for all of them."""
+        """Run what all prompts start with, a system prompt for instance, once for all of them; trees have it each."""
         same = common_prefix(prompts)
-        if len(prompts) > 1 and same >= LEAST_PREFIX:
+        if len(prompts) > 1 and same >= LEAST_PREFIX and not self.in_trees:
             cache.prefill_prefix(same)
             self._run(cache, input_ids=torch.tensor([prompts[0][:same]], device=self.device))
 
@@ -137,12 +146,8 @@ class Decoder:
         groups: dict[tuple[int, ...], list[int]] = {}
         for offset, sequence in enumerate(started):
             groups.setdefault(tuple(sequence.request.prompt_ids), []).append(first_slot + offset)
-        prompts = sorted(groups, key=len)
         by_slot: dict[int, Tensor] = {}
-        start = cache.prefix_length
-        while prompts:
-            count = max(1, min(len(prompts), PREFILL_TOKENS // (len(prompts[-1]) - start)))
-            batch, prompts = prompts[-count:], prompts[:-count]
+        for batch in self._batches(sorted(groups, key=len), cache.prefix_length):
             rows = [groups[p][0] for p in batch]
             logits = self._logits(self._run_prompts(cache, batch, torch.tensor(rows, device=self.device)))
             for prompt, row in zip(batch, logits, strict=True):
@@ -151,8 +156,25 @@ class Decoder:
                 by_slot |= dict.fromkeys(groups[prompt], row)
         return torch.stack([by_slot[slot] for slot in sorted(by_slot)])
 
+    def _batches(self, prompts: list[tuple[int, ...]], start: int) -> Iterator[list[tuple[int, ...]]]:
+        """Yield the prompts, the shortest of which is the first, in batches of at most PREFILL_TOKENS.
+
+        start: tokens of each that need not be run.
+        """
+        if self.in_trees:
+            rows = [list(prompt) for prompt in prompts]
+            for chosen in by_shared_tokens(rows, np.array([len(row) for row in rows]), PREFILL_TOKENS):
+                yield [prompts[i] for i in chosen]
+            return
+        while prompts:
+            count = max(1, min(len(prompts), PREFILL_TOKENS // (len(prompts[-1]) - start)))
+            yield prompts[-count:]
+            prompts = prompts[:-count]
+
     def _run_prompts(self, cache: SlotCache, prompts: list[tuple[int, ...]], rows: Tensor) -> Tensor:
         """Run prompts into the slots `rows`, and return their last hidden states (n, H)."""
+        if self.in_trees:
+            return self._run_tree(cache, prompts, rows)
         start = cache.prefix_length
         lengths = torch.tensor([len(p) - start for p in prompts], device=self.device)
         ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(p[start:]) for p in prompts], batch_first=True)
@@ -162,6 +184,17 @@ class Decoder:
             inputs |= self._behind_prefix(start, *ids.shape)
         hidden = self._run(cache, **inputs)
         return hidden[torch.arange(len(prompts), device=self.device), lengths - 1]
+
+    def _run_tree(self, cache: SlotCache, prompts: list[tuple[int, ...]], rows: Tensor) -> Tensor:
+        ids, nothing = [torch.tensor(p) for p in prompts], torch.empty(0, dtype=torch.int64)
+        batch = pack_tree(ids, [nothing] * len(ids), 0, self.device)
+        layout = batch.layout
+        assert layout is not None
+        attend_by_layout(self.model)
+        leaves = torch.searchsorted(layout.branches.starts, batch.starts)
+        cache.prefill(rows, layout.keys_seen()[leaves, : max(map(len, prompts))])
+        hidden = self._run(cache, input_ids=batch.ids, position_ids=layout.positions, sequence_layout=layout)
+        return hidden[0, batch.starts + batch.prompt_lengths - 1]
 
     def _behind_prefix(self, before: int, rows: int, width: int) -> dict[str, Tensor]:
         """Return position_ids and the causal attention_mask of `width` tokens a row that follow `before` tokens."""

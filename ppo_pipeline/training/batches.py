@@ -5,8 +5,6 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.prefix import shared
-
 
 def generator(*key: object) -> np.random.Generator:
     """Return a random generator that depends on `key` alone (seed, round, purpose, ...)."""
@@ -37,26 +35,6 @@ def by_token_budget(
         batches.append(order[start : start + size])
         start += size
     return batches
-
-
-def by_shared_tokens(prompts: list[list[int]], lengths: NDArray[np.integer], budget: int) -> list[NDArray[np.int64]]:
-    """Return indices in batches of at most `budget` tokens, neighbours in order: what prompts share at their start is
-    there once.
-
-    lengths: (N,) tokens of each prompt with its response. One longer than the budget is a batch of its own.
-    """
-    batches: list[list[int]] = []
-    used, last = 0, -1
-    for i in sorted(range(len(prompts)), key=lambda i: (prompts[i], i)):
-        more = int(lengths[i]) - (shared(prompts[last], prompts[i]) if batches else 0)
-        if batches and used + more <= budget:
-            batches[-1].append(i)
-            used += more
-        else:
-            batches.append([i])
-            used = int(lengths[i])
-        last = i
-    return [np.array(batch) for batch in batches]
 
 
 def prompts_of_round(count: int, per_round: int, depth: int, seed: int) -> NDArray[np.int64]:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..models.packed import can_branch, can_pack
 from ..models.policy import Sequences, pack, pack_tree, pad
-from ..models.prefix import LEAST_PREFIX, common_prefix
+from ..models.prefix import LEAST_PREFIX, by_shared_tokens, common_prefix
 from ..settings.sections import SharePrefix
 from ..tables.schema import flat, lengths
-from .batches import by_shared_tokens, by_token_budget
+from .batches import by_token_budget
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ from ppo_pipeline.models import packed
 from ppo_pipeline.models.loading import hidden_width
 from ppo_pipeline.models.packed import FEW_KEYS, _FewKeys, can_branch, can_pack
 from ppo_pipeline.models.policy import PAD_MULTIPLE, Policy, model_logprobs, pack, pack_tree
-from ppo_pipeline.models.prefix import common_prefix, prefix_tree
+from ppo_pipeline.models.prefix import by_shared_tokens, common_prefix, prefix_tree
 from ppo_pipeline.models.prepacked import PrepackedLinear, can_prepack, prepack_policy
-from ppo_pipeline.training.batches import by_shared_tokens
 from ppo_pipeline.training.data import Sampled
 from ppo_pipeline.training.optimizer import trained_parameters
 

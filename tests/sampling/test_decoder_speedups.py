@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
+from models.test_native_layers import KINDS, model_of
 
+from ppo_pipeline.compute.native.operations import serves
+from ppo_pipeline.models.policy import PAD_MULTIPLE
 from ppo_pipeline.models.prepacked import PrepackedLinear, can_prepack, prepack_linears
 from ppo_pipeline.sampling.decoder import Decoder, Request
 from ppo_pipeline.sampling.streams import uniforms
 
 STOP = 257
+needs_kernels = pytest.mark.skipif(not serves(torch.device("cpu"), torch.float32), reason="no C compiler here")
 
 
 def with_prefix(length: int, count: int = 7, shortest: int = 1) -> list[list[int]]:
@@ -29,10 +33,8 @@ def count_tokens(model: torch.nn.Module) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("length", [0, 7, 8, 20])
-@pytest.mark.parametrize("batch_size", [2, 16])
-def test_a_common_prefix_changes_no_token(architecture: str, length: int, batch_size: int) -> None:
-    model, prompts = tiny_model(architecture), with_prefix(length)
+def check(model: torch.nn.Module, prompts: list[list[int]], batch_size: int) -> None:
+    """Greedy responses are those of transformers' generate, their logprobs those of a plain forward."""
     found = Decoder(model, [STOP], 15, 1.0, batch_size).decode([Request(p, None) for p in prompts])
     for prompt, response in zip(prompts, found, strict=True):
         out = model.generate(
@@ -44,6 +46,42 @@ def test_a_common_prefix_changes_no_token(architecture: str, length: int, batch_
             every = torch.log_softmax(model(torch.tensor([prompt + response.ids])).logits[0], -1)[len(prompt) - 1 : -1]
         plain = every.gather(1, torch.tensor(response.ids)[:, None])[:, 0]
         torch.testing.assert_close(torch.tensor(response.logprobs), plain, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("length", [0, 7, 8, 20])
+@pytest.mark.parametrize("batch_size", [2, 16])
+def test_a_common_prefix_changes_no_token(architecture: str, length: int, batch_size: int) -> None:
+    check(tiny_model(architecture), with_prefix(length), batch_size)
+
+
+def as_a_tree() -> list[list[int]]:
+    """Return prompts of 26 tokens and more: 12 common to all, 10 to each kind, and one that another goes on from."""
+    rng = np.random.default_rng(0)
+    start, *kinds = (rng.integers(0, 256, size=n).tolist() for n in (12, 10, 10, 10))
+    prompts = [[*start, *kind, i, *rng.integers(0, 256, size=3 + i).tolist()] for kind in kinds for i in range(3)]
+    return [*prompts, [*prompts[-1], 7, 8], prompts[2]]
+
+
+@needs_kernels
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tree_of_prompts_changes_no_token(kind: str, batch_size: int) -> None:
+    check(model_of(kind), as_a_tree(), batch_size)
+
+
+@needs_kernels
+def test_what_prompts_share_runs_once_where_they_are_run_as_a_tree() -> None:
+    """12 tokens of all, 10 of each of three kinds, and what is left of them; a prompt that is there twice runs once."""
+    model = model_of("llama")
+    decoder = Decoder(model, [STOP], 1, 1.0, 16)
+    seen = count_tokens(model)
+    prompts = as_a_tree()
+    decoder.decode([Request(p, None) for p in prompts])
+    own = sum(len(p) - 22 for p in prompts[:9]) + 2
+    last_of_the_shorter = 1  # that prompt's last token gives its response's first logits, and is not shared
+    tokens = 12 + 3 * 10 + own + last_of_the_shorter
+    assert seen == [-(-tokens // PAD_MULTIPLE) * PAD_MULTIPLE]
+    assert tokens < sum(map(len, prompts)) / 2
 
 
 def test_the_common_prefix_runs_once() -> None:
