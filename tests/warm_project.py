@@ -81,7 +81,7 @@ class WarmProject:
         replace(code / "libraries.py", 'THREADED = ("numpy", "pyarrow")', "THREADED = ()")
         with (code / "libraries.py").open("a") as file:
             file.write(f"\n\nLIBRARIES = {libraries!r}\n")
-        replace(code / "launcher.py", "IDLE_SECONDS = 20.0", f"IDLE_SECONDS = {idle}")
+        replace(code / "launcher.py", "IDLE_SECONDS = 120.0", f"IDLE_SECONDS = {idle}")
         (folder / "stages").mkdir()
         (folder / "ppo_pipeline/__init__.py").touch()
         (folder / "stages/__init__.py").touch()

@@ -18,7 +18,7 @@ from .identity import VOLATILE, identity, private_folder
 from .libraries import LIBRARIES, THREADED, modelling
 
 SERVER = Path(__file__).with_name("server.py")
-IDLE_SECONDS = 20.0
+IDLE_SECONDS = 120.0  # as long as one looks at a result before the next run
 READY_SECONDS = 0.1  # a stage that needs no torch starts as fast by itself
 START_SECONDS = 120.0  # imports from a slow disk
 REFUSED_SECONDS = 600.0  # after a failure nobody tries again for so long
