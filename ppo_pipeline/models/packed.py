@@ -9,6 +9,7 @@ each sequence alone, and so is its gradient; on a CPU the forward is so bit by b
 An architecture takes part through transformers' attention interface; `can_pack` tries whether it does.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,8 +61,11 @@ class Layout:
     def keys_seen(self) -> Tensor:
         """Return `keys`."""
         if self.keys is None:
-            seen = [torch.cat([torch.arange(place.start, place.stop) for place in self.branches.above(branch)])
-                    for branch in range(len(self.branches.parents))]  # fmt: skip
+            seen: list[Tensor] = []
+            bounds = itertools.pairwise(self.branches.starts.tolist())
+            for parent, (start, stop) in zip(self.branches.parents.tolist(), bounds, strict=True):
+                own = torch.arange(start, stop)
+                seen.append(own if parent < 0 else torch.cat([seen[parent], own]))
             self.keys = torch.nn.utils.rnn.pad_sequence(seen, batch_first=True).to(self.padded.device)
         return self.keys
 
@@ -155,7 +159,8 @@ def can_branch(model: Any) -> bool:
     torch's attention on a CPU rounds by the number of queries, so there it takes the kernels.
     """
     config = text_config(model)
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None)  # recurrent models have none
+    size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 1)
     return model.device.type != "cpu" or attends(torch.empty(1, size, dtype=model.dtype))
 
 
@@ -192,7 +197,9 @@ def attention(
     # (1, heads, N, d) to (N, heads, d): how the projections left them in memory
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     if attends(q):
-        return attend_end_to_end(q, k, v, sequence_layout.branches, scale)[None], None
+        known = len(k) - len(q)  # keys of tokens before the row, from a cache; nobody asks for their result
+        q = torch.cat([q.new_zeros(known, *q.shape[1:]), q]) if known else q
+        return attend_end_to_end(q, k, v, sequence_layout.branches, scale)[None, known:], None
     groups = q.shape[1] // k.shape[1]
     if q.device.type == "cpu":  # its kernels round a sequence differently in batches of other widths
         return _one_by_one(q, k, v, sequence_layout.branches, groups, scale)[None], None

@@ -194,8 +194,14 @@ def pack(prompts: list[Tensor], responses: list[Tensor], pad_id: int, device: to
     return Sequences(ids.to(device), prefix + lengths.cumsum(0) - lengths, before, after, layout)
 
 
-def pack_tree(prompts: list[Tensor], responses: list[Tensor], pad_id: int, device: torch.device) -> Sequences:
-    """Lay prompts and responses one behind the other, what any prompts share at their start once."""
+def pack_tree(
+    prompts: list[Tensor], responses: list[Tensor], pad_id: int, device: torch.device, before: int = 0
+) -> Sequences:
+    """Lay prompts and responses one behind the other, what any prompts share at their start once.
+
+    before: so many tokens, the same in all, stand before the row: the layout counts them, `ids` has none of them.
+    """
+    prompts = [prompt[before:] for prompt in prompts]
     tree = prefix_tree([prompt.tolist() for prompt in prompts])
     parts = [prompts[branch.prompt][branch.begin : branch.end] for branch in tree]
     row = [torch.cat([part, responses[b.prompt]]) if b.leaf else part for part, b in zip(parts, tree, strict=True)]
@@ -203,11 +209,14 @@ def pack_tree(prompts: list[Tensor], responses: list[Tensor], pad_id: int, devic
     total = _multiple(sum(lengths))
     ids = torch.full((1, total), pad_id)
     ids[0, : sum(lengths)] = torch.cat(row).long()
-    layout = tree_layout(lengths, [branch.parent for branch in tree], total, device)
-    leaves = sorted((branch.prompt, place) for place, branch in enumerate(tree) if branch.leaf)
-    starts = layout.branches.starts[[place for _, place in leaves]]
-    before = _lengths([parts[place] for _, place in leaves])
-    return Sequences(ids.to(device), starts, before, _lengths(responses), layout)
+    parents = [branch.parent for branch in tree]
+    leaves = [place for _, place in sorted((b.prompt, place) for place, b in enumerate(tree) if b.leaf)]
+    own = _lengths([parts[place] for place in leaves])
+    starts = torch.tensor([0, *lengths]).cumsum(0)[leaves]
+    if before:
+        lengths, parents = [before, *lengths], [-1, *(parent + 1 for parent in parents)]
+    layout = tree_layout(lengths, parents, before + total, device)
+    return Sequences(ids.to(device), starts, own, _lengths(responses), layout)
 
 
 def _lengths(rows: list[Tensor]) -> Tensor:

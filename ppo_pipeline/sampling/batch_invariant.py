@@ -18,7 +18,7 @@ from ..models.acceleration import accelerate_forward, accelerate_model
 from ..models.checkpoint import load_merged, load_unmerged
 from ..models.four_bit import quantization_of
 from ..models.logprobs import head_logits
-from ..models.packed import can_pack
+from ..models.packed import attend_by_layout, can_pack
 from ..models.policy import model_logprobs, pack
 from ..models.prepacked import prepack_linears
 from .decoder import Decoder
@@ -61,6 +61,7 @@ class BatchInvariantDecoder(Decoder):
     """Decodes with a model whose LoRA is not merged, prepared as for the training forward."""
 
     def _runs_trees(self) -> bool:
+        attend_by_layout(self.model)
         return True  # check_batch_invariant tries it
 
     def _logits(self, hidden: Tensor) -> Tensor:

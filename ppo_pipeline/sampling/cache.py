@@ -40,7 +40,7 @@ class SlotCache(Cache):
     def prefill(self, rows: Tensor, places: Tensor | None = None) -> None:
         """The next forward runs prompts without the common prefix, and fills slots `rows` (n,), the prefix included.
 
-        places: (n, t) where the tokens of each prompt, the common ones too, lie in one row that is run for all.
+        places: (n, t) where each prompt's tokens lie in the prefix and one row behind it that is run for all.
         """
         self._rows, self._positions, self._is_prefix, self._places = rows, None, False, places
 
@@ -73,6 +73,10 @@ class SlotCache(Cache):
         keys, values, rows = self.keys[layer_idx], self.values[layer_idx], self._rows
         assert rows is not None
         if self._positions is None and self._places is not None:
+            if self.prefix:
+                key_states, value_states = (
+                    torch.cat(pair, 2) for pair in zip(self.prefix[layer_idx], (key_states, value_states), strict=True)
+                )
             for stored, laid in ((keys, key_states[0]), (values, value_states[0])):
                 stored[rows, :, : self._places.shape[1]] = laid[:, self._places].transpose(0, 1)
             return key_states, value_states

@@ -1,9 +1,9 @@
 """The decoder: samples responses to many prompts with continuous batching.
 
-Finished sequences leave the batch at once and waiting prompts take their slots; samples of one prompt share its
-prefill, and prompts what they start with in common, on a CPU as a tree where the model can be run so. Each sample has
-its own uniform numbers, so that neither batch size nor order chooses its text (but for the rounding of the machine's
-matrix products).
+Finished sequences leave the batch at once and waiting prompts take their slots. Samples of one prompt share its
+prefill; what all prompts start with runs once, and on a CPU, where the model can be run so, what any prompts of a batch
+start with: they are run as a tree. Each sample has its own uniform numbers, so that neither batch size nor order
+chooses its text (but for the rounding of the machine's matrix products).
 """
 
 import copy
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..compute import crowd, head
 from ..errors import PipelineError
 from ..models.loading import backbone_of, logit_divisor
-from ..models.packed import attend_by_layout, can_branch, can_pack
+from ..models.packed import can_branch, can_pack, tree_layout
 from ..models.policy import pack_tree
 from ..models.prefix import LEAST_PREFIX, by_shared_tokens, causal_mask, common_prefix
 from ..models.reach import borders, check_reach
@@ -57,11 +57,12 @@ class Decoder:
         temperature: float,
         batch_size: int,
         truncation: Truncation | None = None,
+        trees: bool = True,
     ) -> None:
         self.model = model
         self.backbone = backbone_of(model)
         self.cache_name = cache_name(self.backbone)
-        self.in_trees = self._runs_trees()
+        self.in_trees = trees and self._runs_trees()
         self.masks = Masks(model)
         self.head = model.get_output_embeddings()
         self.wide = head.in_fp32()
@@ -135,11 +136,15 @@ class Decoder:
         return responses
 
     def _prefill_prefix(self, cache: SlotCache, prompts: list[list[int]]) -> None:
-        """Run what all prompts start with, a system prompt for instance, once for all of them; trees have it each."""
+        """Run what all prompts start with, a system prompt for instance, once for all of them."""
         same = common_prefix(prompts)
-        if len(prompts) > 1 and same >= LEAST_PREFIX and not self.in_trees:
+        if len(prompts) > 1 and same >= LEAST_PREFIX:
             cache.prefill_prefix(same)
-            self._run(cache, input_ids=torch.tensor([prompts[0][:same]], device=self.device))
+            inputs: dict[str, Any] = {"input_ids": torch.tensor([prompts[0][:same]], device=self.device)}
+            if self.in_trees:  # so that attention adds in one order throughout
+                layout = tree_layout([same], [-1], same, self.device)
+                inputs |= {"position_ids": layout.positions, "sequence_layout": layout}
+            self._run(cache, **inputs)
 
     def _prefill(self, cache: SlotCache, started: list[_Active], first_slot: int) -> Tensor:
         """Run the prompts of `started` into the slots from `first_slot` on; return their last logits."""
@@ -162,7 +167,7 @@ class Decoder:
         start: tokens of each that need not be run.
         """
         if self.in_trees:
-            rows = [list(prompt) for prompt in prompts]
+            rows = [list(prompt[start:]) for prompt in prompts]
             for chosen in by_shared_tokens(rows, np.array([len(row) for row in rows]), PREFILL_TOKENS):
                 yield [prompts[i] for i in chosen]
             return
@@ -187,13 +192,14 @@ class Decoder:
 
     def _run_tree(self, cache: SlotCache, prompts: list[tuple[int, ...]], rows: Tensor) -> Tensor:
         ids, nothing = [torch.tensor(p) for p in prompts], torch.empty(0, dtype=torch.int64)
-        batch = pack_tree(ids, [nothing] * len(ids), 0, self.device)
+        before = cache.prefix_length
+        batch = pack_tree(ids, [nothing] * len(ids), 0, self.device, before)
         layout = batch.layout
         assert layout is not None
-        attend_by_layout(self.model)
-        leaves = torch.searchsorted(layout.branches.starts, batch.starts)
+        leaves = torch.searchsorted(layout.branches.starts, before + batch.starts)
         cache.prefill(rows, layout.keys_seen()[leaves, : max(map(len, prompts))])
-        hidden = self._run(cache, input_ids=batch.ids, position_ids=layout.positions, sequence_layout=layout)
+        positions = layout.positions[:, before:]
+        hidden = self._run(cache, input_ids=batch.ids, position_ids=positions, sequence_layout=layout)
         return hidden[0, batch.starts + batch.prompt_lengths - 1]
 
     def _behind_prefix(self, before: int, rows: int, width: int) -> dict[str, Tensor]:

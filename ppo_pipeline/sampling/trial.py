@@ -23,6 +23,7 @@ from .response import Response
 from .streams import uniforms
 
 LENGTHS, BEHIND_PREFIX = (3, 14, 6, 10), (1, 7, 4)  # tokens of prompts; tokens of others that start alike
+SHARED = 3  # of those behind that start
 NEW_TOKENS, SLOTS, STOP_EVERY, SEED = 6, 2, 4, 0  # few slots, many stop tokens: slots are freed and taken again
 # Shares of the spread of a token's logits, which a wrong mask or position changes by a half and more. In fp32 every
 # token keeps within the first. In bf16 single tokens may not, of a trained model some by 0.1: hence the mean there,
@@ -77,10 +78,24 @@ def own_state(model: Any, before: str = "") -> str:
 
 
 def deviation(model: Any) -> Deviation:
-    """Decode, several prompts at a time, some greedily, and compare with a plain forward of each response alone."""
+    """Decode, several prompts at a time, some greedily, and compare with a plain forward of each response alone.
+
+    Prompts are run as a tree where they can be, and the other way too: other devices take that.
+    """
+    attention, found = model.config._attn_implementation, []
+    for trees in (True, False):
+        stop = range(0, text_config(model).vocab_size, STOP_EVERY)
+        decoder = Decoder(model, stop, NEW_TOKENS, 1.0, SLOTS, trees=trees)
+        if decoder.in_trees == trees:
+            found.append(_deviation(model, decoder))
+        if model.config._attn_implementation != attention:
+            model.set_attn_implementation(attention)
+    decoded, training, below = (torch.cat(numbers) for numbers in zip(*(each[:3] for each in found), strict=True))
+    return Deviation(decoded, training, below, max(each.spread for each in found))
+
+
+def _deviation(model: Any, decoder: Decoder) -> Deviation:
     prompts = prompts_to_try(model)
-    stop = range(0, text_config(model).vocab_size, STOP_EVERY)
-    decoder = Decoder(model, stop, NEW_TOKENS, 1.0, SLOTS)
     drawn = [Request(ids, uniforms(0, str(i), NEW_TOKENS)) for i, ids in enumerate(prompts[: len(LENGTHS)])]
     greedy = [Request(ids, None) for ids in prompts[len(LENGTHS) :]]
     responses = [*decoder.decode(drawn), *decoder.decode(greedy)]
@@ -103,7 +118,10 @@ def _plain(model: Any, prompt: list[int], response: Response) -> Tensor:
 
 
 def prompts_to_try(model: Any) -> list[list[int]]:
-    """Return random prompts: of LENGTHS, and then some that start alike. Special tokens of the config are left out."""
+    """Return random prompts: of LENGTHS, and then some that start alike, the longer two for more tokens than all.
+
+    Special tokens of the config are left out.
+    """
     config = text_config(model)
     numbers = {**model.config.to_dict(), **config.to_dict()}
     special = {x for name, x in numbers.items() if name.endswith(("_token_id", "_token_index")) and isinstance(x, int)}
@@ -114,8 +132,9 @@ def prompts_to_try(model: Any) -> list[list[int]]:
         drawn: list[int] = ordinary[torch.randint(len(ordinary), (count,), generator=generator)].tolist()
         return drawn
 
-    start = draw(LEAST_PREFIX)
-    return [*(draw(n) for n in LENGTHS), *(start + draw(n) for n in BEHIND_PREFIX)]
+    start, more = draw(LEAST_PREFIX), draw(SHARED)
+    behind = [draw(n) if n <= SHARED else more + draw(n - SHARED) for n in BEHIND_PREFIX]
+    return [*(draw(n) for n in LENGTHS), *(start + tokens for tokens in behind)]
 
 
 @contextmanager

@@ -2,15 +2,19 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from models.test_native_layers import model_of
 from tiny_models import WINDOW, byte_tokenizer, tiny_model
 
 from ppo_pipeline.errors import PipelineError
+from ppo_pipeline.models import policy
 from ppo_pipeline.models.base import acquire_base
+from ppo_pipeline.models.packed import can_branch
 from ppo_pipeline.sampling import trial
 from ppo_pipeline.sampling.cache import SlotCache
 from ppo_pipeline.sampling.decoder import Decoder, Request
@@ -124,16 +128,33 @@ def the_prefix_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Decoder, "_behind_prefix", unseen)
 
 
+def branches_are_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What prompts share is left out of what each attends to."""
+    layout = policy.tree_layout
+    monkeypatch.setattr(
+        policy, "tree_layout", lambda lengths, parents, *rest: layout(lengths, [-1] * len(parents), *rest)
+    )
+
+
+FAULTS = [everything_is_seen, positions_are_one_off, slots_are_not_moved, the_prefix_is_not_kept]
+
+
 @pytest.mark.parametrize(
-    "fault", [everything_is_seen, positions_are_one_off, slots_are_not_moved, the_prefix_is_not_kept]
+    ("fault", "make"),
+    [
+        *((fault, partial(made, "llama")) for fault in FAULTS),
+        *((fault, partial(model_of, "llama")) for fault in (*FAULTS, branches_are_not_seen)),  # it is run in trees too
+    ],
 )
-def test_the_trial_finds_a_broken_decoder(fault: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_model(made("llama"))
+def test_the_trial_finds_a_broken_decoder(fault: Callable, make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    if fault is branches_are_not_seen and not can_branch(make()):
+        pytest.skip("no C compiler here")
+    check_model(make())
     fault(monkeypatch)
     with pytest.raises(
         PipelineError, match=r"LlamaForCausalLM cannot be decoded rightly here: tokens would be sampled"
     ):
-        check_model(made("llama"))
+        check_model(make())
 
 
 def test_the_trial_finds_boolean_masks_given_to_eager_attention(monkeypatch: pytest.MonkeyPatch) -> None:

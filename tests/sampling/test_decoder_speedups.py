@@ -9,6 +9,7 @@ from models.test_native_layers import KINDS, model_of
 from ppo_pipeline.compute.native.operations import serves
 from ppo_pipeline.models.policy import PAD_MULTIPLE
 from ppo_pipeline.models.prepacked import PrepackedLinear, can_prepack, prepack_linears
+from ppo_pipeline.sampling import decoder as decoder_module
 from ppo_pipeline.sampling.decoder import Decoder, Request
 from ppo_pipeline.sampling.streams import uniforms
 
@@ -69,19 +70,42 @@ def test_a_tree_of_prompts_changes_no_token(kind: str, batch_size: int) -> None:
     check(model_of(kind), as_a_tree(), batch_size)
 
 
+def tokens_run(prompts: list[list[int]], slots: int) -> list[int]:
+    """Return the tokens of each prefill, padding included, of a model that runs prompts as a tree."""
+    decoder = Decoder(model_of("llama"), [STOP], 1, 1.0, slots)
+    seen = count_tokens(decoder.model)
+    decoder.decode([Request(p, None) for p in prompts])
+    return seen
+
+
+def padded(tokens: int) -> int:
+    return -(-tokens // PAD_MULTIPLE) * PAD_MULTIPLE
+
+
 @needs_kernels
 def test_what_prompts_share_runs_once_where_they_are_run_as_a_tree() -> None:
     """12 tokens of all, 10 of each of three kinds, and what is left of them; a prompt that is there twice runs once."""
-    model = model_of("llama")
-    decoder = Decoder(model, [STOP], 1, 1.0, 16)
-    seen = count_tokens(model)
     prompts = as_a_tree()
-    decoder.decode([Request(p, None) for p in prompts])
     own = sum(len(p) - 22 for p in prompts[:9]) + 2
     last_of_the_shorter = 1  # that prompt's last token gives its response's first logits, and is not shared
-    tokens = 12 + 3 * 10 + own + last_of_the_shorter
-    assert seen == [-(-tokens // PAD_MULTIPLE) * PAD_MULTIPLE]
-    assert tokens < sum(map(len, prompts)) / 2
+    assert tokens_run(prompts, 16) == [12, padded(3 * 10 + own + last_of_the_shorter)]
+
+
+@needs_kernels
+def test_prompts_that_come_later_do_not_run_the_common_prefix_again() -> None:
+    start, prompts = list(range(100, 140)), [[i, 5, 6] for i in range(9)]
+    assert tokens_run([start + p for p in prompts], 3) == [40, *[padded(9)] * 3]
+
+
+@needs_kernels
+@pytest.mark.parametrize("start", [0, 40])
+def test_a_tree_in_several_parts(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prefill has so many tokens at most, those of the common prefix not among them."""
+    monkeypatch.setattr(decoder_module, "PREFILL_TOKENS", 30)
+    prompts = [[*range(100, 100 + start), *p] for p in as_a_tree()]
+    check(model_of("llama"), prompts, 16)
+    first, *rest = tokens_run(prompts, 16)
+    assert first == start + 12 and max(rest) <= padded(30) and len(rest) > 2
 
 
 def test_the_common_prefix_runs_once() -> None:
