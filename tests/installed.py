@@ -7,7 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from importlib.metadata import distribution
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 
 from conftest import save_tiny
@@ -30,19 +30,20 @@ def repository_files() -> list[str]:
     return [path.relative_to(REPOSITORY).as_posix() for path in found]
 
 
-def required_entries(name: str) -> set[Path]:
-    """Return what lies in the tests' site-packages of all that a distribution requires without its extras."""
+def required_entries(requirements: list[str]) -> set[Path]:
+    """Return what lies in the tests' site-packages of all that is required without an extra."""
     entries: set[Path] = set()
-    todo, seen = [Requirement(name)], set()
+    wanted_by = [Requirement(text) for text in requirements]
+    todo = [each for each in wanted_by if not each.marker or each.marker.evaluate({"extra": ""})]
+    seen = set()
     while todo:
         wanted = todo.pop()
         if (wanted.name, *wanted.extras) in seen:
             continue
         seen.add((wanted.name, *wanted.extras))
         found = distribution(wanted.name)
-        if wanted.name != name:
-            tops = {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}
-            entries |= {Path(sysconfig.get_paths()["purelib"], top) for top in tops}
+        tops = {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}
+        entries |= {Path(sysconfig.get_paths()["purelib"], top) for top in tops}
         for requirement in map(Requirement, found.requires or ()):
             if any(not requirement.marker or requirement.marker.evaluate({"extra": extra})
                    for extra in ("", *wanted.extras)):  # fmt: skip
@@ -71,7 +72,8 @@ class Installed:
         (self.wheel,) = folder.glob("*.whl")
         run(*pip, "--python", str(self.python), "install", "--no-deps", "--no-index", str(self.wheel))
         (self.folder / "libraries").mkdir()
-        for entry in required_entries("ppo-pipeline"):
+        (own,) = distributions(name="ppo-pipeline", path=[str(self.packages)])
+        for entry in required_entries(own.requires or []):
             (self.folder / "libraries" / entry.name).symlink_to(entry)
         (self.packages / "libraries.pth").write_text(str(self.folder / "libraries"))
         shutil.rmtree(source)

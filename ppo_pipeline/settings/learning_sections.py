@@ -109,7 +109,7 @@ class Update(Section):
     )
     optimizer: Annotated[Literal["adamw", "adamw_8bit"], AsBefore("adamw")] = Field(
         description="adamw_8bit keeps the moments of weights whose rows have 64 numbers or more in 8 bits (Dettmers et "
-        "al. 2021): a quarter of their memory and of their files, for steps that are a little off (docs/memory.md)"
+        "al. 2021): a quarter of their memory and of their files, for steps that are less exact (docs/memory.md)"
     )
     adam_beta1: Below1 = Field(description="AdamW's beta 1")
     adam_beta2: Below1 = Field(description="AdamW's beta 2")

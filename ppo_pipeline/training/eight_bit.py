@@ -1,13 +1,17 @@
 """AdamW whose moments are kept in 8 bits: dynamic codes, block by block (Dettmers et al. 2021, arXiv:2110.02861).
 
-A block of 256 numbers x has one scale s = max |x| in fp32, and for each x the code of that of 256 values in [-1, 1]
-which is nearest to x / s; the values are bitsandbytes' (`create_dynamic_map`), of seven decades, the upper ones finer.
-Two things differ from there. The second moment v is kept as its root, whose decades are half as many, and no root above
-0 becomes 0: a weight with a first moment is never divided by eps alone. And a block never goes on into another row, so
-that the rows of a weight may be shared out (sharded.py), and a token that is rarely seen has a scale of its own.
+A block of 256 numbers x has one scale s = max |x| in fp32, and for each x the code of one of 256 values in [-1, 1]
+near x / s; the values are bitsandbytes' (`create_dynamic_map`), of seven decades, the upper ones finer. Three things
+differ from there. The second moment v is kept as its root, whose decades are half as many, and no root above 0 becomes
+0: a weight with a first moment is never divided by eps alone. The root's code is the lower or the upper neighbour, each
+the likelier the nearer, by a number from the bits of x / s and the step: a root shrinks by 0.05 % a step (beta2 0.999),
+half a code is 0.35 % and more, and the nearest code would be the old one for ever. And a block never goes on into
+another row, so that the rows of a weight may be shared out (sharded.py), and a token that is rarely seen has a scale of
+its own.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,7 +22,7 @@ from ..compute.native.operations import call, serves
 from .split_adamw import SplitAdamW, join, split
 
 BLOCK = 256
-SHORTEST = 64  # rows of fewer numbers, and vectors, keep their moments in fp32: LoRA's B, norms, biases
+SHORTEST = 64  # rows of fewer numbers, and vectors, keep their moments in fp32: norms, biases, B of a small rank
 ROWS, ON_GPU = 1 << 18, 1 << 22  # numbers at a time, in whole rows
 SMALLEST = 1e-37  # scale that is divided by
 CODES = {"exp_avg": True, "exp_avg_sq": False}  # signed
@@ -40,19 +44,19 @@ def values_of(signed: bool) -> Tensor:
 
 @functools.cache
 def tables(signed: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the codes' values; the code of the lowest fp32 number with given upper 16 bits; the middle above each.
+    """Return the codes' values; the code of the lowest fp32 number with given upper 16 bits; the border above each.
 
-    Between two numbers with the same upper 16 bits lies one middle at most, so that one look and one comparison find
-    the nearest code.
+    A number above a code's border has a higher one. signed: borders lie halfway between two values; else they are the
+    next values. Between two numbers with the same upper 16 bits lies one border at most, so that one look and one
+    comparison find the code.
     """
     values = values_of(signed)
-    middles = (values[1:] + values[:-1]) / 2
+    borders = (values[1:] + values[:-1]) / 2 if signed else values[1:]
     upper = torch.arange(1 << 16, dtype=torch.int32)
     negative = (upper >= 1 << 15).int()  # whose lowest is the farthest from 0
     lowest = ((upper << 16) + negative * 0xFFFF).view(torch.float32)
-    floor = torch.bucketize(lowest.nan_to_num(), middles).to(torch.uint8)
-    ends = torch.cat([middles, torch.tensor([float("inf")])])
-    return values.to(device), floor.to(device), ends.to(device)
+    floor = torch.bucketize(lowest.nan_to_num(), borders).to(torch.uint8)
+    return values.to(device), floor.to(device), torch.cat([borders, torch.tensor([float("inf")])]).to(device)
 
 
 def in_blocks(numbers: Tensor) -> Tensor:
@@ -61,17 +65,34 @@ def in_blocks(numbers: Tensor) -> Tensor:
     return pad(numbers, (0, -columns % BLOCK)).view(rows, -(-columns // BLOCK), BLOCK)
 
 
-def quantized(numbers: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
-    """Return codes (rows, columns), uint8, and scales (rows, blocks) of fp32 numbers (rows, columns); ties go down."""
-    _, floor, middles = tables(signed, numbers.device)
+def quantized(numbers: Tensor, signed: bool, step: int = 0) -> tuple[Tensor, Tensor]:
+    """Return codes (rows, columns), uint8, and scales (rows, blocks) of fp32 numbers (rows, columns).
+
+    signed: the nearest codes, ties go down; else one of both neighbours, by `step`.
+    """
+    values, floor, borders = tables(signed, numbers.device)
     blocks = in_blocks(numbers)
     scales = blocks.abs().amax(-1)
     scaled = (blocks / scales.clamp_min(SMALLEST)[..., None]).flatten()
-    codes = floor.index_select(0, (scaled.view(torch.int32) >> 16) & 0xFFFF)
-    codes += scaled > middles.index_select(0, codes.int())
+    bits = scaled.view(torch.int32)
+    codes = floor.index_select(0, (bits >> 16) & 0xFFFF)
+    codes += scaled > borders.index_select(0, codes.int())
     if not signed:
+        low, high = values.index_select(0, codes.int()), values.index_select(0, codes.int().add_(1).clamp_max_(255))
+        codes += dither(bits, step) * (high - low) < scaled - low
         codes.clamp_min_((blocks.flatten() > 0).to(torch.uint8))
     return in_rows(codes.view(blocks.shape))[:, : numbers.shape[1]].contiguous(), scales
+
+
+def dither(bits: Tensor, step: int) -> Tensor:
+    """Return numbers of [0, 1) that look random, from those of `bits` (int32) and the step: MurmurHash3's finalizer.
+
+    They depend on no place, so that blocks and rows may be anywhere.
+    """
+    h = (bits.long() & 0xFFFFFFFF) ^ (step * 0x9E3779B9 & 0xFFFFFFFF)
+    h = (h ^ (h >> 16)) * 0x85EBCA6B & 0xFFFFFFFF
+    h = (h ^ (h >> 13)) * 0xC2B2AE35 & 0xFFFFFFFF
+    return ((h ^ (h >> 16)) >> 8) * 2.0**-24
 
 
 def dequantized(codes: Tensor, scales: Tensor, signed: bool) -> Tensor:
@@ -96,25 +117,49 @@ def in_rows(tensor: Tensor) -> Tensor:
     return tensor.view(tensor.shape[0], tensor.shape[1:].numel())
 
 
+def parts(rows: Tensor) -> Iterator[slice]:
+    """Yield the rows of a matrix so many at a time: what is made of each for a moment is small."""
+    at_once = max(1, (ROWS if rows.device.type == "cpu" else ON_GPU) // rows.shape[1])
+    for start in range(0, len(rows), at_once):
+        yield slice(start, start + at_once)
+
+
+def empty_state(shape: torch.Size, device: torch.device) -> dict[str, Tensor]:
+    """Return the moments of a new weight: all 0."""
+    state = {}
+    for name, signed in CODES.items():
+        zero = int((values_of(signed) == 0).nonzero())
+        state[name] = torch.full(shape, zero, dtype=torch.uint8, device=device)
+        state[f"{name}_scale"] = torch.zeros(shape[0], -(-shape[1:].numel() // BLOCK), device=device)
+    return state
+
+
 def narrowed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a weight's moments in 8 bits, whatever they were in."""
-    state = dict(state)
+    if state["exp_avg"].dtype == torch.uint8:
+        return state
+    found = state | empty_state(state["exp_avg"].shape, state["exp_avg"].device)
     for name, signed in CODES.items():
-        if state[name].dtype != torch.uint8:
-            moment = in_rows(state[name])
-            codes, state[f"{name}_scale"] = quantized(moment if signed else moment.sqrt(), signed)
-            state[name] = codes.view(state[name].shape)
-    return state
+        moment, codes = in_rows(state[name]), in_rows(found[name])
+        for part in parts(moment):
+            numbers = moment[part] if signed else moment[part].sqrt()
+            codes[part], found[f"{name}_scale"][part] = quantized(numbers, signed)
+    return found
 
 
 def widened(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a weight's moments in fp32, whatever they were in."""
-    state = dict(state)
+    if state["exp_avg"].dtype != torch.uint8:
+        return state
+    found = dict(state)
     for name, signed in CODES.items():
-        if state[name].dtype == torch.uint8:
-            moment = dequantized(in_rows(state[name]), state.pop(f"{name}_scale"), signed)
-            state[name] = (moment if signed else moment.square_()).view(state[name].shape)
-    return state
+        codes, scales = in_rows(state[name]), found.pop(f"{name}_scale")
+        found[name] = torch.empty(state[name].shape, device=codes.device)
+        moment = in_rows(found[name])
+        for part in parts(codes):
+            numbers = dequantized(codes[part], scales[part], signed)
+            moment[part] = numbers if signed else numbers.square_()
+    return found
 
 
 class EightBitAdamW(SplitAdamW):
@@ -131,12 +176,7 @@ class EightBitAdamW(SplitAdamW):
             return
         state = self.state[parameter]
         if not state:
-            blocks = -(-parameter.shape[1:].numel() // BLOCK)
-            state["step"] = torch.zeros(())
-            for name, signed in CODES.items():
-                zero = int((values_of(signed) == 0).nonzero())
-                state[name] = torch.full(parameter.shape, zero, dtype=torch.uint8, device=parameter.device)
-                state[f"{name}_scale"] = torch.zeros(parameter.shape[0], blocks, device=parameter.device)
+            state |= {"step": torch.zeros(()), **empty_state(parameter.shape, parameter.device)}
         if parameter.dtype == torch.bfloat16 and "low" not in state:
             state["low"] = torch.zeros(parameter.shape, dtype=torch.int16, device=parameter.device)
         state["step"] += 1
@@ -156,9 +196,8 @@ def _step_by_kernel(parameter: Tensor, state: dict[str, Tensor], group: dict[str
     low = state.get("low", 0)  # NULL
     grad = parameter.grad.contiguous()  # type: ignore[union-attr]
     call(
-        "adamw_8bit", parameter, parameter, low, grad, *kept, *looked_up,
-        parameter.shape[0], parameter.shape[1:].numel(), *_factors(state, group), *map(float, group["betas"]),
-        float(group["eps"]),
+        "adamw_8bit", parameter, parameter, low, grad, *kept, *looked_up, *in_rows(parameter).shape, int(state["step"]),
+        *_factors(state, group), *map(float, (*group["betas"], group["eps"])),
     )  # fmt: skip
 
 
@@ -168,9 +207,7 @@ def _step(parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any]) ->
     beta1, beta2 = group["betas"]
     rows = {name: in_rows(tensor) for name, tensor in state.items() if tensor.ndim > 1}
     weights, grads = in_rows(parameter), in_rows(parameter.grad.contiguous())  # type: ignore[union-attr]
-    at_once = max(1, (ROWS if parameter.device.type == "cpu" else ON_GPU) // weights.shape[1])
-    for start in range(0, len(weights), at_once):
-        part = slice(start, start + at_once)
+    for part in parts(weights):
         mean, root = (dequantized(rows[n][part], rows[f"{n}_scale"][part], signed) for n, signed in CODES.items())
         grad = grads[part].float()
         mean.lerp_(grad, 1 - beta1)
@@ -182,4 +219,4 @@ def _step(parameter: Tensor, state: dict[str, Tensor], group: dict[str, Any]) ->
         else:
             weights[part] = wide
         for (name, signed), moment in zip(CODES.items(), (mean, root), strict=True):
-            rows[name][part], rows[f"{name}_scale"][part] = quantized(moment, signed)
+            rows[name][part], rows[f"{name}_scale"][part] = quantized(moment, signed, int(state["step"]))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import PipelineError
 from ..models.checkpoint import TrainerState
 from ..models.policy import Policy
 from ..settings.learning_sections import Update
@@ -54,9 +55,14 @@ def adamw(
     all second moments.
     """
     betas, eps, decay = (settings.adam_beta1, settings.adam_beta2), settings.adam_eps, settings.weight_decay
-    if eight_bit:
-        return EightBitAdamW(groups, betas, eps, decay)
     every = [p for group in groups for p in group["params"]]
+    if eight_bit:
+        if not all(p.is_contiguous() for p in every):
+            raise PipelineError(
+                "params.yaml: update.optimizer: adamw_8bit takes weights whose rows are end to end in memory, and some "
+                "of this model's are not; set adamw."
+            )
+        return EightBitAdamW(groups, betas, eps, decay)
     large = any(map(is_large, every)) and all(p.is_contiguous() for p in every)
     if large or any(p.dtype == torch.bfloat16 for p in every):
         return SplitAdamW(groups, betas, eps, decay)

@@ -158,12 +158,15 @@ def state_after(
     ppo: PPO, before: TrainerState, controllers: Controllers, learns_values: bool, critic_alone: bool = False
 ) -> TrainerState:
     """Return what training goes on from after the update; critic_alone: the policy's part of it is as it was."""
-    scaler = ppo.scaler
+    scaler, moments = ppo.scaler, moments_of(ppo.policy, ppo.optimizer)
+    if critic_alone:
+        trained = {name.rpartition(".")[0] for name in moments}
+        moments |= {n: t for n, t in before.moments.items() if n.rpartition(".")[0] not in trained}
     return TrainerState(
         optimizer_step=before.optimizer_step + (0 if critic_alone else ppo.steps),
         value_step=before.value_step + (ppo.steps if learns_values else 0),
         loss_scale=scaler.get_scale() if scaler.is_enabled() else None,
         loss_scale_streak=scaler.state_dict()["_growth_tracker"] if scaler.is_enabled() else 0,
         controllers=controllers,
-        moments=(before.moments if critic_alone else {}) | moments_of(ppo.policy, ppo.optimizer),
+        moments=moments,
     )

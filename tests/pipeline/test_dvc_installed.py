@@ -71,15 +71,17 @@ def test_a_gguf_file_needs_no_extra(project: InstalledProject) -> None:
     edited = YAML().load(good)
     edited["base"]["model"] = edited["sources"]["base"] = "tiny.gguf"
     YAML().dump(edited, params)
-    assert project.repro("base") >= {"base"}
-    written = load_file(project.folder / "data/base/model.safetensors")
+    try:
+        assert project.repro("base") >= {"base"}
+        written = load_file(project.folder / "data/base/model.safetensors")
+    finally:
+        params.write_text(good)
+        (project.folder / "tiny.gguf").unlink()
+    project.repro("base")
     expected = tiny_model("llama").state_dict()
     assert set(written) == set(expected) - {"lm_head.weight"}
     for name, values in written.items():
         torch.testing.assert_close(values.float(), expected[name], atol=0, rtol=2**-8)  # bf16, if that
-    params.write_text(good)
-    (project.folder / "tiny.gguf").unlink()
-    project.repro("base")
 
 
 def test_git_gets_what_a_clone_needs_and_no_data(project: InstalledProject) -> None:

@@ -38,13 +38,13 @@ def test_the_codes_are_those_of_bitsandbytes(signed: bool) -> None:
 
 
 @SIGNED
-def test_numbers_with_the_same_upper_half_have_one_middle_between_them_at_most(signed: bool) -> None:
+def test_numbers_with_the_same_upper_half_have_one_border_between_them_at_most(signed: bool) -> None:
     """On this the look-up rests."""
-    middles = tables(signed, torch.device("cpu"))[2][:-1]
+    borders = tables(signed, torch.device("cpu"))[2][:-1]
     upper = torch.arange(1 << 16, dtype=torch.int32) << 16
     ends = torch.stack([upper.view(torch.float32), (upper + 0xFFFF).view(torch.float32)])
     ends = ends[:, ~ends.isnan().any(0)]
-    between = torch.bucketize(ends.amax(0), middles) - torch.bucketize(ends.amin(0), middles)
+    between = torch.bucketize(ends.amax(0), borders) - torch.bucketize(ends.amin(0), borders)
     assert between.max() == 1
 
 
@@ -54,19 +54,36 @@ def distances(scaled: float, signed: bool) -> list[float]:
 
 
 @SIGNED
-@given(numbers=st.lists(st.floats(-(2.0**40), 2.0**40, width=32), min_size=1, max_size=40))
-def test_each_number_gets_the_nearest_code(signed: bool, numbers: list[float]) -> None:
+@given(numbers=st.lists(st.floats(-(2.0**40), 2.0**40, width=32), min_size=1, max_size=40), step=st.integers(0, 2**31))
+def test_each_number_gets_the_nearest_code_or_a_root_one_of_both_beside_it(
+    signed: bool, numbers: list[float], step: int
+) -> None:
     row = torch.tensor([numbers]) if signed else torch.tensor([numbers]).abs()
-    codes, scales = quantized(row, signed)
+    codes, scales = quantized(row, signed, step)
     assert scales.item() == row.abs().max()
-    back = dequantized(codes, scales, signed)
+    back, values = dequantized(codes, scales, signed), values_of(signed).double().tolist()
     for x, code, found in zip(row[0].tolist(), codes[0].tolist(), back[0].tolist(), strict=True):
-        scaled = torch.tensor(x) / scales[0, 0].clamp_min(eight_bit.SMALLEST)
-        far = distances(scaled.item(), signed)
-        if not signed and x > 0:
-            far[0] = 2.0  # never 0
-        assert far[code] <= min(far) * (1 + 1e-5)  # a middle is rounded to fp32
-        assert found == pytest.approx(values_of(signed)[code].item() * scales.item(), rel=1e-6, abs=1e-37)
+        scaled = (torch.tensor(x) / scales[0, 0].clamp_min(eight_bit.SMALLEST)).item()
+        if signed:
+            far = distances(scaled, signed)
+            assert far[code] <= min(far) * (1 + 1e-5)  # a middle is rounded to fp32
+        else:
+            assert (
+                values[max(code - 1, 0)] < scaled < values[min(code + 1, 255)]
+                or scaled in (values[code], 0.0)
+                or (code == 1 and scaled < values[1])
+            )
+            assert (code > 0) == (x > 0)
+        assert found == pytest.approx(values[code] * scales.item(), rel=1e-6, abs=1e-37)
+
+
+def test_a_root_s_codes_are_right_on_average_over_steps() -> None:
+    """The mean of 4000 draws lies within four standard errors of the number."""
+    row = torch.cat([torch.rand(1, 255, generator=torch.Generator().manual_seed(0)) ** 4, torch.ones(1, 1)], 1)
+    drawn = torch.stack([dequantized(*quantized(row, False, step), False)[0] for step in range(4000)])
+    off = (drawn.mean(0) - row[0]).abs()
+    assert (off <= 4 * drawn.std(0) / 4000**0.5 + 1e-6).float().mean() > 0.99
+    assert (drawn.std(0)[(row[0] > 1e-5) & (row[0] < 0.99)] > 0).all()
 
 
 def test_blocks_are_of_256_and_end_with_their_row() -> None:
@@ -116,24 +133,25 @@ def test_a_step_is_adamw_s_from_the_moments_that_were_kept(dtype: torch.dtype, e
         found = weight.detach() if "low" not in kept else join(weight.detach(), kept["low"])
         torch.testing.assert_close(found, plain.detach(), atol=2e-7, rtol=1e-6)
         for name, moment in widened(kept).items():
-            if name in CODES:  # the worst of a code's decade: 7 % at its lower end, twice that for a square
-                torch.testing.assert_close(moment, theirs.state[plain][name], atol=1e-3, rtol=0.15)
+            if name in CODES:  # the worst of a code's decade: a seventh at its lower end, twice that for a square
+                torch.testing.assert_close(moment, theirs.state[plain][name], atol=3e-3, rtol=0.3)
         assert kept["step"] == step + 1
 
 
 @DTYPES
 def test_kernel_and_torch_agree(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for rounding, by which a number here and there gets the code beside."""
-    made = trained(dtype, 2)
+    """But for rounding: a first moment here and there gets the code beside, a root is drawn anew between the two."""
+    made = trained(dtype, 1)
     monkeypatch.setattr(eight_bit, "serves", lambda *_: False)
     monkeypatch.setattr(eight_bit, "ROWS", 1500)  # two rows at a time
-    weights, *kept = trained(dtype, 2)
-    torch.testing.assert_close(made[0], weights, atol=LR * 0.1, rtol=0)
-    assert (made[0] - weights).abs().mean() < LR * 1e-3
+    weights, *kept = trained(dtype, 1)
+    torch.testing.assert_close(made[0], weights, atol=LR * 0.2, rtol=0)
+    assert (made[0] - weights).abs().mean() < LR * 1e-2
     pairs = zip(CODES.values(), (made[1:3], made[3:5]), (kept[:2], kept[2:4]), strict=True)
     for signed, (codes, scales), other in pairs:
-        torch.testing.assert_close(scales, other[1], atol=0, rtol=1e-5)
-        assert (codes != other[0]).float().mean() < 0.005
+        torch.testing.assert_close(scales, other[1], atol=0, rtol=0.01)  # that of one code
+        assert (codes != other[0]).float().mean() < (0.005 if signed else 0.5)
+        assert ((codes.int() - other[0].int()).abs() > 1).float().mean() < 0.005
         off = (dequantized(codes, scales, signed) - dequantized(*other, signed)).abs()
         assert (off < 0.02 * scales.repeat_interleave(256, 1)[:, :700]).all()
 
@@ -157,21 +175,38 @@ def test_threads_change_no_bit() -> None:
 
 
 def test_a_hundred_steps_end_near_those_in_fp32(either_kernels: None) -> None:
-    """By a twentieth of the way that the weights have gone, on average."""
+    """But for a twentieth of the way that the weights have gone, on average."""
     found, wanted = trained(torch.float32, 100)[0], trained(torch.float32, 100, SplitAdamW)[0]
     start = trained(torch.float32, 0, rows=slice(None))[0]
     assert (found - wanted).abs().mean() < 0.05 * (wanted - start).abs().mean()
 
 
-def test_a_weight_whose_gradient_ends_is_never_divided_by_eps_alone(either_kernels: None) -> None:
-    """Its second moment is far below its block's: a code of v, not of its root, would be 0, and the step m / eps."""
-    weight = torch.zeros(2, 256, requires_grad=True)
+@pytest.mark.parametrize("factor", [0.0, 0.1, 3.0])
+def test_a_second_moment_follows_gradients_that_change_in_size(factor: float, either_kernels: None) -> None:
+    """300 steps, then 1000 in which half of each block has others: with nearest codes, none would ever shrink."""
+    weight = torch.zeros(4, 512, requires_grad=True)
     ours = EightBitAdamW([{"params": [weight], "lr": LR}], BETAS, EPS, 0.0)
-    for step in range(20):
-        weight.grad = torch.full((2, 256), 1e-4 if step < 2 else 0.0)
-        weight.grad[:, 0] = 1.0
+    generator, exact = torch.Generator().manual_seed(0), torch.zeros(4, 512)
+    for step in range(1300):
+        weight.grad = torch.randn(4, 512, generator=generator)
+        if step >= 300:
+            weight.grad[:, ::2] *= factor
+        exact.mul_(BETAS[1]).addcmul_(weight.grad, weight.grad, value=1 - BETAS[1])
         ours.step()
-    assert weight.detach().abs().max() < 21 * LR
+    found = widened(ours.state[weight])["exp_avg_sq"].sqrt()
+    for half in (slice(0, None, 2), slice(1, None, 2)):
+        assert found[:, half].mean().item() == pytest.approx(exact[:, half].sqrt().mean().item(), rel=0.03)
+
+
+def test_a_weight_whose_gradient_ends_is_never_divided_by_eps_alone(either_kernels: None) -> None:
+    """After one large gradient its root is a hundred millionth of the block's scale, and its first moment is not."""
+    weight = torch.zeros(2, 256, requires_grad=True)
+    ours = EightBitAdamW([{"params": [weight], "lr": LR}], BETAS, 1e-15, 0.0)
+    for step in range(80):
+        weight.grad = torch.full((2, 256), 1e-8 if step < 70 else 0.0)
+        weight.grad[:, 0] = float(step == 0)
+        ours.step()
+    assert weight.detach().abs().max() < 500 * LR
 
 
 def test_zeros_not_a_number_and_no_rows(either_kernels: None) -> None:
@@ -183,6 +218,7 @@ def test_zeros_not_a_number_and_no_rows(either_kernels: None) -> None:
     weight.grad[0, 3] = float("nan")
     ours.step()
     assert weight[0, 3].isnan() and not weight[1].isnan().any()
+    assert ours.state[weight]["exp_avg_scale"].isnan().tolist() == [[True], [False]]  # as AdamW's moment would be
     assert ours.state[none].keys() == ours.state[weight].keys()  # a rank without rows sends as many tensors as others
 
 
@@ -220,7 +256,7 @@ def test_moments_go_through_files_and_from_one_form_into_the_other(
             assert before.keys() == after.keys()
             assert all(torch.equal(before[name], after[name]) for name in before)
         for name, moment in widened(before).items():
-            torch.testing.assert_close(widened(after)[name], moment, atol=1e-2, rtol=0.15)
+            torch.testing.assert_close(widened(after)[name], moment, atol=1e-2, rtol=0.3)
     step_all(policy, again, range(3, 5))
     assert all(parameter.isfinite().all() for parameter in trained_parameters(policy).values())
 

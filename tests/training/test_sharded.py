@@ -17,12 +17,21 @@ from updating import make_policy
 from ppo_pipeline.errors import PipelineError
 from ppo_pipeline.models.checkpoint import TrainerState, save_trainer
 from ppo_pipeline.models.tensors import checksum
+from ppo_pipeline.training import eight_bit
+from ppo_pipeline.training.eight_bit import widened
+from ppo_pipeline.training.optimizer import MOMENTS
 from ppo_pipeline.training.ranks import Ranks
 from ppo_pipeline.training.sharded import _blocks, _check, _Root, sum_in_order
 
-TWICE = ("shared", "bf16")
+TWICE = ("shared", "bf16", "8 bits")
 BY_FOUR = ("shared", "separate")
 ROUNDS = ("float32", "bfloat16")
+
+
+@pytest.fixture(autouse=True)
+def rows_of_any_length_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The case "8 bits" sets it in this process too."""
+    monkeypatch.setattr(eight_bit, "SHORTEST", eight_bit.SHORTEST)
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +117,19 @@ def test_an_update_ends_as_in_one_process(case: str, runs: dict[str, list[Any]])
     assert max(far[name] for name in weights) < (0.02 if rough else 1e-4)
     if not rough:
         assert max(far.values()) < 1e-3
+    if case == "8 bits":
+        ours, theirs = (in_fp32(each["tensors"]) for each in (found, wanted))
+        assert max(errors(ours, theirs).values()) < 0.05
     assert wanted["counts"][1] == (case == "target kl") and wanted["counts"][0]
     assert (wanted["metrics"]["policy/grad_norm_max"] > 0.01) and len(weights) * 2 < len(far)
+
+
+def in_fp32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the moments that are in 8 bits, out of them."""
+    names = {name.removesuffix(".exp_avg") for name, t in tensors.items() if t.dtype == torch.uint8}
+    names = {name.removesuffix(".exp_avg_sq") for name in names}
+    states = {n: {kind: tensors[f"{n}.{kind}"] for kind in MOMENTS if f"{n}.{kind}" in tensors} for n in names}
+    return {f"{n}.{kind}": t for n, state in states.items() for kind, t in widened(state).items()}
 
 
 @pytest.mark.parametrize("case", TWICE)
@@ -126,7 +146,7 @@ def test_a_snapshot_goes_on_by_as_many_processes_or_by_one(case: str, runs: dict
     by_one = resumed(case, Ranks(), str(folder / f"steps {case}"))
     weights = {n for n in wanted["tensors"] if not re.search(r"\.(exp_avg|exp_avg_sq|low)(_scale)?$", n)}
     far = errors(by_one["tensors"], wanted["tensors"])
-    assert 0 < max(far[name] for name in weights) < (0.02 if case == "bf16" else 1e-4)
+    assert 0 < max(far[name] for name in weights) < (1e-4 if case == "shared" else 0.02)
 
 
 def test_two_processes_go_on_from_within_one_s_minibatch(runs: dict[str, list[Any]]) -> None:

@@ -10,7 +10,7 @@ EIGHT_BITS = 2 * (1 + 4 / 256)  # two codes, and an fp32 scale for 256 of each; 
 
 
 def state_bytes(optimizer: str, full: bool, size: int) -> float:
-    """Return the optimizer's bytes for each trained weight; LoRA's B has too short rows for 8 bits, and counts as A."""
+    """Return the optimizer's bytes for each trained weight; of LoRA as in fp32: below rank 64 B's moments are."""
     moments = EIGHT_BITS if full and optimizer == "adamw_8bit" else STATES
     return moments + (SPLIT_STATES - STATES if full and size == 2 else 0)
 
