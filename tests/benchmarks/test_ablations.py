@@ -9,12 +9,17 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from benchmarks import sums
 from benchmarks.ablations import curve_file, curves_of, markdown, read_curve, summary
 from benchmarks.measuring import ROOT
 from benchmarks.projects import change
 from ppo_pipeline.settings.params import load_params
 
-VARIANTS: dict[str, dict[str, Any]] = YAML(typ="safe").load(ROOT / "benchmarks/ablations.yaml")
+VARIANTS: dict[tuple[str, str], dict[str, Any]] = {
+    (file, name): changes
+    for file in ("ablations", "sums")
+    for name, changes in YAML(typ="safe").load(ROOT / f"benchmarks/{file}.yaml").items()
+}
 
 
 def curve(*scores: float | None, seconds: float = 1.0) -> list[dict[str, Any]]:
@@ -59,8 +64,24 @@ def test_a_run_that_has_not_begun_has_no_rounds(tmp_path: Path) -> None:
     assert read_curve(curve_file(tmp_path, "a", 0)) == [] == curves_of(tmp_path, "a")
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_each_committed_variant_is_settings_that_go_together(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", VARIANTS, ids=lambda name: "-".join(name))
+def test_each_committed_variant_is_settings_that_go_together(name: tuple[str, str], tmp_path: Path) -> None:
     shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
     change(tmp_path, VARIANTS[name])
     load_params(tmp_path / "params.yaml")
+
+
+def test_the_sums_are_right_and_no_held_out_pair_of_numbers_is_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sums, "TARGET", tmp_path / "sums.jsonl")
+    sums.main.main([str(tmp_path / "params.yaml")], standalone_mode=False)
+    load_params(tmp_path / "params.yaml")
+    pairs: dict[str, set[tuple[str, ...]]] = {"train": set(), "heldout": set()}
+    for row in map(json.loads, sums.TARGET.read_text().splitlines()):
+        a, sign, b, _ = row["prompt"].splitlines()[-1].split()
+        x, y = int(a), int(b)
+        assert int(row["expected"]) == {"+": x + y, "x": x * y, "-": x - y}[sign]
+        pairs[row["split"]].add((sign, a, b) if sign == "-" else (sign, *sorted((a, b))))
+    assert {name: len(found) for name, found in pairs.items()} == {"train": 306, "heldout": 205}
+    assert not pairs["train"] & pairs["heldout"]
