@@ -22,6 +22,7 @@ from ppo_pipeline.sampling.decoder import Decoder, Request
 from ppo_pipeline.sampling.draw import Drawn, draw
 from ppo_pipeline.sampling.streams import uniforms
 from ppo_pipeline.sampling.truncation import Truncation
+from ppo_pipeline.training import eight_bit
 from ppo_pipeline.training.optimizer import make_optimizer
 from ppo_pipeline.training.ppo import PPO
 
@@ -137,13 +138,20 @@ def test_tokens_drawn_without_double_precision_follow_the_probabilities(other: O
 
 
 @pytest.mark.parametrize(
-    ("tuning", "critic", "dtype"), [("lora", "separate", torch.float32), ("full", "shared", torch.bfloat16)]
+    ("tuning", "critic", "dtype", "optimizer"),
+    [
+        ("lora", "separate", torch.float32, "adamw"),
+        ("full", "shared", torch.bfloat16, "adamw"),
+        ("full", "shared", torch.bfloat16, "adamw_8bit"),
+    ],
 )
 def test_an_update_waits_for_the_device_once_a_microbatch_and_once_a_step(
-    other: OtherDevice, tuning: str, critic: str, dtype: torch.dtype
+    other: OtherDevice, tuning: str, critic: str, dtype: torch.dtype, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one row, as models are trained that can; for padded rows transformers itself looks at the positions."""
-    settings, data = update_settings(microbatch_tokens=24), replace(make_data(), packed=True)
+    monkeypatch.setattr(eight_bit, "SHORTEST", 16)  # of the tiny model's rows too
+    settings = update_settings(microbatch_tokens=24, optimizer=optimizer)
+    data = replace(make_data(), packed=True)
     policy = make_policy("llama", tuning=tuning, critic=critic)
     targets = make_targets(policy, make_data())
     microbatches = 0
