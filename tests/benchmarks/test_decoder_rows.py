@@ -41,6 +41,7 @@ def rows_of(folder: Path, vllm: Path) -> list[tuple[str, str, Any]]:
     return [(row["ours"].split(":")[0], row["peer"].split(":")[0], row.get("ratio")) for row in rows]
 
 
+@pytest.mark.rare
 def test_without_vllm_the_rows_say_so(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, tmp_path / "no-python")
     own = "own decoder"

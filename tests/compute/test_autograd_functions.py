@@ -35,7 +35,7 @@ def layout() -> packed.Layout:
 
 
 def frozen_product() -> torch.Tensor:
-    if not torch.backends.mkldnn.is_available():
+    if not prepacked._has_kernels():
         pytest.skip("no packed weights on this machine")
     layer = prepacked.PrepackedLinear(linear(torch.bfloat16))
     return prepacked.FrozenProduct.apply(leaf(2, 8, IN, dtype=torch.bfloat16), layer)

@@ -122,6 +122,7 @@ def test_a_worker_that_is_killed_changes_no_bit(
     assert hashlib.sha256(file_of(project, stage).read_bytes()).hexdigest() == expected[stage]
 
 
+@pytest.mark.rare
 def test_a_node_that_goes_away_changes_no_bit(
     project: Stages, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

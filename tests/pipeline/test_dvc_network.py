@@ -55,7 +55,13 @@ class Trapped(Project):
         return self.log.with_name(self.log.name + ".processes").read_text()
 
 
-@pytest.mark.parametrize("warm", ["0", pytest.param("1", marks=pytest.mark.skipif(sys.platform != "linux", reason=""))])
+@pytest.mark.parametrize(
+    "warm",
+    [
+        pytest.param("0", marks=pytest.mark.rare),
+        pytest.param("1", marks=pytest.mark.skipif(sys.platform != "linux", reason="")),
+    ],
+)
 def test_a_run_asks_no_network_and_a_reward_service_trips_the_trap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: str
 ) -> None:

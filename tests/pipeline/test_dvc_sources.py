@@ -131,6 +131,7 @@ def test_a_judge_less_reruns_nothing_of_the_other_rounds_and_leaves_no_record(pr
     assert clean(project)
 
 
+@pytest.mark.rare
 def test_a_clone_without_the_folder_pulls_and_goes_on_with_allow_missing(
     project: ForetoldProject, tmp_path: Path
 ) -> None:
