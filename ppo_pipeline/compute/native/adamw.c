@@ -70,13 +70,19 @@ void NAME(adamw_8bit)(real *weights, int16_t *low, const real *grads, uint8_t *m
         mean_scales[at] = largest_m += spoilt;
         root_scales[at] = largest_r += spoilt;
         float by_m = largest_m < 1e-37f ? 1e-37f : largest_m, by_r = largest_r < 1e-37f ? 1e-37f : largest_r;
+        float chance[BLOCK];
+#pragma omp simd
         for (int64_t j = 0; j < count; j++) {
-            mean[start + j] = code_of(m[j] / by_m, means);
-            float x = r[j] / by_r;
-            uint8_t low_code = code_of(x, roots), high_code = low_code < 255 ? low_code + 1 : 255;
-            float gap = roots.values[high_code] - roots.values[low_code];
-            uint8_t code = dither(x, (uint32_t)step) * gap < x - roots.values[low_code] ? high_code : low_code;
-            root[start + j] = code == 0 && r[j] > 0 ? 1 : code;
+            m[j] /= by_m;
+            r[j] /= by_r;
+            chance[j] = dither(r[j], (uint32_t)step);
+        }
+        for (int64_t j = 0; j < count; j++) {
+            mean[start + j] = code_of(m[j], means);
+            uint32_t code = code_of(r[j], roots), next = code + (code < 255);
+            float gap = roots.values[next] - roots.values[code];
+            code += chance[j] * gap < r[j] - roots.values[code]; /* sums in place of unforeseeable jumps */
+            root[start + j] = (uint8_t)(code + ((code == 0) & (r[j] > 0)));
         }
     }
 }
