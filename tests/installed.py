@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Iterable
 from importlib.metadata import distribution, distributions
 from pathlib import Path
 
@@ -33,9 +34,7 @@ def repository_files() -> list[str]:
 def required_entries(requirements: list[str]) -> set[Path]:
     """Return what lies in the tests' site-packages of all that is required without an extra."""
     entries: set[Path] = set()
-    wanted_by = [Requirement(text) for text in requirements]
-    todo = [each for each in wanted_by if not each.marker or each.marker.evaluate({"extra": ""})]
-    seen = set()
+    todo, seen = needed(requirements, ()), set()
     while todo:
         wanted = todo.pop()
         if (wanted.name, *wanted.extras) in seen:
@@ -44,11 +43,16 @@ def required_entries(requirements: list[str]) -> set[Path]:
         found = distribution(wanted.name)
         tops = {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}
         entries |= {Path(sysconfig.get_paths()["purelib"], top) for top in tops}
-        for requirement in map(Requirement, found.requires or ()):
-            if any(not requirement.marker or requirement.marker.evaluate({"extra": extra})
-                   for extra in ("", *wanted.extras)):  # fmt: skip
-                todo.append(requirement)
+        todo += needed(found.requires or [], wanted.extras)
     return entries
+
+
+def needed(requirements: list[str], extras: Iterable[str]) -> list[Requirement]:
+    """Return those of a distribution's requirements that hold here, with so many of its extras."""
+    return [
+        each for each in map(Requirement, requirements)
+        if not each.marker or any(each.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+    ]  # fmt: skip
 
 
 class Installed:

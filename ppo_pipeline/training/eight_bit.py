@@ -180,8 +180,7 @@ class EightBitAdamW(SplitAdamW):
         if parameter.dtype == torch.bfloat16 and "low" not in state:
             state["low"] = torch.zeros(parameter.shape, dtype=torch.int16, device=parameter.device)
         state["step"] += 1
-        kernel = serves(parameter.device, parameter.dtype) and parameter.is_contiguous()
-        (_step_by_kernel if kernel else _step)(parameter, state, group)
+        (_step_by_kernel if serves(parameter.device, parameter.dtype) else _step)(parameter, state, group)
 
 
 def _factors(state: dict[str, Tensor], group: dict[str, Any]) -> tuple[float, float, float]:

@@ -29,8 +29,8 @@ INLINE float dither(float x, uint32_t step) {
 void NAME(adamw_8bit)(real *weights, int16_t *low, const real *grads, uint8_t *mean, float *mean_scales, uint8_t *root,
                       float *root_scales, const float *mean_values, const uint8_t *mean_floor,
                       const float *mean_borders, const float *root_values, const uint8_t *root_floor,
-                      const float *root_borders, int64_t rows, int64_t columns, int64_t step, float shrink, float size, float unbias,
-                      float beta1, float beta2, float eps, int threads) {
+                      const float *root_borders, int64_t rows, int64_t columns, int64_t step, float shrink, float size,
+                      float unbias, float beta1, float beta2, float eps, int threads) {
     codes means = {mean_values, mean_floor, mean_borders}, roots = {root_values, root_floor, root_borders};
     int64_t blocks = (columns + BLOCK - 1) / BLOCK;
 #pragma omp parallel for num_threads(threads) if (rows * columns > 8192)
