@@ -13,7 +13,7 @@ from .decoder import VLLM
 from .machine import limits
 
 NAMES = ("decoder", "whole_round", "notebooks")
-SLOW = ("rounds", "growth", "flips", "invariant", "workers", "bf16", "busy", "prefix")  # only by name
+SLOW = ("rounds", "growth", "flips", "invariant", "workers", "bf16", "busy", "prefix", "gpu")  # only by name
 
 
 @click.command()

@@ -3,13 +3,18 @@
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from ..errors import PipelineError
 from .device_trial import attends_rightly
 
 WITHOUT_FLOAT64 = {"mps"}
+FROM_ATTENTION = 6  # steps of the graph: views of its result
 
 
 def device_and_format(device: str, dtype: str, setting: str) -> tuple[torch.device, torch.dtype]:
@@ -25,6 +30,34 @@ def device_and_format(device: str, dtype: str, setting: str) -> tuple[torch.devi
     torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and nothing here reads such memory
     found = torch.device(_device(device, setting))
     return found, _dtype(dtype, found)
+
+
+@contextmanager
+def determinism(mode: Literal["default", "warn", "error"]) -> Iterator[None]:
+    """Have torch's kernels run in another mode of `torch.set_deterministic_debug_mode`.
+
+    error: they add in one order each time, and RuntimeError is raised where one cannot. warn, which `device_and_format`
+    sets: the same, but for attention's gradients on GPUs, which are added up as they come. default: the fastest.
+    """
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode(mode)
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before)
+
+
+def gradients_in_one_order(out: Tensor) -> Tensor:
+    """Return what torch's attention gave, whose backward pass then adds in one order; on a CPU it does anyway."""
+    node = None if out.device.type == "cpu" else out.grad_fn
+    for _ in range(FROM_ATTENTION):
+        if node is not None and "Attention" not in node.name():
+            node = node.next_functions[0][0] if node.next_functions else None
+    if node is not None and "Attention" in node.name():
+        stack = ExitStack()
+        node.register_prehook(lambda _: stack.enter_context(determinism("error")))
+        node.register_hook(lambda *_: stack.close())
+    return out
 
 
 def _keep_memory() -> None:

@@ -2,9 +2,10 @@
 
 The row is [prefix | sequence 1 | sequence 2 | ...], or a tree: branches that more than one sequence goes on from, and
 each sequence's rest. Every part of a transformer but attention treats each token by itself and need not know of the
-sequences. Attention takes its queries, keys and values apart (on a GPU into a padded batch), puts the keys and values
-above each sequence before its own, and lays its result end to end again. In exact arithmetic this is the forward of
-each sequence alone, and so is its gradient; on a CPU the forward is so bit by bit.
+sequences. Attention takes its queries, keys and values apart, puts the keys and values above each sequence before its
+own, and lays its result end to end again: on CPUs by kernels of our own, on GPUs by torch's flash kernels, and in a
+padded batch where these do not serve. In exact arithmetic this is the forward of each sequence alone, and so is its
+gradient; on a CPU the forward is so bit by bit.
 
 An architecture takes part through transformers' attention interface; `can_pack` tries whether it does.
 """
@@ -21,6 +22,8 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from ..compute import flash
+from ..compute.device import gradients_in_one_order
 from ..compute.native.attention import Branches, attend_end_to_end, attends, branches_of
 from ..errors.machine_faults import is_machines
 from .loading import backbone_of, text_config
@@ -41,7 +44,8 @@ class Layout:
     positions: (1, N) within each sequence. padded: (B, T) index, counted behind the prefix, of each sequence's
     tokens, 0 for padding. flat: (n,) index of the row's tokens behind the prefix in the flattened (B T,). branches: of
     the row. is_tree: whether each branch is a sequence above, and the prefix 0. calls: how often attention was asked to
-    follow it. keys: (B, W) index of all tokens that a tree's branches see, 0 for padding, once it was asked for.
+    follow it. keys: (B, W) index of all tokens that a tree's branches see, 0 for padding, once it was asked for. spans:
+    the same for the flash kernels, and where the row has the keys, None where that is in their order; likewise.
     """
 
     prefix: int
@@ -52,6 +56,7 @@ class Layout:
     is_tree: bool = False
     calls: int = 0
     keys: Tensor | None = None
+    spans: tuple[flash.Spans, Tensor | None] | None = None
 
     @property
     def tokens(self) -> int:
@@ -61,13 +66,29 @@ class Layout:
     def keys_seen(self) -> Tensor:
         """Return `keys`."""
         if self.keys is None:
-            seen: list[Tensor] = []
-            bounds = itertools.pairwise(self.branches.starts.tolist())
-            for parent, (start, stop) in zip(self.branches.parents.tolist(), bounds, strict=True):
-                own = torch.arange(start, stop)
-                seen.append(own if parent < 0 else torch.cat([seen[parent], own]))
-            self.keys = torch.nn.utils.rnn.pad_sequence(seen, batch_first=True).to(self.padded.device)
+            self.keys = torch.nn.utils.rnn.pad_sequence(self._seen(), batch_first=True).to(self.padded.device)
         return self.keys
+
+    def keys_by_span(self) -> tuple[flash.Spans, Tensor | None]:
+        """Return `spans`."""
+        if self.spans is None:
+            seen, starts = self._seen(), self.branches.starts
+            counts = [len(own) for own in seen]
+            begins = torch.tensor([0, *itertools.accumulate(counts)], dtype=torch.int32)
+            queries, keys = (x.to(self.padded.device, torch.int32) for x in (starts, begins))
+            spans = flash.Spans(queries, keys, int(starts.diff().max()), max(counts))
+            shared = int(self.branches.befores.max())
+            self.spans = spans, torch.cat(seen).to(self.padded.device) if shared else None
+        return self.spans
+
+    def _seen(self) -> list[Tensor]:
+        """Return the tokens that each branch sees, as index of the row."""
+        seen: list[Tensor] = []
+        bounds = itertools.pairwise(self.branches.starts.tolist())
+        for parent, (start, stop) in zip(self.branches.parents.tolist(), bounds, strict=True):
+            own = torch.arange(start, stop)
+            seen.append(own if parent < 0 else torch.cat([seen[parent], own]))
+        return seen
 
 
 def packed_layout(lengths: Tensor, prefix: int, total: int, width: int, device: torch.device) -> Layout:
@@ -158,10 +179,14 @@ def can_branch(model: Any) -> bool:
 
     torch's attention on a CPU rounds by the number of queries, so there it takes the kernels.
     """
+    return model.device.type != "cpu" or attends(torch.empty(1, head_size(model), dtype=model.dtype))
+
+
+def head_size(model: Any) -> int:
+    """Return the numbers of one attention head; 1 for a recurrent model, which has none."""
     config = text_config(model)
-    heads = getattr(config, "num_attention_heads", None)  # recurrent models have none
-    size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 1)
-    return model.device.type != "cpu" or attends(torch.empty(1, size, dtype=model.dtype))
+    heads = getattr(config, "num_attention_heads", None)
+    return int(getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 1))
 
 
 def _errors(found: Tensor, expected: Tensor) -> Tensor:
@@ -178,28 +203,31 @@ def attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    sequence_layout: Layout | None = None,
+    sequence_layout: Layout | flash.Spans | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within sequences packed, (1, heads, N, d) to (1, N, heads, d); without a layout, as SDPA does.
+    """Attend within sequences packed, (1, heads, N, d) to (1, N, heads, d); without a layout, as `sdpa` does.
 
-    Raises NotImplementedError for a kind of attention that is not plain.
+    With Spans: of one query for each row, (n, heads, 1, d) to (n, 1, heads, d), over keys (n, kv_heads, t, d) that lie
+    in memory by token. Raises NotImplementedError for a kind of attention that is not plain.
     """
     if sequence_layout is None:
-        result: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
-        )
-        return result
+        return sdpa(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more)
     if dropout or attention_mask is not None or any(more.get(name) is not None for name in FOREIGN):
         raise NotImplementedError("attention that is not plain")
-    sequence_layout.calls += 1
     scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
+    if isinstance(sequence_layout, flash.Spans):
+        k, v = (x.transpose(1, 2).view(-1, x.shape[1], x.shape[3]) for x in (key, value))
+        return flash.attend(query[:, :, 0], k, v, sequence_layout, scale)[:, None], None
+    sequence_layout.calls += 1
     # (1, heads, N, d) to (N, heads, d): how the projections left them in memory
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    known = len(k) - len(q)  # keys of tokens before the row, from a cache; nobody asks for their result
+    q = torch.cat([q.new_zeros(known, *q.shape[1:]), q]) if known else q
     if attends(q):
-        known = len(k) - len(q)  # keys of tokens before the row, from a cache; nobody asks for their result
-        q = torch.cat([q.new_zeros(known, *q.shape[1:]), q]) if known else q
         return attend_end_to_end(q, k, v, sequence_layout.branches, scale)[None, known:], None
+    if flash.serves(q.device, q.dtype, q.shape[-1]):
+        return _by_flash(q, k, v, sequence_layout, scale)[None, known:], None
     groups = q.shape[1] // k.shape[1]
     if q.device.type == "cpu":  # its kernels round a sequence differently in batches of other widths
         return _one_by_one(q, k, v, sequence_layout.branches, groups, scale)[None], None
@@ -232,6 +260,15 @@ def _one_by_one(q: Tensor, k: Tensor, v: Tensor, branches: Branches, groups: int
     return torch.cat(parts)
 
 
+def _by_flash(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float) -> Tensor:
+    """Attend within all sequences without padding: (N, heads, d)."""
+    spans, places = layout.keys_by_span()
+    pair = torch.stack([k, v], 1)  # one index, and one sum of its gradients, for both
+    pair = pair[: layout.tokens] if places is None else pair[places]
+    out = flash.attend(q[: layout.tokens], pair[:, 0], pair[:, 1], spans, scale)
+    return torch.cat([out, out.new_zeros(len(q) - len(out), *out.shape[1:])])
+
+
 def _tree_at_once(q: Tensor, k: Tensor, v: Tensor, layout: Layout, groups: int, scale: float) -> Tensor:
     """Attend within all branches of a tree in one padded batch: (N, heads, d)."""
     keys = layout.keys_seen()
@@ -256,7 +293,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, groups: int, scale: float, seen: Te
     if q.device.type == "cpu" and span <= FEW_KEYS and torch.is_grad_enabled():
         out = _FewKeys.apply(q, k, v, seen, scale)
     else:
-        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale)
+        out = gradients_in_one_order(functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale))
     return out.unflatten(2, (groups, width)).permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
@@ -322,4 +359,11 @@ def _flat(x: Tensor, layout: Layout, count: int) -> Tensor:
     return torch.cat([taken, taken.new_zeros(count - len(taken), *taken.shape[1:])])
 
 
+def sdpa(*args: Any, **more: Any) -> tuple[Tensor, None]:
+    """Attend as transformers does by torch's SDPA, and to the same gradients each time."""
+    out, nothing = sdpa_attention_forward(*args, **more)
+    return gradients_in_one_order(out), nothing
+
+
 AttentionInterface.register(NAME, attention)
+AttentionInterface.register("sdpa", sdpa)  # for the models that cannot be packed

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from ..compute.device import determinism
 from ..compute.native.operations import attend_step
 
 
@@ -18,11 +20,13 @@ class SlotCache(Cache):
     Sequences of different lengths lie in it without left padding: row i is valid below its own length, and the
     attention mask hides what lies beyond. A forward first says with `prefill` or `step` where it writes.
     counts: the model asks the cache how many tokens lie before those that it runs; else it is given their positions.
+    by_token: in memory a slot's numbers lie by token, then head, as the flash kernels take them; else by head, then
+    token.
     """
 
-    def __init__(self, slots: int, capacity: int, counts: bool = False) -> None:
+    def __init__(self, slots: int, capacity: int, counts: bool = False, by_token: bool = False) -> None:
         super().__init__(layers=[])
-        self.slots, self.capacity, self.counts = slots, capacity, counts
+        self.slots, self.capacity, self.counts, self.by_token = slots, capacity, counts, by_token
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.prefix: list[tuple[Tensor, Tensor]] = []
@@ -89,8 +93,9 @@ class SlotCache(Cache):
             keys[rows, :, :width] = key_states
             values[rows, :, :width] = value_states
             return key_states, value_states
-        keys[rows, :, self._positions] = key_states[:, :, 0]
-        values[rows, :, self._positions] = value_states[:, :, 0]
+        with determinism("default") if keys.device.type == "cuda" else nullcontext():  # no place is written twice
+            keys[rows, :, self._positions] = key_states[:, :, 0]
+            values[rows, :, self._positions] = value_states[:, :, 0]
         return keys[: len(rows), :, : self._width], values[: len(rows), :, : self._width]
 
     def copy_slot(self, source: int, target: int, length: int) -> None:
@@ -100,9 +105,12 @@ class SlotCache(Cache):
                 tensor[target, :, :length] = tensor[source, :, :length]
 
     def _add_layer(self, key_states: Tensor, value_states: Tensor) -> None:
-        shape = (self.slots, key_states.shape[1], self.capacity)
-        self.keys.append(_zeros((*shape, key_states.shape[-1]), key_states))
-        self.values.append(_zeros((*shape, value_states.shape[-1]), value_states))
+        for tensors, like in ((self.keys, key_states), (self.values, value_states)):
+            shape = (self.slots, like.shape[1], self.capacity, like.shape[-1])
+            if self.by_token:
+                tensors.append(_zeros((shape[0], shape[2], shape[1], shape[3]), like).transpose(1, 2))
+            else:
+                tensors.append(_zeros(shape, like))
 
     def restore(self, keys: Tensor, values: Tensor) -> None:
         """Add a layer with the keys and values (n, heads, t, d) that the first n slots held."""

@@ -1,8 +1,8 @@
 """The decoder: samples responses to many prompts with continuous batching.
 
 Finished sequences leave the batch at once and waiting prompts take their slots. Samples of one prompt share its
-prefill; what all prompts start with runs once, and on a CPU, where the model can be run so, what any prompts of a batch
-start with: they are run as a tree. Each sample has its own uniform numbers, so that neither batch size nor order
+prefill; what all prompts start with runs once, and where the model can be run so, what any prompts of a batch start
+with: they are run as a tree. Each sample has its own uniform numbers, so that neither batch size nor order
 chooses its text (but for the rounding of the machine's matrix products).
 """
 
@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..compute import crowd, head
+from ..compute import crowd, flash, head
 from ..errors import PipelineError
 from ..models.loading import backbone_of, logit_divisor
-from ..models.packed import can_branch, can_pack, tree_layout
+from ..models.packed import can_branch, can_pack, head_size, tree_layout
 from ..models.policy import pack_tree
 from ..models.prefix import LEAST_PREFIX, by_shared_tokens, causal_mask, common_prefix
 from ..models.reach import borders, check_reach
@@ -26,6 +26,7 @@ from ..resume.snapshots import Snapshots
 from .cache import SlotCache, cache_name
 from .decoder_state import load_state, save_state
 from .draw import Drawn, draw, pick_greedy
+from .graphs import WIDTH, StepGraphs, in_graphs, rows_of_a_step
 from .masks import Masks
 from .request import Request
 from .response import Response
@@ -63,6 +64,7 @@ class Decoder:
         self.backbone = backbone_of(model)
         self.cache_name = cache_name(self.backbone)
         self.in_trees = trees and self._runs_trees()
+        self.by_flash = self.in_trees and flash.serves(model.device, model.dtype, head_size(model))
         self.masks = Masks(model)
         self.head = model.get_output_embeddings()
         self.wide = head.in_fp32()
@@ -77,7 +79,9 @@ class Decoder:
 
     def _runs_trees(self) -> bool:
         """Tell whether prompts are run as a tree, in which what any of them start with is there once."""
-        return self.model.device.type == "cpu" and can_branch(self.model) and can_pack(self.model)
+        model = self.model
+        fast = model.device.type == "cpu" or flash.serves(model.device, model.dtype, head_size(model))
+        return fast and can_branch(model) and can_pack(model)
 
     @crowd.sharing()
     @torch.inference_mode()
@@ -99,7 +103,8 @@ class Decoder:
         capacity = max(len(r.prompt_ids) for r in requests) + self.max_new_tokens
         check_reach(borders(self.model), capacity, self.max_new_tokens)
         slots = min(self.batch_size, len(requests))
-        cache = SlotCache(slots, capacity, counts=self.masks.by_key)
+        cache = SlotCache(slots, capacity, counts=self.masks.by_key, by_token=self.by_flash)
+        step = self._steps(cache)
         # Long prompts first: the cache is then widest at the start, and steps get cheaper.
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt_ids))
         waiting = [_Active(i, requests[i], responses[i]) for i in order][::-1]
@@ -112,7 +117,7 @@ class Decoder:
             waiting = waiting[: resumed.waiting]
             active = [_Active(i, requests[i], responses[i]) for i in resumed.active]
             on_tokens(0, len(requests) - len(waiting) - len(active))
-            logits = self._step(cache, active) if active else logits
+            logits = step(active) if active else logits
         while waiting or active:
             crowd.look()
             # Fill free slots once enough of them are free: a prefill of a few rows is as dear as one of many.
@@ -132,7 +137,7 @@ class Decoder:
             if snapshots and snapshots.due():
                 used = max((a.length for a in active), default=0)
                 save_state(snapshots, responses, cache, len(waiting), [a.index for a in active], used)
-            logits = self._step(cache, active) if active else torch.empty(0)
+            logits = step(active) if active else torch.empty(0)
         return responses
 
     def _prefill_prefix(self, cache: SlotCache, prompts: list[list[int]]) -> None:
@@ -208,21 +213,45 @@ class Decoder:
         places = torch.arange(before, before + width, device=self.device)
         return {"position_ids": places[None], "attention_mask": self.masks.of(seen[None], rows)}
 
-    def _step(self, cache: SlotCache, active: list[_Active]) -> Tensor:
-        """Run each active sequence's newest token; return the logits of the next one (n, V)."""
-        ids = torch.tensor([[a.response.ids[-1]] for a in active], device=self.device)
-        lengths = [a.length for a in active]
-        positions = torch.tensor(lengths, device=self.device)
-        width = max(lengths) + 1
+    def _steps(self, cache: SlotCache) -> Callable[[list[_Active]], Tensor]:
+        """Return what runs each active sequence's newest token, to the logits of the next one (n, V)."""
+
+        def forward(ids: Tensor, positions: Tensor, width: int) -> Tensor:
+            return self._step(cache, ids, positions, width)
+
+        def width_of(lengths: list[int], multiple: int) -> int:
+            """Return how many keys a step sees; the flash kernels are told where each row's end."""
+            return cache.capacity if self.by_flash else min(cache.capacity, (max(lengths) // multiple + 1) * multiple)
+
+        def plain(active: list[_Active]) -> Tensor:
+            ids = torch.tensor([[a.response.ids[-1]] for a in active], device=self.device)
+            lengths = [a.length for a in active]
+            return forward(ids, torch.tensor(lengths, device=self.device), width_of(lengths, 1))
+
+        if not in_graphs(self.device):
+            return plain
+        graphs = StepGraphs(forward, self.device)
+
+        def rounded_up(active: list[_Active]) -> Tensor:
+            free = [0] * (rows_of_a_step(len(active), cache.slots) - len(active))
+            lengths = [a.length for a in active]
+            ids = [a.response.ids[-1] for a in active]
+            return graphs(ids + free, lengths + free, width_of(lengths, WIDTH))[: len(active)]
+
+        return rounded_up
+
+    def _step(self, cache: SlotCache, ids: Tensor, positions: Tensor, width: int) -> Tensor:
+        """Run a token of each row, ids (n, 1) at positions (n,), all below `width`; return the next one's logits."""
         cache.step(positions, width)
-        seen = torch.arange(width, device=self.device) <= positions[:, None]
-        hidden = self._run(
-            cache,
-            input_ids=ids,
-            position_ids=positions[:, None],
-            attention_mask=self.masks.of(seen[:, None], len(active)),
-        )
-        return self._logits(hidden[:, -1])
+        inputs: dict[str, Any] = {"input_ids": ids, "position_ids": positions[:, None]}
+        if self.by_flash:
+            begins = torch.arange(len(ids) + 1, dtype=torch.int32, device=self.device)
+            used = (positions + 1).int()
+            inputs["sequence_layout"] = flash.Spans(begins, begins * width, 1, width, used)
+        else:
+            seen = torch.arange(width, device=self.device) <= positions[:, None]
+            inputs["attention_mask"] = self.masks.of(seen[:, None], len(ids))
+        return self._logits(self._run(cache, **inputs)[:, -1])
 
     def _run(self, cache: SlotCache, **inputs: Any) -> Tensor:
         hidden: Tensor = self.backbone(use_cache=True, **{self.cache_name: cache}, **inputs).last_hidden_state

@@ -42,8 +42,13 @@ def make_optimizer(policy: Policy, settings: Update, state: TrainerState, factor
             convert = narrowed if eight_bit and is_kept_in_8_bits(parameter) else widened
             optimizer.state[parameter] = convert(parts)
             steps = state.value_step if name in values else state.optimizer_step
-            optimizer.state[parameter]["step"] = torch.tensor(float(steps))
+            optimizer.state[parameter]["step"] = step_count(optimizer, parameter, torch.tensor(float(steps)))
     return optimizer
+
+
+def step_count(optimizer: torch.optim.Optimizer, parameter: Tensor, steps: Tensor) -> Tensor:
+    """Return the number of steps () where this optimizer keeps it: the fused AdamW on the GPU, others on the CPU."""
+    return steps.to(parameter.device if optimizer.defaults.get("fused") else "cpu")
 
 
 def adamw(
@@ -52,7 +57,7 @@ def adamw(
     """Return AdamW over groups of parameters, each with its own `lr`; what is in bf16 loses no small step.
 
     eight_bit: moments in 8 bits. Large fp32 weights on a CPU make the same steps, to the last bit, without a copy of
-    all second moments.
+    all second moments. On an NVIDIA or AMD GPU one kernel makes the step of many fp32 weights.
     """
     betas, eps, decay = (settings.adam_beta1, settings.adam_beta2), settings.adam_eps, settings.weight_decay
     every = [p for group in groups for p in group["params"]]
@@ -66,7 +71,8 @@ def adamw(
     large = any(map(is_large, every)) and all(p.is_contiguous() for p in every)
     if large or any(p.dtype == torch.bfloat16 for p in every):
         return SplitAdamW(groups, betas, eps, decay)
-    return torch.optim.AdamW(groups, betas=betas, eps=eps, weight_decay=decay, foreach=True)
+    fused = all(p.device.type == "cuda" for p in every)
+    return torch.optim.AdamW(groups, betas=betas, eps=eps, weight_decay=decay, foreach=not fused, fused=fused)
 
 
 def trained_parameters(policy: Policy) -> dict[str, nn.Parameter]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import PipelineError
 from ..resume.snapshots import Snapshots
-from .optimizer import MOMENTS, trained_parameters
+from .optimizer import MOMENTS, step_count, trained_parameters
 
 if TYPE_CHECKING:
     from .ppo import PPO
@@ -114,8 +114,9 @@ def _take_up(ppo: "PPO", tensors: dict[str, Tensor], numbers: dict[str, Any]) ->
         state = {}
         for kind in ("step", *MOMENTS):
             tensor = tensors.get(f"optimizer.{kind}.{name}")
-            if tensor is not None:  # AdamW keeps its step on the CPU
-                state[kind] = tensor if kind == "step" else ppo.policy.part(name, tensor)
+            if tensor is not None:
+                is_step = kind == "step"
+                state[kind] = step_count(ppo.optimizer, parameter, tensor) if is_step else ppo.policy.part(name, tensor)
         if state:
             ppo.optimizer.state[parameter] = state
     torch.set_rng_state(tensors["random"])

@@ -8,6 +8,7 @@ import torch
 from conftest import tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
+from slow_attention import attend_slowly
 from tiny_architectures import tiny_architecture
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -90,7 +91,7 @@ def test_scores_and_gradients_are_those_of_padded_batches(
         torch.testing.assert_close(laid[1][name], expected, atol=5e-4, rtol=5e-3, msg=name)
 
 
-@pytest.mark.parametrize("way", ["branch by branch", "all at once"])
+@pytest.mark.parametrize("way", ["branch by branch", "all at once", "by flash"])
 @pytest.mark.parametrize(("tuning", "critic"), [("lora", "separate"), ("full", "shared")])
 def test_scores_and_gradients_of_a_tree_are_those_of_padded_batches(
     architecture: str, tuning: str, critic: str, way: str, monkeypatch: pytest.MonkeyPatch
@@ -98,7 +99,8 @@ def test_scores_and_gradients_of_a_tree_are_those_of_padded_batches(
     policies = [make_policy(architecture, tuning=tuning, critic=critic) for _ in range(2)]
     plain = scores_and_gradients(policies[0], family(packed=False))
     assert can_pack(policies[1].model)
-    if way == "all at once":  # as on a GPU
+    monkeypatch.setattr(packed.flash, "attend", attend_slowly)
+    if way != "branch by branch":  # as on a GPU
         layouts: list[packed.Layout] = []
 
         def attention(
@@ -107,6 +109,8 @@ def test_scores_and_gradients_of_a_tree_are_those_of_padded_batches(
             layouts.append(more["sequence_layout"])
             q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
             scale = more.get("scaling") or q.shape[-1] ** -0.5
+            if way == "by flash":
+                return packed._by_flash(q, k, v, layouts[-1], scale)[None], None
             return packed._tree_at_once(q, k, v, layouts[-1], q.shape[1] // k.shape[1], scale)[None], None
 
         monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, packed.NAME, attention)
@@ -361,3 +365,21 @@ def test_windows_of_a_model_that_sees_images_too_are_those_of_its_text_part() ->
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma3", text_config=text, vision_config=vision))
     assert not can_pack(model.eval())
     assert hidden_width(model) == 32
+
+
+@pytest.mark.parametrize(("length", "prefix"), [(0, 0), (21, 8)])
+def test_the_flash_kernels_are_given_each_sequence_with_what_is_above_it(
+    architecture: str, length: int, prefix: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without kernels of our own, as on a GPU; a slow loop stands for the flash kernels."""
+    monkeypatch.setattr(packed, "attends", lambda q: False)
+    monkeypatch.setattr(packed.flash, "serves", lambda *_: True)
+    monkeypatch.setattr(packed.flash, "attend", attend_slowly)
+    policies = [make_policy(architecture) for _ in range(2)]
+    plain = scores_and_gradients(policies[0], data(length, None))
+    assert can_pack(policies[1].model)
+    laid = scores_and_gradients(policies[1], data(length, prefix))
+    for expected, found in zip(plain[0], laid[0], strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    for name, expected in plain[1].items():
+        torch.testing.assert_close(laid[1][name], expected, atol=5e-4, rtol=5e-3, msg=name)

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ...resume.snapshots import Snapshots
+from ..optimizer import step_count
 
 if TYPE_CHECKING:
     from .loop import SupervisedLoop
@@ -54,10 +55,10 @@ def load_state(loop: "SupervisedLoop", snapshots: Snapshots) -> bool:
             grad = tensors.get(f"grad.{name}")
             parameter.grad = None if grad is None else grad.to(loop.device)
             found = {kind: tensors.get(f"optimizer.{kind}.{name}") for kind in STATES}
-            # AdamW keeps its step on the CPU.
-            state = {k: t if k == "step" else t.to(loop.device) for k, t in found.items() if t is not None}
+            state = {kind: tensor.to(loop.device) for kind, tensor in found.items() if tensor is not None}
             if state:
-                loop.optimizer.state[parameter] = state
+                steps = step_count(loop.optimizer, parameter, state["step"])
+                loop.optimizer.state[parameter] = state | {"step": steps}
         if loop.scaler.is_enabled():
             loop.scaler.load_state_dict(numbers["scaler"])
         position = loop.position
