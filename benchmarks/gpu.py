@@ -26,11 +26,11 @@ from ppo_pipeline.sampling import graphs
 from ppo_pipeline.sampling.decoder import Decoder
 from ppo_pipeline.sampling.request import Request
 from ppo_pipeline.sampling.streams import uniforms
-from ppo_pipeline.settings.params import ROOT
+from ppo_pipeline.settings.params import ROOT as CODE
 from ppo_pipeline.settings.sections import Compute
 from ppo_pipeline.training.data import Sampled
 
-from .measuring import environment
+from .measuring import ROOT, environment
 from .prompts import prompt_ids
 
 TURNS = 3
@@ -47,7 +47,7 @@ def run(base: Path) -> list[dict[str, Any]]:
     tokenizer = load_tokenizer(base)
     rows = decoding(load_model(base, device, dtype), tokenizer)
     with tempfile.TemporaryDirectory() as folder:
-        paths = Paths(ROOT, root=Path(folder))
+        paths = Paths(CODE, root=Path(folder))
         paths.base.parent.mkdir()
         paths.base.symlink_to(base.resolve())
         shutil.copy(ROOT / "params.yaml", folder)

@@ -1,4 +1,4 @@
-"""Run what lies between the matrix products of a model's layers by kernels of our own, on CPUs.
+"""Run what lies between the matrix products of a model's layers by kernels of our own on CPUs, by fewer ones on GPUs.
 
 A part is replaced where its class is known and the first of its kind then gives, on random numbers, what it gave
 before; any other stays as transformers has it. Parameters, their names and LoRA beside them are not touched.
@@ -7,7 +7,8 @@ before; any other stays as transformers has it. Parameters, their names and LoRA
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -23,11 +24,14 @@ TOKENS = 9  # of the comparison
 class _Norm:
     """RMSNorm."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: Any) -> None:
         self.module = module
 
     def __call__(self, hidden_states: Tensor) -> Tensor:
-        return rms_norm(hidden_states, self.module.weight, self.module.variance_epsilon)  # type: ignore[arg-type]
+        weight, eps = self.module.weight, self.module.variance_epsilon
+        if hidden_states.device.type == "cpu":
+            return rms_norm(hidden_states, weight, eps)
+        return functional.rms_norm(hidden_states, weight.shape, weight, eps)
 
 
 class _GatedMlp:
@@ -62,8 +66,11 @@ class _Attention:
         q, k, v = (project(hidden_states).view(shape) for project in (m.q_proj, m.k_proj, m.v_proj))
         if hasattr(m, "q_norm"):
             q, k = m.q_norm(q), m.k_norm(k)
-        cosine, sine = (x.expand(len(q), -1, -1).contiguous() for x in position_embeddings)
-        if getattr(cache, "stepping", False):
+        cosine, sine = (x.expand(len(q), -1, -1) for x in position_embeddings)
+        on_cpu = q.device.type == "cpu"
+        if on_cpu:
+            cosine, sine = cosine.contiguous(), sine.contiguous()
+        if on_cpu and getattr(cache, "stepping", False):
             out = cache.attend(m.layer_idx, q, k, v, cosine, sine, m.scaling)
         else:
             q, k, v = (x.transpose(1, 2) for x in (rotary(q, cosine, sine), rotary(k, cosine, sine), v))
@@ -78,7 +85,8 @@ class _Attention:
 @torch.no_grad()
 def use_native_layers(model: Any) -> None:
     """Replace what can be replaced in a causal language model; nothing without kernels for its device and format."""
-    if not serves(model.device, model.dtype):
+    on_gpu = model.device.type == "cuda"
+    if not on_gpu and not serves(model.device, model.dtype):
         return
     backbone, window = backbone_of(model), sliding_window(model)
     generator = torch.Generator().manual_seed(0)
@@ -91,13 +99,15 @@ def use_native_layers(model: Any) -> None:
         if kind.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             width = module.weight.shape[-1]
             forward, inputs = _Norm(module), {"hidden_states": _random(model, width, generator)}
+        elif on_gpu and kind not in ATTENTIONS:
+            continue  # torch's operations are as few
         elif names == {"gate_proj", "up_proj", "down_proj", "act_fn"} and "SiLU" in type(module.act_fn).__name__:
             width = text_config(model).hidden_size
             forward, inputs = _GatedMlp(module), {"x": _random(model, width, generator)}
         elif kind in ATTENTIONS and hasattr(backbone, "rotary_emb") and module.head_dim % LANES == 0 and not window:
             width = text_config(model).hidden_size
             hidden = _random(model, width, generator)
-            turns = backbone.rotary_emb(hidden, torch.arange(TOKENS)[None])
+            turns = backbone.rotary_emb(hidden, torch.arange(TOKENS, device=model.device)[None])
             inputs = {"hidden_states": hidden, "position_embeddings": turns, "attention_mask": None}
             forward = _Attention(module)
         else:
@@ -110,7 +120,7 @@ def use_native_layers(model: Any) -> None:
 
 
 def _random(model: Any, width: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(1, TOKENS, width, generator=generator).to(model.dtype)
+    return torch.randn(1, TOKENS, width, generator=generator).to(model.device, model.dtype)
 
 
 def _same(old: Any, new: Any, inputs: dict[str, Any]) -> bool:

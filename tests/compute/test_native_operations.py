@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from other_device import DEVICE, OtherDevice
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
@@ -270,3 +271,19 @@ def test_no_bit_depends_on_threads_or_on_the_other_rows(dtype: torch.dtype, thre
         for i in (0, 1, 17, rows - 1):
             for alone, one in zip(all_of(slice(i, i + 1)), expected, strict=True):
                 assert torch.equal(alone[0], one[i])
+
+
+def test_a_gpu_turns_by_the_same_formula() -> None:
+    """On a stand-in for one: forward and gradient."""
+    x, grad = (normal(2, 7, 3, 32, dtype=torch.float32, seed=seed) for seed in (0, 1))
+    cosine, sine = turns(7, 32, dtype=torch.float32)
+    wanted = x.clone().requires_grad_()
+    expected = rotary_formula(wanted, cosine, sine)
+    expected.backward(grad)
+    with OtherDevice("cuda").on():
+        there = x.to(DEVICE).requires_grad_()
+        found = rotary(there, cosine[None].expand(2, -1, -1).to(DEVICE), sine[None].expand(2, -1, -1).to(DEVICE))
+        found.backward(grad.to(DEVICE))
+        assert there.grad is not None and wanted.grad is not None
+        torch.testing.assert_close(found.detach().cpu(), expected.detach())
+        torch.testing.assert_close(there.grad.cpu(), wanted.grad)

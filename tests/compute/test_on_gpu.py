@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
+from models.test_native_layers import IDS, LAYERS, model_of, replaced
 from sampling.test_decoder_speedups import STOP, with_prefix
 from slow_attention import attend_slowly
 from updating import TEMPERATURE, make_data, make_policy, make_targets, update_settings
@@ -14,6 +15,7 @@ from updating import TEMPERATURE, make_data, make_policy, make_targets, update_s
 from ppo_pipeline.compute import flash
 from ppo_pipeline.compute.device import device_and_format, gradients_in_one_order
 from ppo_pipeline.models.checkpoint import TrainerState
+from ppo_pipeline.models.native_layers import use_native_layers
 from ppo_pipeline.models.packed import can_pack
 from ppo_pipeline.models.policy import Policy
 from ppo_pipeline.resume.snapshots import INTERVAL, Snapshots
@@ -45,7 +47,7 @@ def spans_of(queries: list[int], before: list[int], used: list[int] | None = Non
 
 def error(found: torch.Tensor, expected: torch.Tensor) -> float:
     wide = found.double().cpu()
-    return float(torch.linalg.vector_norm(wide - expected) / torch.linalg.vector_norm(expected))
+    return float(torch.linalg.vector_norm(wide.detach() - expected) / torch.linalg.vector_norm(expected))
 
 
 @pytest.mark.parametrize("size", [8, 64, 128])
@@ -99,6 +101,28 @@ def test_attention_gives_the_same_gradients_each_time(how: str) -> None:
     assert torch.get_deterministic_debug_mode() == 1, "the mode is as it was"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_layers_of_fewer_kernels_give_what_the_plain_ones_do(kind: str, dtype: torch.dtype) -> None:
+    """Logits and the gradient by the embeddings, against the model in fp32 on a CPU: no further off than the plain."""
+    exact, plain, fast = (model_of(kind) for _ in range(3))
+    fast, plain = (model.to(GPU, dtype) for model in (fast, plain))
+    use_native_layers(fast)
+    assert replaced(fast)["Attention"] == LAYERS and replaced(fast)["Norm"] >= 2 * LAYERS + 1
+    far = []
+    for model in (fast, plain):
+        found = []
+        for each in (model, exact):
+            embedded = each.get_input_embeddings()(IDS.to(each.device)).detach().requires_grad_()
+            logits = each(inputs_embeds=embedded).logits
+            weights = torch.sin(torch.arange(logits.numel(), dtype=torch.float64)).view(logits.shape)
+            (logits * weights.to(logits)).sum().backward()
+            found.append((logits.detach(), embedded.grad))
+        far.append([error(one, other.double().cpu()) for one, other in zip(*found, strict=True)])
+    limit = 1e-5 if dtype == torch.float32 else 0.0
+    assert all(ours < max(1.5 * theirs, limit) for ours, theirs in zip(*far, strict=True)), far
+
+
 def requests(prefix: int, sampled: bool = True, samples: int = 3) -> list[Request]:
     return [
         Request(p, uniforms(0, f"{i}-{k}", NEW) if sampled else None)
@@ -116,20 +140,22 @@ def bf16(architecture: str) -> Any:
 
 
 @pytest.mark.parametrize("prefix", [0, 20])
-@pytest.mark.parametrize("kind", ["flash", "masked", "fp32"])
+@pytest.mark.parametrize("kind", ["flash", "masked", "fp32", "fewer kernels"])
 def test_graphs_give_the_bits_of_the_steps_that_they_stand_for(
     architecture: str, kind: str, prefix: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = bf16(architecture) if kind != "fp32" else tiny_model(architecture).to(GPU)
-    by_graphs = decoder(model, trees=kind == "flash")
-    assert by_graphs.by_flash == (kind == "flash")
+    model, trees = bf16(architecture) if kind != "fp32" else tiny_model(architecture).to(GPU), kind != "masked"
+    if kind == "fewer kernels":
+        use_native_layers(model)
+    by_graphs = decoder(model, trees=trees)
+    assert by_graphs.by_flash == (kind in ("flash", "fewer kernels"))
     made: list[graphs.StepGraphs] = []
     keep = graphs.StepGraphs.__init__
     monkeypatch.setattr(graphs.StepGraphs, "__init__", lambda self, *a: (made.append(self), keep(self, *a))[1])
     found = by_graphs.decode(requests(prefix))
     assert all(each.captured and each.can_capture for each in made)
     monkeypatch.setattr(graphs, "PLAIN_STEPS", 10**9)
-    assert decoder(model, trees=kind == "flash").decode(requests(prefix)) == found
+    assert decoder(model, trees=trees).decode(requests(prefix)) == found
     assert not made[-1].captured and len(made) == 2
     ends = {response.finish_reason for response in found}
     assert ends == {"stop", "length"}

@@ -103,8 +103,16 @@ def rotary(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 def _rotary(x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:
-    y = torch.empty_like(x)
     heads, size = x.shape[-2:]
+    if x.device.type != "cpu":
+        y, half = x * cosine[..., None, :], size // 2
+        first, second = sine[..., None, :half], sine[..., None, half:]
+        if sign < 0:  # the transposed rotation
+            first, second = second, first
+        y[..., :half].addcmul_(x[..., half:], first, value=-sign)
+        y[..., half:].addcmul_(x[..., :half], second, value=sign)
+        return y
+    y = torch.empty_like(x)
     call("rotary", x, x, cosine, sine, y, x.numel() // (heads * size), heads, size, sign)
     return y
 
