@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ACTIVATE := . $(BIN)/activate
 
-.PHONY: repro test rare-test docs docker wheel cluster-test vllm vllm-test lint deps bench architectures coverage mutation newest install clean
+.PHONY: repro test rare-test gpu-test docs docker wheel cluster-test vllm vllm-test lint deps bench architectures coverage mutation newest install clean
 
 install: $(VENV)/installed
 
@@ -45,6 +45,10 @@ rare-test: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,ray]'
 	$(ACTIVATE) && PPO_PIPELINE_RARE_TESTS=1 OMP_NUM_THREADS=1 python -m pytest -m rare
 	$(ACTIVATE) && PPO_PIPELINE_RARE_TESTS=1 OMP_NUM_THREADS=1 python -m pytest tests/resume/test_killed.py
+
+# Where there is an NVIDIA GPU, in an environment whose torch serves it.
+gpu-test:
+	$(PYTHON) -m pytest tests/compute/test_on_gpu.py
 
 # Ray's tests, the rare ones too.
 cluster-test: install
