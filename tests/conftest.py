@@ -159,6 +159,15 @@ def no_project_s_reward_functions() -> Iterator[None]:
         del sys.modules[name]
 
 
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return a small project with two rounds, to be copied: dvc_project.Project.copy_of."""
+    from dvc_project import project_that_ran
+
+    own = tmp_path_factory.getbasetemp()
+    return project_that_ran(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
+
+
 @pytest.fixture(params=ARCHITECTURES)
 def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -1,13 +1,16 @@
 """A copy of the project in which a test runs the real dvc."""
 
 import contextlib
+import fcntl
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from conftest import save_tiny, tell_apart, write_letter_prompts
 from ruamel.yaml import YAML
@@ -30,7 +33,8 @@ class ProjectCopy:
         for name in CODE:
             source = REPOSITORY / name
             if source.is_dir():
-                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+                # With what Python has compiled of it, seconds for each project; *.pyc.* is being written just now.
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("*.pyc.*"))
             else:
                 shutil.copy(source, folder / name)
         (folder / "sealed/metrics").mkdir(parents=True)
@@ -88,12 +92,22 @@ class ProjectCopy:
 class Project(ProjectCopy):
     """A tiny base model, two rounds and few samples; `policy`: settings of that section."""
 
+    first_run: set[str]  # of one that was copied: the stages that its first `dvc repro` ran
+
     def __init__(self, folder: Path, tied: bool = True, **policy: Any) -> None:
         super().__init__(folder)
         save_tiny(folder / "model", tied=tied)
         (folder / "data" / "prompts").mkdir()
         write_letter_prompts(folder, "abcdefghijklmnop")
         make_small(folder / "params.yaml", **policy)
+
+    @classmethod
+    def copy_of(cls, other: "Project", folder: Path) -> Self:
+        """Return a copy of a project, with what DVC keeps of its runs."""
+        shutil.copytree(other.folder, folder, symlinks=True, dirs_exist_ok=True)
+        made = object.__new__(cls)
+        made.folder, made.first_run = folder, other.first_run
+        return made
 
 
 def make_small(path: Path, **policy: Any) -> None:
@@ -110,6 +124,24 @@ def make_small(path: Path, **policy: Any) -> None:
     tell_apart(params)
     params["rounds"] = {"r001": {"parent": "r000"}, "r002": {"parent": "r001"}}
     yaml.dump(params, path)
+
+
+def project_that_ran(place: Path) -> Project:
+    """Return a project as Project makes it, after its first `dvc repro`: one for all that ask at `place`.
+
+    To be copied, never changed: most tests are about what comes after a first run, which takes a minute.
+    """
+    told = place / "ran.json"
+    with (place / "ran.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of pytest makes it: wait
+        if not told.exists():
+            made = ForetoldProject(Path(tempfile.mkdtemp(dir=place, prefix="ran")))
+            ran = made.repro()
+            told.write_text(json.dumps({"folder": str(made.folder), "ran": sorted(ran)}))
+    found = json.loads(told.read_text())
+    project = object.__new__(Project)
+    project.folder, project.first_run = Path(found["folder"]), set(found["ran"])
+    return project
 
 
 class ForetoldProject(Project):

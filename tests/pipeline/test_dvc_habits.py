@@ -25,11 +25,10 @@ def of_rounds(project: Project, *names: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    made = Project(tmp_path_factory.mktemp("project"))
+def project(ran: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    made = Project.copy_of(ran, tmp_path_factory.mktemp("project"))
     made.run("git", "config", "user.name", "a")
     made.run("git", "config", "user.email", "a@b")
-    made.repro()
     commit(made, "two rounds")
     return made
 

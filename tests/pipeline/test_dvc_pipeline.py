@@ -14,10 +14,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> ForetoldProject:
-    made = ForetoldProject(tmp_path_factory.mktemp("project"))
-    made.first_run = made.repro()
-    return made
+def project(ran: Project, tmp_path_factory: pytest.TempPathFactory) -> ForetoldProject:
+    return ForetoldProject.copy_of(ran, tmp_path_factory.mktemp("project"))
 
 
 def test_a_first_run_computes_every_stage_and_a_second_one_nothing(project: Project) -> None:

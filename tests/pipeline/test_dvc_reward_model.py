@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dvc_project import ForetoldProject
+from dvc_project import ForetoldProject, Project
 from reward_pairs import entry, pairs_table
 from test_dvc_sources import JUDGE, clean, why
 
@@ -14,8 +14,8 @@ from ppo_pipeline.tables.rewards import REWARDS
 pytestmark = pytest.mark.slow
 
 
-def test_other_pairs_train_anew_and_score_anew_the_rounds_that_use_it(tmp_path: Path) -> None:
-    project = ForetoldProject(tmp_path)
+def test_other_pairs_train_anew_and_score_anew_the_rounds_that_use_it(ran: Project, tmp_path: Path) -> None:
+    project = ForetoldProject.copy_of(ran, tmp_path)
     write_pairs(project, 16)
     judge = JUDGE | {"name": "kind", "model": "data/reward_model/kind", "input": "chat", "ensemble": "worst"}
     judged: dict[str, Any] = {"components": [judge | {"max_tokens": 200}], "correct": None}
@@ -23,8 +23,7 @@ def test_other_pairs_train_anew_and_score_anew_the_rounds_that_use_it(tmp_path: 
     project.change("reward_model", {"kind": entry(members=2, epochs=1)})
     project.change("sources", {"base": "model", "kind": "data/reward_model/kind"})
     project.change("rounds", {"r001": {"parent": "r000", "reward": judged}, "r002": {"parent": "r000"}})
-    ran = project.repro()
-    assert {"preferences@pairs", "reward_model@kind", "source@kind", "reward@r001"} <= ran
+    assert {"preferences@pairs", "reward_model@kind", "source@kind", "reward@r001"} <= project.repro()
     assert clean(project)
     table = REWARDS.read(project.folder / "data/rounds/r001/rewards.parquet")
     assert table.column_names[3:] == ["kind", "kind_std"]
@@ -37,9 +36,9 @@ def test_other_pairs_train_anew_and_score_anew_the_rounds_that_use_it(tmp_path: 
     assert {"preferences@pairs", "reward_model@kind", "source@kind", "reward@r001", "evaluate@r001"} <= set(
         why(project)
     )
-    ran = project.repro()
-    assert {"reward_model@kind", "reward@r001", "update@r001", "evaluate@r001"} <= ran
-    assert not {name for name in ran if name.endswith("@r002")} | {"base", "init", "rollout@r001"} & ran
+    again = project.repro()
+    assert {"reward_model@kind", "reward@r001", "update@r001", "evaluate@r001"} <= again
+    assert not {name for name in again if name.endswith("@r002")} | {"base", "init", "rollout@r001"} & again
     assert clean(project)
 
 

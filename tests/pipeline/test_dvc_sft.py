@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from dvc_project import ForetoldProject
+from dvc_project import ForetoldProject, Project
 from sft_project import write_talk
 from supervised_entries import sft_values
 
@@ -19,8 +19,9 @@ OF_START = {"init", "baseline", *(f"{stage}@r001" for stage in ("rollout", "refe
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> ForetoldProject:
-    made = ForetoldProject(tmp_path_factory.mktemp("project"))
+def project(ran: Project, tmp_path_factory: pytest.TempPathFactory) -> ForetoldProject:
+    made = ForetoldProject.copy_of(ran, tmp_path_factory.mktemp("project"))
+    shutil.rmtree(made.folder / ".dvc/cache/runs")  # a start at data/base is run here, not taken from there
     write_talk(made.folder / "data/talk.jsonl")
     made.change("sft", {"chat": sft_values(lr=0.01, epochs=3, max_tokens=200)})
     made.change("policy.start", "data/sft/chat")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dvc_project import ForetoldProject, stages_run
+from dvc_project import ForetoldProject, Project, stages_run
 from reward_models import save_reward_model
 
 from ppo_pipeline.storage.files import sha256_of
@@ -28,8 +28,8 @@ ROUND = {f"{stage}@r001" for stage in ("rollout", "reward", "reference", "advant
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> ForetoldProject:
-    made = ForetoldProject(tmp_path_factory.mktemp("project"))
+def project(ran: Project, tmp_path_factory: pytest.TempPathFactory) -> ForetoldProject:
+    made = ForetoldProject.copy_of(ran, tmp_path_factory.mktemp("project"))
     save_reward_model(made.folder / "judge")
     made.change("sources", {"base": "model", "judge": "judge"})
     judged: dict[str, Any] = {"parent": "r000", "reward": JUDGED}

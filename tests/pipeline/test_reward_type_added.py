@@ -19,10 +19,8 @@ def block(kind: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    made = Project(tmp_path_factory.mktemp("project"))
-    made.repro("reward@r001")
-    return made
+def project(ran: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project.copy_of(ran, tmp_path_factory.mktemp("project"))
 
 
 def add(project: Project) -> str:
