@@ -1,6 +1,7 @@
 """Processes with gloo between them, each a rank of torch.distributed, that call functions of a module of tests."""
 
 import importlib
+import multiprocessing
 import traceback
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +18,10 @@ def on_ranks(module: str, size: int, folder: Path, calls: list[list[Any]]) -> li
     The argument "ranks" stands for the process's ProcessRanks.
     """
     folder.mkdir()
-    torch.multiprocessing.spawn(_work, (module, size, str(folder), calls), size)
+    # Forks of a process that has the slow imports alone.
+    multiprocessing.set_forkserver_preload(["torch", "torch.distributed.fsdp", "transformers.modeling_utils"])
+    arguments = (module, size, str(folder), calls)
+    torch.multiprocessing.start_processes(_work, arguments, size, start_method="forkserver")
     return [[torch.load(folder / f"{place}.{rank}.pt") for rank in range(size)] for place in range(len(calls))]
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -56,16 +57,26 @@ def is_empty_init(name: str) -> bool:
 
 
 def test_all_that_python_really_imports_counts_but_the_rooms_without_a_part() -> None:
-    """Import each stage in a fresh interpreter, and look at what is loaded then."""
-    program = (
-        "import sys, importlib; importlib.import_module(sys.argv[1]);"
-        "print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in ('ppo_pipeline', 'stages')))"
-    )
+    """Import each stage where nothing of this project is imported yet, and look at what is loaded then."""
+    program = """
+import importlib, os, sys
+import torch, transformers.modeling_utils  # once, not in each process
+
+for name in sys.argv[1:]:
+    if os.fork() == 0:
+        importlib.import_module(f"stages.{name}")
+        ours = [m.__file__ for n, m in sys.modules.items() if n.split(".")[0] in ("ppo_pipeline", "stages")]
+        print(name, *ours, flush=True)
+        os._exit(0)
+    os.wait()
+"""
+    scripts = {stage_module(body["cmd"]).stem for body in BODIES.values()}
+    done = subprocess.run([sys.executable, "-c", program, *scripts], cwd=ROOT, capture_output=True, text=True)
+    found = {words[0]: words[1:] for words in map(str.split, done.stdout.splitlines())}
+    assert set(found) == scripts, done.stderr
     for name, body in BODIES.items():
         stage = stage_module(body["cmd"])
-        command = [sys.executable, "-c", program, f"stages.{stage.stem}"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        loaded = {Path(f).relative_to(ROOT).as_posix() for f in done.stdout.split()}
+        loaded = {Path(f).relative_to(ROOT).as_posix() for f in found[stage.stem]}
         rooms = {"errors", "observe", "resume", "engine", "cli", "report"}
         if name not in ("settings", "source", "summary"):
             rooms |= {"settings", "project"}
@@ -202,6 +213,16 @@ def test_comments_of_c_do_not_count_and_all_else_does(before: str, after: str, s
     assert (fingerprint_of_c(C_SOURCE.replace(before, after)) == fingerprint_of_c(C_SOURCE)) is same
 
 
+def fingerprints(root: Path) -> dict[str, dict[str, str]]:
+    scripts = [path for path in (root / "stages").glob("*.py") if not path.stem.startswith("_")]
+    return {path.stem: stage_fingerprints(path, root) for path in scripts}
+
+
+@cache
+def fingerprints_of_the_repository() -> dict[str, dict[str, str]]:
+    return fingerprints(ROOT)
+
+
 class Copy:
     """A copy of the code, to be edited."""
 
@@ -209,15 +230,11 @@ class Copy:
         self.folder = folder
         for name in ("ppo_pipeline", "stages"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        self.before = self.fingerprints()
-
-    def fingerprints(self) -> dict[str, dict[str, str]]:
-        scripts = [path for path in (self.folder / "stages").glob("*.py") if not path.stem.startswith("_")]
-        return {path.stem: stage_fingerprints(path, self.folder) for path in scripts}
 
     def changed(self) -> set[str]:
         """Return the stages whose code is another one than at first."""
-        return {stage for stage, found in self.fingerprints().items() if found != self.before[stage]} - {"code"}
+        before = fingerprints_of_the_repository()
+        return {stage for stage, found in fingerprints(self.folder).items() if found != before[stage]} - {"code"}
 
     def edit(self, name: str, change: Callable[[str], str]) -> None:
         path = self.folder / name
