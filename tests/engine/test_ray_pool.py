@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import chdir
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def expected(project: Stages) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("workers", "stages"),
     [
-        (1, ["rollout"]),
+        pytest.param(1, ["rollout"], marks=pytest.mark.rare),
         (2, ["rollout", "reward", "reference", "baseline"]),
         pytest.param(4, ["rollout", "reference"], marks=pytest.mark.rare),
     ],
@@ -107,7 +108,7 @@ def test_the_number_of_workers_changes_no_bit(
     assert record["device"] == "cpu" and record["workers_machine"]["threads"] == "1"
 
 
-@pytest.mark.parametrize("stage", ["rollout", "reference"])
+@pytest.mark.parametrize("stage", ["rollout", pytest.param("reference", marks=pytest.mark.rare)])
 def test_a_worker_that_is_killed_changes_no_bit(
     two_nodes: None, project: Stages, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
@@ -257,6 +258,7 @@ def test_another_error_keeps_its_type_and_the_worker_s_traceback(pool: Any, tmp_
     assert "ray_works.py" in "".join(caught.value.__notes__)
 
 
+@pytest.mark.rare  # test_a_task_whose_worker_dies_... has a single death
 def test_a_task_that_kills_every_worker_ends_the_stage(pool: Any, tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="3 deaths are too many"):
         scripted(pool, tmp_path, ["one", "die", "two"])
@@ -270,6 +272,25 @@ def test_workers_that_stall_end_the_stage(pool: Any, tmp_path: Path, monkeypatch
         scripted(pool, tmp_path, ["wait 30"])
 
 
+@pytest.mark.parametrize("what", ["files", "code", "torch", "threads", "instructions", "GPU"])
+def test_a_worker_with_another_of_what_decides_is_refused_by_name(what: str) -> None:
+    from ppo_pipeline.engine.ray_engine.nodes import DECIDES, Identity, refuse_foreign
+
+    here = Identity("here", "a sign", "a hash", {"torch": "2.13.0", "ray": "2.55"}, tuple(f"its {n}" for n in DECIDES))
+    refuse_foreign(replace(here, node="there", pid=7), here, here)
+    other, said = {
+        "files": ({"sign": None}, "does not see .* as this node does"),
+        "code": ({"code": "another"}, "has other code of ppo_pipeline than here"),
+        "torch": ({"versions": here.versions | {"torch": "2.6.0"}}, r"has torch 2\.6\.0, here has 2\.13\.0"),
+    }.get(what) or (
+        {"decides": tuple(f"another {n}" if n == what else f"its {n}" for n in DECIDES)},
+        f"computes other bits than here: {what} another {what}, not its {what}",
+    )
+    with pytest.raises(PipelineError, match=f"the node there {said}"):
+        refuse_foreign(replace(here, node="there", **other), here, here)
+
+
+@pytest.mark.rare  # the one before has the comparison
 def test_a_node_with_other_instructions_is_refused_by_name() -> None:
     program = f"""
 import sys

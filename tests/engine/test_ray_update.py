@@ -138,6 +138,7 @@ def refused(project: Stages) -> str:
     return done.output
 
 
+@pytest.mark.rare  # tests/training/test_gradient_groups.py has ranks that tell a fault of one
 def test_a_fault_that_one_rank_meets_is_told_once_and_not_tried_again(
     two_nodes: None, project: Stages, monkeypatch: pytest.MonkeyPatch
 ) -> None:

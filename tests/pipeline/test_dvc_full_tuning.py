@@ -8,12 +8,11 @@ import torch
 from dvc_project import Project
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-pytestmark = pytest.mark.slow
+# rare: test_presets_pipeline.py has the notebook's full tuning by DVC, tests/training/test_full_tuning.py the rest.
+pytestmark = [pytest.mark.slow, pytest.mark.rare]
 
 
-@pytest.mark.parametrize(
-    ("tied", "critic"), [pytest.param(True, "shared", marks=pytest.mark.rare), (False, "separate")]
-)
+@pytest.mark.parametrize(("tied", "critic"), [(True, "shared"), (False, "separate")])
 def test_two_rounds(tied: bool, critic: str, tmp_path: Path) -> None:
     project = Project(tmp_path, tied, tuning="full", critic=critic)
     assert {"init", "update@r001", "update@r002", "evaluate@r002", "summary"} <= project.repro()

@@ -51,10 +51,10 @@ def test_a_first_run_computes_every_stage_and_a_second_one_looks_at_the_code_alo
 
 
 def test_the_hashes_are_those_of_the_repository_with_the_same_settings(
-    project: InstalledProject, tmp_path: Path
+    project: InstalledProject, ran: Project, tmp_path: Path
 ) -> None:
     """data/code too: the fingerprints of the installed files have the repository's names and hashes."""
-    copy = Project(tmp_path)
+    copy = Project.copy_of(ran, tmp_path)
     shutil.copy(project.folder / "params.yaml", copy.folder)
     for name in ("prompts", "reward_functions"):
         shutil.copytree(project.folder / name, copy.folder / name, dirs_exist_ok=True)
