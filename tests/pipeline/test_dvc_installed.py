@@ -99,6 +99,7 @@ def test_git_gets_what_a_clone_needs_and_no_data(project: InstalledProject) -> N
     }  # fmt: skip
 
 
+@pytest.mark.rare  # tests/pipeline/test_dvc_pipeline.py has it in the repository, the next test what `code` does here
 def test_an_edited_reward_function_reruns_the_reward_and_no_forward(project: InstalledProject) -> None:
     path = project.folder / "reward_functions/example.py"
     good = path.read_text()
@@ -138,6 +139,7 @@ def test_the_commands_work_there(project: InstalledProject, tmp_path: Path) -> N
     assert project.repro() <= {"code", "settings", "summary"}
 
 
+@pytest.mark.rare  # tests/project/test_sealing_files.py and test_sealing_interrupted.py have the parts
 def test_rounds_can_be_sealed_though_dvc_calls_the_stage_code_outdated_always(project: InstalledProject) -> None:
     """A changed package refuses it; with the one that made the rounds `settings` and `summary` are current after it."""
     path = project.installed.packages / "ppo_pipeline/maths/estimators/gae.py"
@@ -149,10 +151,10 @@ def test_rounds_can_be_sealed_though_dvc_calls_the_stage_code_outdated_always(pr
     project.run("ppo-pipeline", "rounds", "seal", "--keep", "1")
     assert set(json.loads(project.run("dvc", "status", "--json"))) == {"code"}
     assert project.repro() == {"code"}
+    project.run("ppo-pipeline", "rounds", "unseal", "r001")
 
 
 def test_a_preset_brings_its_prompts(project: InstalledProject) -> None:
-    project.run("ppo-pipeline", "rounds", "unseal", "r001")
     assert "data/prompts/questions-chinese.jsonl" in project.run("ppo-pipeline", "preset", "notebook-full")
     committed = (REPOSITORY / "data/prompts/questions-chinese.jsonl").read_bytes()
     assert (project.folder / "data/prompts/questions-chinese.jsonl").read_bytes() == committed
