@@ -69,13 +69,18 @@ def counted_files(script: Path, root: Path) -> set[str]:
 
 def _imports(file: Path, root: Path) -> Iterator[Path]:
     """Yield where each module that a file imports would lie, without suffix, were it one of this project."""
-    for node in ast.walk(_parsed(_text(file))):
+    for node in _import_statements(_text(file)):
         if isinstance(node, ast.Import):
             yield from (root.joinpath(*alias.name.split(".")) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             base = file.parents[node.level - 1] if node.level else root
             base = base.joinpath(*(node.module or "").split("."))
             yield from (base, *(base / alias.name for alias in node.names))
+
+
+@cache
+def _import_statements(source: str) -> list[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.walk(_parsed(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 @cache
