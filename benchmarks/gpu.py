@@ -34,7 +34,7 @@ from .measuring import ROOT, environment
 from .prompts import prompt_ids
 
 TURNS = 3
-DECODED = ((128, 128), (1, 128))  # prompts, tokens
+DECODED = ((128, 64), (1, 64))  # prompts, tokens
 TRAINED = ((64, 200, 100), (16, 500, 1500))  # samples, prompt and response tokens
 
 

@@ -1,7 +1,8 @@
-"""Attention of sequences that lie end to end, by the flash kernels that torch has for NVIDIA's and AMD's GPUs.
+"""Attention of sequences that lie end to end, by the flash kernels that torch has for NVIDIA's GPUs.
 
 No padding and no mask: the kernel is told where each sequence's queries and keys begin (Dao 2023, arXiv:2307.08691,
 the "varlen" form). Called as torch's operators, since `torch.nn.attention.varlen` takes other arguments by version.
+AMD's do not take the number of keys that a step sees.
 """
 
 from typing import Any, NamedTuple
@@ -35,7 +36,7 @@ def serves(device: torch.device, dtype: torch.dtype, size: int) -> bool:
         return False
     if size > WIDEST or size % ALIGNED or not torch.backends.cuda.is_flash_attention_available():
         return False
-    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tensor:

@@ -183,10 +183,13 @@ def can_branch(model: Any) -> bool:
 
 
 def head_size(model: Any) -> int:
-    """Return the numbers of one attention head; 1 for a recurrent model, which has none."""
+    """Return the numbers of one attention head; 1 for a model without, or with several kinds."""
     config = text_config(model)
-    heads = getattr(config, "num_attention_heads", None)
-    return int(getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 1))
+    try:
+        heads, size = getattr(config, "num_attention_heads", None), getattr(config, "head_dim", None)
+    except RuntimeError:  # transformers': layers differ in it
+        return 1
+    return int(size or (config.hidden_size // heads if heads else 1))  # recurrent models have no heads
 
 
 def _errors(found: Tensor, expected: Tensor) -> Tensor:
@@ -217,7 +220,9 @@ def attention(
         raise NotImplementedError("attention that is not plain")
     scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
     if isinstance(sequence_layout, flash.Spans):
-        k, v = (x.transpose(1, 2).view(-1, x.shape[1], x.shape[3]) for x in (key, value))
+        if not (_by_flash(query, value) and key.transpose(1, 2).is_contiguous()):
+            raise NotImplementedError("keys that are not the cache's own")
+        k, v = (x.transpose(1, 2).flatten(0, 1) for x in (key, value))
         return flash.attend(query[:, :, 0], k, v, sequence_layout, scale)[:, None], None
     sequence_layout.calls += 1
     # (1, heads, N, d) to (N, heads, d): how the projections left them in memory
@@ -226,13 +231,13 @@ def attention(
     q = torch.cat([q.new_zeros(known, *q.shape[1:]), q]) if known else q
     if attends(q):
         return attend_end_to_end(q, k, v, sequence_layout.branches, scale)[None, known:], None
-    if flash.serves(q.device, q.dtype, q.shape[-1]):
-        return _by_flash(q, k, v, sequence_layout, scale)[None, known:], None
+    if _by_flash(q, v):
+        return _end_to_end(q, k, v, sequence_layout, scale)[None, known:], None
     groups = q.shape[1] // k.shape[1]
     if q.device.type == "cpu":  # its kernels round a sequence differently in batches of other widths
-        return _one_by_one(q, k, v, sequence_layout.branches, groups, scale)[None], None
+        return _one_by_one(q, k, v, sequence_layout.branches, groups, scale)[None, known:], None
     if sequence_layout.is_tree:
-        return _tree_at_once(q, k, v, sequence_layout, groups, scale)[None], None
+        return _tree_at_once(q, k, v, sequence_layout, groups, scale)[None, known:], None
     before = sequence_layout.prefix
     parts = []
     if before:
@@ -260,8 +265,13 @@ def _one_by_one(q: Tensor, k: Tensor, v: Tensor, branches: Branches, groups: int
     return torch.cat(parts)
 
 
-def _by_flash(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float) -> Tensor:
-    """Attend within all sequences without padding: (N, heads, d)."""
+def _by_flash(q: Tensor, v: Tensor) -> bool:
+    """Tell whether the flash kernels take such queries (..., d) and values (..., d)."""
+    return q.shape[-1] == v.shape[-1] and flash.serves(q.device, q.dtype, q.shape[-1])
+
+
+def _end_to_end(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float) -> Tensor:
+    """Attend by the flash kernels within all sequences, each with a copy of the keys above it: (N, heads, d)."""
     spans, places = layout.keys_by_span()
     pair = torch.stack([k, v], 1)  # one index, and one sum of its gradients, for both
     pair = pair[: layout.tokens] if places is None else pair[places]

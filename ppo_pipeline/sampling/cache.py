@@ -74,7 +74,12 @@ class SlotCache(Cache):
             return key_states, value_states
         if layer_idx == len(self.keys):
             self._add_layer(key_states, value_states)
-        keys, values, rows = self.keys[layer_idx], self.values[layer_idx], self._rows
+        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        with determinism("default") if keys.device.type == "cuda" else nullcontext():  # no place is written twice
+            return self._written(keys, values, key_states, value_states, layer_idx)
+
+    def _written(self, keys: Tensor, values: Tensor, key_states: Tensor, value_states: Tensor, layer_idx: int) -> Any:
+        rows = self._rows
         assert rows is not None
         if self._positions is None and self._places is not None:
             if self.prefix:
@@ -93,9 +98,8 @@ class SlotCache(Cache):
             keys[rows, :, :width] = key_states
             values[rows, :, :width] = value_states
             return key_states, value_states
-        with determinism("default") if keys.device.type == "cuda" else nullcontext():  # no place is written twice
-            keys[rows, :, self._positions] = key_states[:, :, 0]
-            values[rows, :, self._positions] = value_states[:, :, 0]
+        keys[rows, :, self._positions] = key_states[:, :, 0]
+        values[rows, :, self._positions] = value_states[:, :, 0]
         return keys[: len(rows), :, : self._width], values[: len(rows), :, : self._width]
 
     def copy_slot(self, source: int, target: int, length: int) -> None:

@@ -217,6 +217,12 @@ class Decoder:
         """Return what runs each active sequence's newest token, to the logits of the next one (n, V)."""
 
         def forward(ids: Tensor, positions: Tensor, width: int) -> Tensor:
+            try:
+                return self._step(cache, ids, positions, width)
+            except NotImplementedError:  # attention makes keys of its own of the cache's, as latent attention does
+                if not self.by_flash:
+                    raise
+            self.by_flash = False
             return self._step(cache, ids, positions, width)
 
         def width_of(lengths: list[int], multiple: int) -> int:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from ..compute import flash
 from ..errors import PipelineError
 from ..errors.machine_faults import is_machines
 from ..models.loading import check_supported, text_config
+from ..models.packed import head_size
 from ..models.policy import model_logprobs, pad
 from ..models.prefix import LEAST_PREFIX
 from .decoder import Decoder
@@ -49,22 +51,25 @@ def check_model(model: Any) -> None:
     try:
         check_supported(model)
         with _in_fp32(model) as exact:
-            found = deviation(model)
+            trials = [(exact, deviation(model))]
+        if exact and flash.serves(model.device, model.dtype, head_size(model)):
+            trials.append((False, deviation(model)))  # the flash kernels take half precision alone
     except Exception as error:
         if isinstance(error, PipelineError) or is_machines(error):
             raise
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         reason = own_state(model) or f"the decoder and its layers do not fit together ({text:.200})"
         raise PipelineError(f"base.model: {name} cannot be decoded here: {reason}; choose another model.") from None
-    limit = (EXACT_LIMIT if exact else MEAN_LIMIT) * found.spread
-    for what, numbers in zip(("sampled with", "trained on", "taken as likeliest with"), found[:3], strict=True):
-        differ = (numbers.max() if exact else numbers.mean()).item()
-        if not differ <= limit:
-            raise PipelineError(
-                f"base.model: {name} cannot be decoded rightly here{own_state(model, ', for ')}: tokens would be "
-                f"{what} log probabilities that differ from a plain forward's by {differ:.2g} nats "
-                f"{'at most' if exact else 'on average'}, with a limit of {limit:.2g}; choose another model."
-            )
+    for exact, found in trials:
+        limit = (EXACT_LIMIT if exact else MEAN_LIMIT) * found.spread
+        for what, numbers in zip(("sampled with", "trained on", "taken as likeliest with"), found[:3], strict=True):
+            differ = (numbers.max() if exact else numbers.mean()).item()
+            if not differ <= limit:
+                raise PipelineError(
+                    f"base.model: {name} cannot be decoded rightly here{own_state(model, ', for ')}: tokens would be "
+                    f"{what} log probabilities that differ from a plain forward's by {differ:.2g} nats "
+                    f"{'at most' if exact else 'on average'}, with a limit of {limit:.2g}; choose another model."
+                )
 
 
 def own_state(model: Any, before: str = "") -> str:

@@ -177,11 +177,19 @@ def test_flash_and_masks_decode_alike_in_bf16(architecture: str) -> None:
     assert np.median([abs(a - b) for a, b in firsts]) < 0.05
 
 
-def test_a_model_whose_step_waits_for_the_gpu_is_decoded_without_graphs() -> None:
+def test_a_model_whose_step_waits_for_the_gpu_is_decoded_without_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     model = bf16("llama")
     wanted = decoder(model).decode(requests(0))
     model.model.layers[0].register_forward_hook(lambda module, args, out: (out.sum().item(), out)[1])
-    assert decoder(model).decode(requests(0)) == wanted
+    for _ in range(2):
+        assert decoder(model).decode(requests(0)) == wanted
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    torch.cuda.empty_cache()
+    made: list[graphs.StepGraphs] = []
+    keep = graphs.StepGraphs.__init__
+    monkeypatch.setattr(graphs.StepGraphs, "__init__", lambda self, *a: (made.append(self), keep(self, *a))[1])
+    assert decoder(bf16("llama")).decode(requests(0)) == wanted
+    assert made[0].captured, "another model's steps are captured in the same process"
 
 
 class Killed(BaseException):

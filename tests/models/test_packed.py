@@ -110,7 +110,7 @@ def test_scores_and_gradients_of_a_tree_are_those_of_padded_batches(
             q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
             scale = more.get("scaling") or q.shape[-1] ** -0.5
             if way == "by flash":
-                return packed._by_flash(q, k, v, layouts[-1], scale)[None], None
+                return packed._end_to_end(q, k, v, layouts[-1], scale)[None], None
             return packed._tree_at_once(q, k, v, layouts[-1], q.shape[1] // k.shape[1], scale)[None], None
 
         monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, packed.NAME, attention)
