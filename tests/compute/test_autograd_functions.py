@@ -14,6 +14,7 @@ from conftest import lora_policy
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import ppo_pipeline
+from ppo_pipeline.compute import flash
 from ppo_pipeline.compute.native import attention, library, operations, row_invariant
 from ppo_pipeline.models import logprobs, lora, packed, prepacked
 
@@ -45,6 +46,15 @@ def scores() -> torch.Tensor:
     return logprobs._TokenLogprobs.apply(leaf(ROWS, IN), leaf(OUT, IN), None, torch.arange(ROWS), 1.0, 8, True)[0]
 
 
+def attended_by_flash() -> torch.Tensor:
+    gpu = torch.device("cuda")
+    if not (torch.cuda.is_available() and flash.serves(gpu, torch.bfloat16, 16)):
+        pytest.skip("no GPU here that the flash kernels serve")
+    bounds = torch.tensor([0, 5, 12], dtype=torch.int32, device=gpu)
+    heads = [leaf(12, count, 16, dtype=torch.bfloat16).to(gpu) for count in (4, 2, 2)]
+    return flash._Flash.apply(*heads, flash.Spans(bounds, bounds, 7, 7), 0.3)
+
+
 CASES: dict[type, Callable[[], Any]] = {
     lora._AddLowRank: lambda: lora._AddLowRank.apply(leaf(2, 8, OUT), leaf(2, 8, IN), leaf(16, IN), leaf(OUT, 16), 2.0),
     lora._WithLowRank: lambda: lora._WithLowRank.apply(leaf(2, 8, IN), linear(), leaf(16, IN), leaf(OUT, 16), 2.0),
@@ -57,6 +67,7 @@ CASES: dict[type, Callable[[], Any]] = {
     attention._Attend: lambda: attention._Attend.apply(
         leaf(12, 4, 16), leaf(12, 2, 16), leaf(12, 2, 16), layout().branches, 0.3
     ),
+    flash._Flash: attended_by_flash,
     operations._RmsNorm: lambda: operations._RmsNorm.apply(leaf(2, 8, IN), leaf(IN), 1e-5),
     operations._SiluTimes: lambda: operations._SiluTimes.apply(leaf(2, 8, IN), leaf(2, 8, IN)),
     operations._Rotary: lambda: operations._Rotary.apply(leaf(2, 8, 2, 16), torch.ones(2, 8, 16), torch.ones(2, 8, 16)),
