@@ -1,9 +1,5 @@
 """What GPUs have of their own: steps as graphs, attention without padding. Against the same code without them."""
 
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,16 +17,14 @@ from ppo_pipeline.models.checkpoint import load_checkpoint
 from ppo_pipeline.models.loading import load_model, load_tokenizer
 from ppo_pipeline.models.packed import can_pack
 from ppo_pipeline.models.policy import Policy
-from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.sampling import graphs
 from ppo_pipeline.sampling.decoder import Decoder
 from ppo_pipeline.sampling.request import Request
 from ppo_pipeline.sampling.streams import uniforms
-from ppo_pipeline.settings.params import ROOT as CODE
 from ppo_pipeline.settings.sections import Compute
 from ppo_pipeline.training.data import Sampled
 
-from .measuring import ROOT, environment
+from .projects import untrained
 from .prompts import prompt_ids
 
 TURNS = 3
@@ -46,13 +40,7 @@ def run(base: Path) -> list[dict[str, Any]]:
     device, dtype = set_up(compute)
     tokenizer = load_tokenizer(base)
     rows = decoding(load_model(base, device, dtype), tokenizer)
-    with tempfile.TemporaryDirectory() as folder:
-        paths = Paths(CODE, root=Path(folder))
-        paths.base.parent.mkdir()
-        paths.base.symlink_to(base.resolve())
-        shutil.copy(ROOT / "params.yaml", folder)
-        command = [sys.executable, "-m", "stages", "init"]
-        subprocess.run(command, cwd=folder, env=environment(), check=True)
+    with untrained(base) as paths:
         policy, _ = load_checkpoint(base, paths.policy, paths.trainer, device, dtype)
     return [*rows, *training(policy, device)]
 

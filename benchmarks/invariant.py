@@ -3,11 +3,6 @@
 Cutting is forced here, as a processor with AMX needs it, so that its cost shows on any.
 """
 
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,15 +20,14 @@ from ppo_pipeline.models.acceleration import accelerate_policy
 from ppo_pipeline.models.checkpoint import load_checkpoint
 from ppo_pipeline.models.loading import load_tokenizer, stop_ids_of
 from ppo_pipeline.models.packed import can_pack
-from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.prompts.rendering import render
 from ppo_pipeline.sampling.batch_invariant import load_sampler
 from ppo_pipeline.sampling.decoder import Request
 from ppo_pipeline.sampling.streams import uniforms
-from ppo_pipeline.settings.params import ROOT
 from ppo_pipeline.settings.sections import Compute
 from ppo_pipeline.training.data import Sampled
 
+from .projects import untrained
 from .prompts import prompts
 
 COUNT, LENGTH, TURNS = 64, 48, 5
@@ -44,13 +38,7 @@ def run(base: Path) -> list[dict[str, Any]]:
     """Return a row for sampling and one for the training forward with its backward pass; medians of turns."""
     compute = Compute(device="cpu", dtype="auto", threads=0, kernels="auto", batch_invariant=False, head="auto")
     device, dtype = set_up(compute)
-    with tempfile.TemporaryDirectory() as folder:
-        paths = Paths(ROOT, root=Path(folder))
-        paths.base.parent.mkdir()
-        paths.base.symlink_to(base.resolve())
-        shutil.copy("params.yaml", folder)
-        environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-        subprocess.run([sys.executable, "-m", "stages", "init"], cwd=folder, env=environment, check=True)
+    with untrained(base) as paths:
         tokenizer = load_tokenizer(base)
         ids = [render(tokenizer, [{"role": "user", "content": text}], "auto")[1] for text in prompts(COUNT)]
         rows = [sampling(base, paths.policy, tokenizer, ids, device, dtype)]

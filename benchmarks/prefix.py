@@ -1,10 +1,6 @@
 """What `reference.share_prefix` saves: training passes over the committed prompts, one by one and in groups."""
 
 import json
-import shutil
-import subprocess
-import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +13,13 @@ from ppo_pipeline.models.acceleration import accelerate_policy
 from ppo_pipeline.models.checkpoint import load_checkpoint
 from ppo_pipeline.models.loading import load_tokenizer
 from ppo_pipeline.models.policy import Policy
-from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.prompts.rendering import render
-from ppo_pipeline.settings.params import ROOT
 from ppo_pipeline.settings.sections import Compute
 from ppo_pipeline.training.batches import generator, shuffled_minibatches
 from ppo_pipeline.training.data import Sampled, sharing
 
 from .invariant import timed
-from .measuring import environment
+from .projects import untrained
 
 SAMPLES, LENGTH, MINIBATCHES, BUDGET, TURNS = 64, 13, 4, 1024, 3
 FORMS = {"false": False, "true": True, "tree": "tree"}
@@ -37,13 +31,7 @@ def run(base: Path) -> list[dict[str, Any]]:
     machine = set_up(compute)
     lines = [json.loads(line) for line in Path("data/prompts/skills.jsonl").read_text(encoding="utf-8").splitlines()]
     chosen = np.random.default_rng(0).permutation(len(lines))[:SAMPLES]
-    with tempfile.TemporaryDirectory() as folder:
-        paths = Paths(ROOT, root=Path(folder))
-        paths.base.parent.mkdir()
-        paths.base.symlink_to(base.resolve())
-        shutil.copy("params.yaml", folder)
-        command = [sys.executable, "-m", "stages", "init"]
-        subprocess.run(command, cwd=folder, env=environment() | {"PYTHONPATH": str(Path.cwd())}, check=True)
+    with untrained(base) as paths:
         policy, _ = load_checkpoint(base, paths.policy, paths.trainer, *machine)
         tokenizer = load_tokenizer(base)
     accelerate_policy(policy)

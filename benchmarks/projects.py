@@ -3,12 +3,18 @@
 import json
 import shutil
 import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from ppo_pipeline.project.paths import Paths
 from ppo_pipeline.project.sealing.index import EMPTY
+from ppo_pipeline.settings.params import ROOT as UNTRAINED
 
 from .measuring import ROOT, environment
 from .prompts import prompts
@@ -48,6 +54,19 @@ def make_project(folder: Path, base: Path, count: int, heldout: int = 16) -> Pat
     for command in (["git", "init", "--quiet"], ["dvc", "init", "--quiet"]):
         subprocess.run(command, cwd=folder, env=environment(), check=True)
     return folder
+
+
+@contextmanager
+def untrained(base: Path) -> Iterator[Paths]:
+    """Yield the paths of an untrained round with the committed settings, of which `init` has made the policy."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = Paths(UNTRAINED, root=Path(folder))
+        paths.base.parent.mkdir()
+        paths.base.symlink_to(base.resolve())
+        shutil.copy(ROOT / "params.yaml", folder)
+        command = [sys.executable, "-m", "stages", "init"]
+        subprocess.run(command, cwd=folder, env=environment(), check=True)
+        yield paths
 
 
 def make_folders(folder: Path) -> None:

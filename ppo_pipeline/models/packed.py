@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -44,8 +45,7 @@ class Layout:
     positions: (1, N) within each sequence. padded: (B, T) index, counted behind the prefix, of each sequence's
     tokens, 0 for padding. flat: (n,) index of the row's tokens behind the prefix in the flattened (B T,). branches: of
     the row. is_tree: whether each branch is a sequence above, and the prefix 0. calls: how often attention was asked to
-    follow it. keys: (B, W) index of all tokens that a tree's branches see, 0 for padding, once it was asked for. spans:
-    the same for the flash kernels, and where the row has the keys, None where that is in their order; likewise.
+    follow it.
     """
 
     prefix: int
@@ -55,32 +55,28 @@ class Layout:
     branches: Branches
     is_tree: bool = False
     calls: int = 0
-    keys: Tensor | None = None
-    spans: tuple[flash.Spans, Tensor | None] | None = None
 
     @property
     def tokens(self) -> int:
         """Return the tokens of the row, without padding."""
         return int(self.branches.starts[-1])
 
+    @cached_property
     def keys_seen(self) -> Tensor:
-        """Return `keys`."""
-        if self.keys is None:
-            self.keys = torch.nn.utils.rnn.pad_sequence(self._seen(), batch_first=True).to(self.padded.device)
-        return self.keys
+        """Return the index (B, W) of all tokens that each branch sees, 0 for padding."""
+        return torch.nn.utils.rnn.pad_sequence(self._seen, batch_first=True).to(self.padded.device)
 
+    @cached_property
     def keys_by_span(self) -> tuple[flash.Spans, Tensor | None]:
-        """Return `spans`."""
-        if self.spans is None:
-            seen, starts = self._seen(), self.branches.starts
-            counts = [len(own) for own in seen]
-            begins = torch.tensor([0, *itertools.accumulate(counts)], dtype=torch.int32)
-            queries, keys = (x.to(self.padded.device, torch.int32) for x in (starts, begins))
-            spans = flash.Spans(queries, keys, int(starts.diff().max()), max(counts))
-            shared = int(self.branches.befores.max())
-            self.spans = spans, torch.cat(seen).to(self.padded.device) if shared else None
-        return self.spans
+        """Return the same for the flash kernels, and where the row has the keys: None where that is in their order."""
+        starts, counts = self.branches.starts, [len(own) for own in self._seen]
+        begins = torch.tensor([0, *itertools.accumulate(counts)], dtype=torch.int32)
+        queries, keys = (x.to(self.padded.device, torch.int32) for x in (starts, begins))
+        spans = flash.Spans(queries, keys, int(starts.diff().max()), max(counts))
+        shared = int(self.branches.befores.max())
+        return spans, torch.cat(self._seen).to(self.padded.device) if shared else None
 
+    @cached_property
     def _seen(self) -> list[Tensor]:
         """Return the tokens that each branch sees, as index of the row."""
         seen: list[Tensor] = []
@@ -192,6 +188,11 @@ def head_size(model: Any) -> int:
     return int(size or (config.hidden_size // heads if heads else 1))  # recurrent models have no heads
 
 
+def serves_flash(model: Any) -> bool:
+    """Tell whether the flash kernels take the model's heads."""
+    return flash.serves(model.device, model.dtype, head_size(model))
+
+
 def _errors(found: Tensor, expected: Tensor) -> Tensor:
     """Return the relative error of each row (n, H) in the 2-norm."""
     norms = torch.linalg.vector_norm(expected.float(), dim=1)
@@ -272,7 +273,7 @@ def _by_flash(q: Tensor, v: Tensor) -> bool:
 
 def _end_to_end(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float) -> Tensor:
     """Attend by the flash kernels within all sequences, each with a copy of the keys above it: (N, heads, d)."""
-    spans, places = layout.keys_by_span()
+    spans, places = layout.keys_by_span
     pair = torch.stack([k, v], 1)  # one index, and one sum of its gradients, for both
     pair = pair[: layout.tokens] if places is None else pair[places]
     out = flash.attend(q[: layout.tokens], pair[:, 0], pair[:, 1], spans, scale)
@@ -281,7 +282,7 @@ def _end_to_end(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float) -
 
 def _tree_at_once(q: Tensor, k: Tensor, v: Tensor, layout: Layout, groups: int, scale: float) -> Tensor:
     """Attend within all branches of a tree in one padded batch: (N, heads, d)."""
-    keys = layout.keys_seen()
+    keys = layout.keys_seen
     steps = torch.arange(layout.padded.shape[1], device=q.device)
     last = layout.branches.befores.to(q.device)[:, None] + steps  # that a query sees
     seen = torch.arange(keys.shape[1], device=q.device) <= last[..., None]

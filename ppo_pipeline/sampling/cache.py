@@ -74,12 +74,12 @@ class SlotCache(Cache):
             return key_states, value_states
         if layer_idx == len(self.keys):
             self._add_layer(key_states, value_states)
-        keys, values = self.keys[layer_idx], self.values[layer_idx]
-        with determinism("default") if keys.device.type == "cuda" else nullcontext():  # no place is written twice
-            return self._written(keys, values, key_states, value_states, layer_idx)
+        on_gpu = key_states.device.type == "cuda"
+        with determinism("default") if on_gpu else nullcontext():  # no place is written twice
+            return self._written(key_states, value_states, layer_idx)
 
-    def _written(self, keys: Tensor, values: Tensor, key_states: Tensor, value_states: Tensor, layer_idx: int) -> Any:
-        rows = self._rows
+    def _written(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        keys, values, rows = self.keys[layer_idx], self.values[layer_idx], self._rows
         assert rows is not None
         if self._positions is None and self._places is not None:
             if self.prefix:
@@ -110,11 +110,11 @@ class SlotCache(Cache):
 
     def _add_layer(self, key_states: Tensor, value_states: Tensor) -> None:
         for tensors, like in ((self.keys, key_states), (self.values, value_states)):
-            shape = (self.slots, like.shape[1], self.capacity, like.shape[-1])
+            heads, size = like.shape[1], like.shape[-1]
             if self.by_token:
-                tensors.append(_zeros((shape[0], shape[2], shape[1], shape[3]), like).transpose(1, 2))
+                tensors.append(_zeros((self.slots, self.capacity, heads, size), like).transpose(1, 2))
             else:
-                tensors.append(_zeros(shape, like))
+                tensors.append(_zeros((self.slots, heads, self.capacity, size), like))
 
     def restore(self, keys: Tensor, values: Tensor) -> None:
         """Add a layer with the keys and values (n, heads, t, d) that the first n slots held."""

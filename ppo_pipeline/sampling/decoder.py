@@ -18,7 +18,7 @@ from torch import Tensor
 from ..compute import crowd, flash, head
 from ..errors import PipelineError
 from ..models.loading import backbone_of, logit_divisor
-from ..models.packed import can_branch, can_pack, head_size, tree_layout
+from ..models.packed import can_branch, can_pack, serves_flash, tree_layout
 from ..models.policy import pack_tree
 from ..models.prefix import LEAST_PREFIX, by_shared_tokens, causal_mask, common_prefix
 from ..models.reach import borders, check_reach
@@ -64,7 +64,7 @@ class Decoder:
         self.backbone = backbone_of(model)
         self.cache_name = cache_name(self.backbone)
         self.in_trees = trees and self._runs_trees()
-        self.by_flash = self.in_trees and flash.serves(model.device, model.dtype, head_size(model))
+        self.by_flash = self.in_trees and serves_flash(model)
         self.masks = Masks(model)
         self.head = model.get_output_embeddings()
         self.wide = head.in_fp32()
@@ -80,8 +80,7 @@ class Decoder:
     def _runs_trees(self) -> bool:
         """Tell whether prompts are run as a tree, in which what any of them start with is there once."""
         model = self.model
-        fast = model.device.type == "cpu" or flash.serves(model.device, model.dtype, head_size(model))
-        return fast and can_branch(model) and can_pack(model)
+        return (model.device.type == "cpu" or serves_flash(model)) and can_branch(model) and can_pack(model)
 
     @crowd.sharing()
     @torch.inference_mode()
@@ -202,7 +201,7 @@ class Decoder:
         layout = batch.layout
         assert layout is not None
         leaves = torch.searchsorted(layout.branches.starts, before + batch.starts)
-        cache.prefill(rows, layout.keys_seen()[leaves, : max(map(len, prompts))])
+        cache.prefill(rows, layout.keys_seen[leaves, : max(map(len, prompts))])
         positions = layout.positions[:, before:]
         hidden = self._run(cache, input_ids=batch.ids, position_ids=positions, sequence_layout=layout)
         return hidden[0, batch.starts + batch.prompt_lengths - 1]
@@ -225,26 +224,21 @@ class Decoder:
             self.by_flash = False
             return self._step(cache, ids, positions, width)
 
-        def width_of(lengths: list[int], multiple: int) -> int:
-            """Return how many keys a step sees; the flash kernels are told where each row's end."""
-            return cache.capacity if self.by_flash else min(cache.capacity, (max(lengths) // multiple + 1) * multiple)
+        graphs = StepGraphs(forward, self.device) if in_graphs(self.device) else None
 
-        def plain(active: list[_Active]) -> Tensor:
-            ids = torch.tensor([[a.response.ids[-1]] for a in active], device=self.device)
-            lengths = [a.length for a in active]
-            return forward(ids, torch.tensor(lengths, device=self.device), width_of(lengths, 1))
+        def step(active: list[_Active]) -> Tensor:
+            ids, lengths = [a.response.ids[-1] for a in active], [a.length for a in active]
+            multiple = WIDTH if graphs else 1
+            width = min(cache.capacity, (max(lengths) // multiple + 1) * multiple)
+            if self.by_flash:  # its kernels are told where each row's keys end
+                width = cache.capacity
+            if graphs:
+                free = [0] * (rows_of_a_step(len(ids), cache.slots) - len(ids))
+                return graphs(ids + free, lengths + free, width)[: len(ids)]
+            inputs = torch.tensor([ids, lengths], device=self.device)
+            return forward(inputs[0][:, None], inputs[1], width)
 
-        if not in_graphs(self.device):
-            return plain
-        graphs = StepGraphs(forward, self.device)
-
-        def rounded_up(active: list[_Active]) -> Tensor:
-            free = [0] * (rows_of_a_step(len(active), cache.slots) - len(active))
-            lengths = [a.length for a in active]
-            ids = [a.response.ids[-1] for a in active]
-            return graphs(ids + free, lengths + free, width_of(lengths, WIDTH))[: len(active)]
-
-        return rounded_up
+        return step
 
     def _step(self, cache: SlotCache, ids: Tensor, positions: Tensor, width: int) -> Tensor:
         """Run a token of each row, ids (n, 1) at positions (n,), all below `width`; return the next one's logits."""

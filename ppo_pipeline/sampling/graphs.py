@@ -38,7 +38,7 @@ class StepGraphs:
         self.forward, self.device = forward, device
         self.steps: Counter[tuple[int, int]] = Counter()
         self.captured: dict[tuple[int, int], _Captured] = {}
-        self.can_capture = True
+        self.can_capture: bool | None = None  # not tried yet
         self.width = -1
         self.pool: Any = None
 
@@ -49,7 +49,7 @@ class StepGraphs:
             self.pool, self.width = torch.cuda.graph_pool_handle(), width
         key, inputs = (len(ids), width), torch.tensor([ids, positions])
         self.steps[key] += 1
-        if self.can_capture and key not in self.captured and self.steps[key] > PLAIN_STEPS:
+        if self.can_capture is not False and key not in self.captured and self.steps[key] > PLAIN_STEPS:
             self._capture(key, inputs.to(self.device))
         if key not in self.captured:
             return self._forward(inputs.to(self.device), width)
@@ -62,7 +62,8 @@ class StepGraphs:
         return self.forward(inputs[0][:, None], inputs[1], width)
 
     def _capture(self, key: tuple[int, int], inputs: Tensor) -> None:
-        self.can_capture = not self._waits(inputs, key[1])
+        if self.can_capture is None:
+            self.can_capture = not self._waits(inputs, key[1])
         if not self.can_capture:
             return
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()

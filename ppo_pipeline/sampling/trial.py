@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from ..compute import flash
 from ..errors import PipelineError
 from ..errors.machine_faults import is_machines
 from ..models.loading import check_supported, text_config
-from ..models.packed import head_size
+from ..models.packed import serves_flash
 from ..models.policy import model_logprobs, pad
 from ..models.prefix import LEAST_PREFIX
 from .decoder import Decoder
@@ -52,7 +51,7 @@ def check_model(model: Any) -> None:
         check_supported(model)
         with _in_fp32(model) as exact:
             trials = [(exact, deviation(model))]
-        if exact and flash.serves(model.device, model.dtype, head_size(model)):
+        if exact and serves_flash(model):
             trials.append((False, deviation(model)))  # the flash kernels take half precision alone
     except Exception as error:
         if isinstance(error, PipelineError) or is_machines(error):

@@ -139,6 +139,14 @@ def bf16(architecture: str) -> Any:
     return tiny_model(architecture).bfloat16().to(GPU)
 
 
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[graphs.StepGraphs]:
+    """Return a list to which each StepGraphs is added as it is made."""
+    made: list[graphs.StepGraphs] = []
+    keep = graphs.StepGraphs.__init__
+    monkeypatch.setattr(graphs.StepGraphs, "__init__", lambda self, *a: (made.append(self), keep(self, *a))[1])
+    return made
+
+
 @pytest.mark.parametrize("prefix", [0, 20])
 @pytest.mark.parametrize("kind", ["flash", "masked", "fp32", "fewer kernels"])
 def test_graphs_give_the_bits_of_the_steps_that_they_stand_for(
@@ -149,9 +157,7 @@ def test_graphs_give_the_bits_of_the_steps_that_they_stand_for(
         use_native_layers(model)
     by_graphs = decoder(model, trees=trees)
     assert by_graphs.by_flash == (kind in ("flash", "fewer kernels"))
-    made: list[graphs.StepGraphs] = []
-    keep = graphs.StepGraphs.__init__
-    monkeypatch.setattr(graphs.StepGraphs, "__init__", lambda self, *a: (made.append(self), keep(self, *a))[1])
+    made = noted(monkeypatch)
     found = by_graphs.decode(requests(prefix))
     assert all(each.captured and each.can_capture for each in made)
     monkeypatch.setattr(graphs, "PLAIN_STEPS", 10**9)
@@ -185,9 +191,7 @@ def test_a_model_whose_step_waits_for_the_gpu_is_decoded_without_graphs(monkeypa
         assert decoder(model).decode(requests(0)) == wanted
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
     torch.cuda.empty_cache()
-    made: list[graphs.StepGraphs] = []
-    keep = graphs.StepGraphs.__init__
-    monkeypatch.setattr(graphs.StepGraphs, "__init__", lambda self, *a: (made.append(self), keep(self, *a))[1])
+    made = noted(monkeypatch)
     assert decoder(bf16("llama")).decode(requests(0)) == wanted
     assert made[0].captured, "another model's steps are captured in the same process"
 

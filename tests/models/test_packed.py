@@ -71,6 +71,16 @@ def scores_and_gradients(policy: Policy, samples: Sampled) -> tuple[list[torch.T
     return [scores.logprobs, scores.entropy, scores.values, scores.bootstrap], gradients
 
 
+def assert_same(
+    laid: tuple[list[torch.Tensor], dict[str, torch.Tensor]], plain: tuple[list[torch.Tensor], dict[str, torch.Tensor]]
+) -> None:
+    """Compare two results of scores_and_gradients."""
+    for expected, found in zip(plain[0], laid[0], strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    for name, expected in plain[1].items():
+        torch.testing.assert_close(laid[1][name], expected, atol=5e-4, rtol=5e-3, msg=name)
+
+
 CASES = [(0, 0, 12), (8, 8, 12), (21, 21, 12), (21, 8, 12), (9, 9, FEW_KEYS + 40)]
 
 
@@ -84,11 +94,8 @@ def test_scores_and_gradients_are_those_of_padded_batches(
     assert can_pack(policies[1].model)
     plain = scores_and_gradients(policies[0], data(length, None, longest=longest))
     laid = scores_and_gradients(policies[1], data(length, prefix, longest=longest))
-    for expected, found in zip(plain[0], laid[0], strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert any(gradient.abs().max() > 1e-3 for gradient in plain[1].values())
-    for name, expected in plain[1].items():
-        torch.testing.assert_close(laid[1][name], expected, atol=5e-4, rtol=5e-3, msg=name)
+    assert_same(laid, plain)
 
 
 @pytest.mark.parametrize("way", ["branch by branch", "all at once", "by flash"])
@@ -115,10 +122,7 @@ def test_scores_and_gradients_of_a_tree_are_those_of_padded_batches(
 
         monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, packed.NAME, attention)
     laid = scores_and_gradients(policies[1], family(packed=True))
-    for expected, found in zip(plain[0], laid[0], strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    for name, expected in plain[1].items():
-        torch.testing.assert_close(laid[1][name], expected, atol=5e-4, rtol=5e-3, msg=name)
+    assert_same(laid, plain)
 
 
 def test_the_backward_pass_for_few_keys_is_that_of_torch_s_attention() -> None:
@@ -379,7 +383,4 @@ def test_the_flash_kernels_are_given_each_sequence_with_what_is_above_it(
     plain = scores_and_gradients(policies[0], data(length, None))
     assert can_pack(policies[1].model)
     laid = scores_and_gradients(policies[1], data(length, prefix))
-    for expected, found in zip(plain[0], laid[0], strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    for name, expected in plain[1].items():
-        torch.testing.assert_close(laid[1][name], expected, atol=5e-4, rtol=5e-3, msg=name)
+    assert_same(laid, plain)

@@ -13,6 +13,7 @@ from slow_attention import attend_slowly
 from tiny_architectures import tiny_architecture
 from transformers import CONFIG_MAPPING
 
+from ppo_pipeline.compute import flash
 from ppo_pipeline.models import packed
 from ppo_pipeline.sampling import decoder as decoder_module
 from ppo_pipeline.sampling import graphs
@@ -44,9 +45,8 @@ def flash_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         calls.append(args[3].used)
         return attend_slowly(*args)
 
-    for module in (packed.flash, decoder_module.flash):
-        monkeypatch.setattr(module, "serves", lambda *_: True)
-        monkeypatch.setattr(module, "attend", attend)
+    monkeypatch.setattr(flash, "serves", lambda *_: True)
+    monkeypatch.setattr(flash, "attend", attend)
     monkeypatch.setattr(packed, "attends", lambda q: False)
     monkeypatch.setattr(decoder_module, "can_branch", lambda model: True)
     return calls

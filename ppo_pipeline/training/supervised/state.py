@@ -55,10 +55,13 @@ def load_state(loop: "SupervisedLoop", snapshots: Snapshots) -> bool:
             grad = tensors.get(f"grad.{name}")
             parameter.grad = None if grad is None else grad.to(loop.device)
             found = {kind: tensors.get(f"optimizer.{kind}.{name}") for kind in STATES}
-            state = {kind: tensor.to(loop.device) for kind, tensor in found.items() if tensor is not None}
+            state = {
+                kind: step_count(loop.optimizer, parameter, tensor) if kind == "step" else tensor.to(loop.device)
+                for kind, tensor in found.items()
+                if tensor is not None
+            }
             if state:
-                steps = step_count(loop.optimizer, parameter, state["step"])
-                loop.optimizer.state[parameter] = state | {"step": steps}
+                loop.optimizer.state[parameter] = state
         if loop.scaler.is_enabled():
             loop.scaler.load_state_dict(numbers["scaler"])
         position = loop.position
