@@ -13,8 +13,7 @@ from typing import Any
 
 import torch
 
-from ppo_pipeline.compute.device import has_fast_bf16
-
+from .machine import fast_dtype
 from .measuring import module
 from .turns import side_by_side
 
@@ -26,8 +25,7 @@ AIM = 1.5  # times slower than the fair share, at most
 
 def run(base: Path) -> list[dict[str, Any]]:
     """Return a row for each number of busy processes and each of ours, the threads fixed, and generate."""
-    dtype = "bfloat16" if has_fast_bf16(torch.device("cpu")) else "float32"
-    given = (base.absolute(), PROMPTS, TOKENS, dtype)
+    given = (base.absolute(), PROMPTS, TOKENS, fast_dtype())
     threads = str(torch.get_num_threads())
     commands = {
         OWN: module("benchmarks.peers.engine", *given, "own"),

@@ -3,10 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ppo_pipeline.compute.device import has_fast_bf16
-
+from .machine import fast_dtype
 from .measuring import module
 from .turns import side_by_side
 
@@ -22,7 +19,7 @@ def run(base: Path, vllm: Path = VLLM, cases: tuple[tuple[int, int, int], ...] =
 
     vllm: the interpreter of an environment with vLLM; where there is none, one row says so.
     """
-    dtype = "bfloat16" if has_fast_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu")) else "float32"
+    dtype = fast_dtype()
     rows = []
     for count, tokens, turns in cases:
         found = side_by_side(commands((base.absolute(), count, tokens, dtype), vllm), turns)

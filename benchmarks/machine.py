@@ -8,6 +8,13 @@ from pathlib import Path
 
 import torch
 
+from ppo_pipeline.compute.device import has_fast_bf16
+
+
+def fast_dtype() -> str:
+    """Return what `compute.dtype: auto` takes here, bfloat16 where it is computed in hardware: peers take it too."""
+    return "bfloat16" if has_fast_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu")) else "float32"
+
 
 def best(function: object, repeats: int = 5) -> float:
     """Return the seconds of the fastest of some calls."""

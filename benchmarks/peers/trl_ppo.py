@@ -1,4 +1,4 @@
-"""TRL 1.12.0's PPOTrainer with PEFT's LoRA in bf16: one update of `count` prompts, after one to warm up.
+"""One update of TRL 1.12.0's PPOTrainer with PEFT's LoRA after one to warm up, in bf16 where that is fast.
 
 Its value model is the same base; its reward model a random one of one narrow layer, so that the reward costs nothing.
 """
@@ -16,6 +16,7 @@ from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
+from benchmarks.machine import fast_dtype
 from benchmarks.prompts import prompts
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -25,11 +26,12 @@ def main(base: str, count: int, new_tokens: int) -> None:
     """Print the seconds of the second update and the process's peak memory."""
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
     cuda = torch.cuda.is_available()
-    policy = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    value = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=torch.bfloat16)
+    dtype = getattr(torch, fast_dtype())
+    policy = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    value = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=dtype)
     small = AutoConfig.from_pretrained(base)
     small.update({"num_hidden_layers": 1, "num_labels": 1})
-    reward = AutoModelForSequenceClassification.from_config(small, dtype=torch.bfloat16)
+    reward = AutoModelForSequenceClassification.from_config(small, dtype=dtype)
     for model in (value, reward):
         model.config.pad_token_id = tokenizer.pad_token_id
     ids = [
@@ -51,7 +53,8 @@ def main(base: str, count: int, new_tokens: int) -> None:
             output_dir=folder, per_device_train_batch_size=count // 4, gradient_accumulation_steps=4,
             num_mini_batches=4, num_ppo_epochs=2, total_episodes=2 * count, response_length=new_tokens,
             temperature=0.7, stop_token="eos", local_rollout_forward_batch_size=count, num_sample_generations=0,
-            learning_rate=3e-4, bf16=True, use_cpu=not cuda, report_to="none", save_strategy="no", disable_tqdm=True,
+            learning_rate=3e-4, bf16=dtype is torch.bfloat16, use_cpu=not cuda,
+            report_to="none", save_strategy="no", disable_tqdm=True,
         )  # fmt: skip
         trainer = Timed(
             args=settings, processing_class=tokenizer, model=policy, ref_model=None, reward_model=reward,

@@ -12,16 +12,20 @@ products; what sums over threads (the norm of a large gradient) runs outside of 
 import functools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
+
+from . import onednn
 
 WINDOW = 0.25  # seconds between two looks; shorter ones see single ticks of the kernel's clock, 10 ms
 LENIENT = 0.3  # of a processor that others may take before a thread steps down
 STAT = Path("/proc/stat")
+Product = Callable[[Tensor, Tensor], Tensor]
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
@@ -40,10 +44,10 @@ class Crowd:
         self.asked, self.depth = 0, 0
         self.seen: Seen | None = None
 
-    def begin(self, steps_down: bool) -> None:
-        """Take the threads that torch has now as those asked for."""
+    def begin(self, steps_down: bool, dtype: torch.dtype) -> None:
+        """Take the threads that torch has now as those asked for; dtype: of the model that they are for."""
         self.asked, self.depth = torch.get_num_threads(), 0
-        self.seen = see() if steps_down and self.asked > 1 and STAT.is_file() and alike(self.asked) else None
+        self.seen = see() if steps_down and self.asked > 1 and STAT.is_file() and alike(self.asked, dtype) else None
 
     def look(self) -> None:
         """Within `sharing`, set as many threads as are free; not oftener than each WINDOW seconds."""
@@ -87,22 +91,29 @@ def free(before: Seen, now: Seen, asked: int) -> int:
 
 
 @functools.cache
-def alike(threads: int) -> bool:
-    """Tell whether products of few and of many rows have the same bits with any number of threads up to this one."""
+def alike(threads: int, dtype: torch.dtype) -> bool:
+    """Tell whether products of few and of many rows have the same bits with any number of threads up to this one.
+
+    dtype: tried beside fp32, in which LoRA, critics and heads may be.
+    """
     before = torch.get_num_threads()
     generator = torch.Generator().manual_seed(0)
     tried = [1, *(count for count in (threads // 2, threads - 1) if count > 1), threads]
     try:
         for rows, inside, out in ((1, 576, 1536), (48, 1536, 576), (600, 576, 576), (600, 576, 8), (8, 600, 576)):
             numbers = [torch.randn(shape, generator=generator) for shape in ((rows, inside), (inside, out))]
-            for dtype in (torch.bfloat16, torch.float32):
-                x, weight = (each.to(dtype) for each in numbers)
-                made = []
-                for count in tried:
-                    torch.set_num_threads(count)
-                    made.append(x @ weight)
-                if not all(torch.equal(made[0], other) for other in made[1:]):
-                    return False
+            for kind in {dtype, torch.float32}:
+                x, weight = (each.to(kind) for each in numbers)
+                products: list[tuple[Product, Tensor]] = [(torch.matmul, weight)]
+                if onednn.serves(kind):
+                    products.append((onednn.product, onednn.reordered(weight.t())))
+                for product, given in products:
+                    made = []
+                    for count in tried:
+                        torch.set_num_threads(count)
+                        made.append(product(x, given))
+                    if not all(torch.equal(made[0], other) for other in made[1:]):
+                        return False
     finally:
         torch.set_num_threads(before)
     return True

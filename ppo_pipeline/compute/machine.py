@@ -39,5 +39,5 @@ def set_up(compute: Compute) -> Machine:
     device, dtype = device_and_format(compute.device, compute.dtype, "compute")
     library.allow(compute.kernels == "auto" and device.type == "cpu")
     head.choose(compute.head == "fp32")
-    crowd.begin(steps_down=not compute.threads and device.type == "cpu")
+    crowd.begin(steps_down=not compute.threads and device.type == "cpu", dtype=dtype)
     return Machine(device, dtype)

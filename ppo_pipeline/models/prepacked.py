@@ -1,21 +1,18 @@
-"""Weights laid out for the CPU's bf16 matrix kernels once, instead of at each call.
+"""Weights laid out for the CPU's matrix kernels once, instead of at each call or never.
 
-oneDNN's kernels want weights in blocks. torch reorders a plain weight in every call, which for the few rows of a
-decoding step, or of a small minibatch, costs as much as the product itself (docs/performance.md).
+oneDNN's kernels want weights in blocks. torch reorders a plain bf16 weight in every call, which for the few rows of a
+decoding step, or of a small minibatch, costs as much as the product itself; fp32 products it gives to another library,
+which for 2 to 64 rows takes 1.2 to 4 times as long (docs/performance.md).
 """
 
-import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..compute import head
-from ..compute.native.operations import LANES
+from ..compute import head, onednn
 from ..compute.native.row_invariant import by_rows, no_view
 from .policy import Policy
-
-ROWS_HINT = 128  # the layout is chosen for this many rows; measured, it is good for 1 to 512
 
 
 class FrozenProduct(torch.autograd.Function):
@@ -31,18 +28,13 @@ class FrozenProduct(torch.autograd.Function):
         return ctx.layer.back(grad), None
 
 
-def _product(x: Tensor, packed: Tensor) -> Tensor:
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), packed, None, "none", [], "")
-    return out
-
-
 class PrepackedLinear(nn.Module):
-    """A linear layer whose frozen bf16 weight is kept in oneDNN's layout, for the backward pass in a second one."""
+    """A linear layer whose frozen weight is kept in oneDNN's layout, for the backward pass in a second one."""
 
     def __init__(self, linear: nn.Linear, row_invariant: bool = False) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS_HINT)
+        self.packed = onednn.reordered(linear.weight.detach())
         self.bias = linear.bias
         self._transposed: Tensor | None = None
         self.row_invariant = row_invariant
@@ -56,15 +48,15 @@ class PrepackedLinear(nn.Module):
     def product(self, x: Tensor) -> Tensor:
         """Return x W^T; with `row_invariant` each row has the same bits among any other rows."""
         if not self.row_invariant:
-            return _product(x, self.packed)
+            return onednn.product(x, self.packed)
         key = ("packed", self.in_features, self.out_features)
-        return by_rows(key, lambda part: _product(part, self.packed), x.flatten(0, -2)).view(*x.shape[:-1], -1)
+        return by_rows(key, lambda part: onednn.product(part, self.packed), x.flatten(0, -2)).view(*x.shape[:-1], -1)
 
     def back(self, grad: Tensor) -> Tensor:
         """Return grad W, the gradient for x; the transposed weight is packed at the first backward pass."""
         if self._transposed is None:
-            self._transposed = torch.ops.mkldnn._reorder_linear_weight(self.packed.to_dense().t(), ROWS_HINT)
-        return _product(grad, self._transposed)
+            self._transposed = onednn.reordered(self.packed.to_dense().t())
+        return onednn.product(grad, self._transposed)
 
 
 def pack(layer: nn.Module) -> nn.Module:
@@ -72,22 +64,13 @@ def pack(layer: nn.Module) -> nn.Module:
     return PrepackedLinear(layer) if type(layer) is nn.Linear else layer
 
 
-def can_prepack(model: Any) -> bool:
-    """Tell whether the model's weights are bf16 on a CPU whose kernels have such a layout."""
-    return model.device.type == "cpu" and model.dtype == torch.bfloat16 and _has_kernels()
+def can_prepack(model: Any, training: bool = False) -> bool:
+    """Tell whether the model's weights are of a dtype for which the CPU's kernels have such a layout.
 
-
-@functools.cache
-def _has_kernels() -> bool:
-    """Try it: that the functions are there says nothing of the processor, which may have too few instructions."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    weight = torch.zeros(LANES, LANES, dtype=torch.bfloat16)
-    try:
-        _product(weight, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS_HINT))
-    except (AttributeError, RuntimeError):
-        return False
-    return True
+    In fp32 it gains nothing at the many rows of a training forward, which stays as it is.
+    """
+    packed = (torch.bfloat16,) if training else (torch.bfloat16, torch.float32)
+    return model.device.type == "cpu" and model.dtype in packed and onednn.serves(model.dtype)
 
 
 def prepack_linears(model: Any, training: bool = False, made: dict[int, PrepackedLinear] | None = None) -> None:
@@ -96,10 +79,11 @@ def prepack_linears(model: Any, training: bool = False, made: dict[int, Prepacke
     training: for the training forward, which takes the head's weight as it is, and whose rows are to have the same bits
     in every batch. made: packed layers by the address of their weight, for a second model over the same weights.
     """
-    if not can_prepack(model):
+    if not can_prepack(model, training):
         return
     made = {} if made is None else made
-    kept = model.get_output_embeddings() if training or head.in_fp32() else None
+    wide = head.in_fp32() and model.dtype != torch.float32
+    kept = model.get_output_embeddings() if training or wide else None
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear and module is not kept and not module.weight.requires_grad:
             address = module.weight.data_ptr()

@@ -14,7 +14,7 @@ from conftest import lora_policy
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import ppo_pipeline
-from ppo_pipeline.compute import flash
+from ppo_pipeline.compute import flash, onednn
 from ppo_pipeline.compute.native import attention, library, operations, row_invariant
 from ppo_pipeline.models import logprobs, lora, packed, prepacked
 
@@ -36,7 +36,7 @@ def layout() -> packed.Layout:
 
 
 def frozen_product() -> torch.Tensor:
-    if not prepacked._has_kernels():
+    if not onednn.serves(torch.bfloat16):
         pytest.skip("no packed weights on this machine")
     layer = prepacked.PrepackedLinear(linear(torch.bfloat16))
     return prepacked.FrozenProduct.apply(leaf(2, 8, IN, dtype=torch.bfloat16), layer)

@@ -13,10 +13,12 @@ from models.test_packed import CPU, data, in_bf16, scores_and_gradients
 from torch import Tensor, nn
 from updating import make_policy
 
+from ppo_pipeline.compute import onednn
 from ppo_pipeline.compute.native import library, row_invariant
 from ppo_pipeline.compute.native.row_invariant import LIMIT, Alike, RowInvariantLinear, by_rows, numbers_alike, parts
 from ppo_pipeline.models.acceleration import accelerate_policy
 from ppo_pipeline.models.policy import Policy, Scores
+from ppo_pipeline.models.prepacked import can_prepack, prepack_policy
 from ppo_pipeline.training.data import Sampled
 
 
@@ -224,14 +226,13 @@ def test_layers_stay_what_they_are() -> None:
 
 def test_bf16_on_a_processor_without_packed_kernels_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """AVX2 has torch's functions but not the instructions: they raise RuntimeError."""
-    from ppo_pipeline.models import prepacked
 
     def refuse(*_: object) -> Tensor:
         raise RuntimeError("bf16 path needs the cpu support avx_ne_convert or avx512bw, avx512vl and avx512dq")
 
-    prepacked._has_kernels.cache_clear()
-    monkeypatch.setattr(prepacked, "_product", refuse)
+    onednn.serves.cache_clear()
+    monkeypatch.setattr(onednn, "product", refuse)
     policy = in_bf16("llama")
-    assert not prepacked.can_prepack(policy.model)
-    prepacked.prepack_policy(policy)
-    prepacked._has_kernels.cache_clear()
+    assert not can_prepack(policy.model)
+    prepack_policy(policy)
+    onednn.serves.cache_clear()

@@ -135,22 +135,29 @@ def test_how_long_the_prefix_is(prompts: list[list[int]], prefix: int) -> None:
     assert [c.ids for c in found] == alone
 
 
-def test_packed_weights_give_the_plain_layers_numbers(architecture: str) -> None:
-    """bf16 products may round differently in the last bit; fp32 models are left as they are."""
-    plain, packed = (tiny_model(architecture).to(torch.bfloat16).requires_grad_(False) for _ in range(2))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_packed_weights_give_the_plain_layers_numbers(architecture: str, dtype: torch.dtype) -> None:
+    """Products may round differently in the last bit."""
+    plain, packed = (tiny_model(architecture).to(dtype).requires_grad_(False) for _ in range(2))
     if not can_prepack(packed):
-        pytest.skip("no bf16 kernels with packed weights on this machine")
+        pytest.skip("no kernels with packed weights on this machine")
     prepack_linears(packed)
     assert any(isinstance(m, PrepackedLinear) for m in packed.modules())
     assert not any(type(m) is torch.nn.Linear for m in packed.modules())
     ids = torch.arange(40).view(2, 20) * 5 % 256
     with torch.no_grad():
-        expected, found = plain(ids).logits.float(), packed(ids).logits.float()
-        exact = tiny_model(architecture)(ids).logits
-    error = (expected - exact).abs().mean()
-    assert (found - exact).abs().mean() < 1.2 * error  # as near to fp32 as the plain bf16 layers are
-    model = tiny_model(architecture)
-    prepack_linears(model)
+        expected, found = plain(ids).logits.double(), packed(ids).logits.double()
+        exact = tiny_model(architecture).double()(ids).logits
+    if dtype == torch.float32:
+        torch.testing.assert_close(found, exact, atol=1e-5, rtol=1e-5)
+    else:
+        error = (expected - exact).abs().mean()
+        assert (found - exact).abs().mean() < 1.2 * error  # as near as the plain bf16 layers are
+
+
+def test_the_training_forward_in_fp32_stays_as_it_is() -> None:
+    model = tiny_model("llama").requires_grad_(False)
+    prepack_linears(model, training=True)
     assert not any(isinstance(m, PrepackedLinear) for m in model.modules())
 
 

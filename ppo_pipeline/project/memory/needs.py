@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .shapes import Shape
 
 STAGES = ("rollout", "reference", "update", "evaluate")
+DECODING = ("rollout", "evaluate")
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: a code, an 8-bit scale for 64, an fp32 scale for 256 of those
 CHUNK = 256  # rows of logits at a time in the training forward: models/logprobs.py
 ROWS = 16  # of them in fp32 at a time on a CPU
@@ -44,10 +45,10 @@ class Plan:
     truncated: bool = False
     head_fp32: bool = False
 
-    @property
-    def packs(self) -> bool:
-        """Tell whether weights are laid out anew for the CPU's bf16 kernels: models/prepacked.py."""
-        return self.device == "cpu" and self.bytes == 2 and not self.four_bit
+    def packs(self, stage: str) -> bool:
+        """Tell whether a stage lays frozen weights out anew for the CPU's kernels: models/prepacked.py."""
+        frozen = stage in DECODING or (self.bytes == 2 and self.lora > 0)
+        return self.device == "cpu" and not self.four_bit and frozen
 
 
 def stage_memory(stage: str, shape: Shape, plan: Plan) -> dict[str, float]:
@@ -58,7 +59,7 @@ def stage_memory(stage: str, shape: Shape, plan: Plan) -> dict[str, float]:
     largest of what is made and let go, as logits. cache: keys and values. process: what is there without a model.
     """
     found = {"process": PROCESS[plan.device], **_weights(stage, shape, plan)}
-    if stage in ("rollout", "evaluate"):
+    if stage in DECODING:
         found["cache"] = 2 * shape.layers * plan.slots * plan.capacity * shape.kv_heads * shape.head_size * plan.bytes
         found["work"] = _sampling_work(shape, plan)
     elif stage == "reference":
@@ -89,15 +90,15 @@ def _weights(stage: str, shape: Shape, plan: Plan) -> dict[str, float]:
     if plan.four_bit:
         found["weights"] = NF4 * linear + b * other
         found["file"] = float(b * linear) if plan.device == "cpu" else 0.0
-    elif plan.packs and (plan.lora or stage in ("rollout", "evaluate")):
+    elif plan.packs(stage):
         layouts = 2 if stage == "update" else 1  # the second one for the backward pass
         found["weights"], found["file"] = float(b * (layouts * linear + other)), float(b * linear)
     else:
         critics = plan.critics if stage in ("reference", "update") and not plan.lora else 0
         found["weights"] = float(b * shape.weights * (1 + critics))
-    if stage in ("rollout", "evaluate") and not plan.four_bit:
+    if stage in DECODING and not plan.four_bit:
         found["lora"] = 0.0  # it is merged
-        if plan.packs and shape.tied:  # the head packed beside the embeddings
+        if plan.packs(stage) and shape.tied:  # the head packed beside the embeddings
             found["weights"] += b * shape.vocabulary * shape.hidden
     return found
 
