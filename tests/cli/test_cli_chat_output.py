@@ -10,6 +10,7 @@ import torch
 from test_cli_chat import ASK, TALKS, TRAIN, edit, models, prompts, rows  # noqa: F401
 from test_cli_models import BASE, project, run  # noqa: F401
 
+from ppo_pipeline.models.prepacked import PrepackedLinear
 from ppo_pipeline.tables.prompts import PROMPTS
 
 
@@ -67,7 +68,8 @@ def test_a_prompt_s_answers_stand_beside_each_other(monkeypatch: pytest.MonkeyPa
         return ["says the base" if same == [base] else "says the policy" if same == [policy] else "?"]
 
     def weight(model: Any) -> torch.Tensor:
-        found: torch.Tensor = model.model.layers[1].mlp.up_proj.weight
+        layer = model.model.layers[1].mlp.up_proj
+        found: torch.Tensor = layer.packed.to_dense() if isinstance(layer, PrepackedLinear) else layer.weight
         return found
 
     monkeypatch.setattr("ppo_pipeline.cli.chat.answers", whose)

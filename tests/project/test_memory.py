@@ -120,6 +120,8 @@ RECORDS = [
     ("update", KNOWN["smollm2-135m-instruct"], 2.05, {"lora": 1, "microbatch_tokens": 1024}),
     ("update", KNOWN["smollm2-135m-instruct"], 2.73, {"lora": 1, "microbatch_tokens": 1024, "native": False}),
     ("rollout", KNOWN["smollm2-135m-instruct"], 1.50, {"lora": 1, "slots": 64, "capacity": 130}),
+    ("rollout", QWEN3, 5.29, {"slots": 2, "capacity": 130, "bytes": 4}),
+    ("update", QWEN3, 11.2, {"bytes": 4, "microbatch_tokens": 120}),
 ]
 
 
