@@ -1,5 +1,7 @@
 """The dtype that the language-model head computes in: a choice of the process, as its kernels are."""
 
+import torch
+
 _fp32 = False
 
 
@@ -12,3 +14,8 @@ def choose(fp32: bool) -> None:
 def in_fp32() -> bool:
     """Tell whether it does."""
     return _fp32
+
+
+def widens(dtype: torch.dtype) -> bool:
+    """Tell whether it computes a model's head in another dtype than the model's."""
+    return _fp32 and dtype != torch.float32

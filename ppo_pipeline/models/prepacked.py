@@ -82,8 +82,7 @@ def prepack_linears(model: Any, training: bool = False, made: dict[int, Prepacke
     if not can_prepack(model, training):
         return
     made = {} if made is None else made
-    wide = head.in_fp32() and model.dtype != torch.float32
-    kept = model.get_output_embeddings() if training or wide else None
+    kept = model.get_output_embeddings() if training or head.widens(model.dtype) else None
     for name, module in list(model.named_modules()):
         if type(module) is nn.Linear and module is not kept and not module.weight.requires_grad:
             address = module.weight.data_ptr()

@@ -67,7 +67,7 @@ class Decoder:
         self.by_flash = self.in_trees and serves_flash(model)
         self.masks = Masks(model)
         self.head = model.get_output_embeddings()
-        self.wide = head.in_fp32()
+        self.wide = head.widens(model.dtype)
         if self.wide:
             self.head = copy.deepcopy(self.head).float()
         self.stop_ids = frozenset(stop_ids)

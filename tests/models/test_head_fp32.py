@@ -75,17 +75,18 @@ def test_the_weight_of_a_whole_model_gets_its_gradient() -> None:
     torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=2**-8)
 
 
-def test_the_sampler_has_the_same_head() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_sampler_has_the_same_head(dtype: torch.dtype) -> None:
     head.choose(True)
-    model = tiny_model("llama").to(torch.bfloat16)
+    model = tiny_model("llama").to(dtype).requires_grad_(False)
     weight = model.get_output_embeddings().weight.detach().clone()
-    accelerate_model(model)  # packs bf16 weights where it can, but not the head's
+    accelerate_model(model)  # packs weights where it can, of the head those that are in fp32 already
     decoder = Decoder(model, [], 4, 1.0, 2)
-    hidden = torch.randn(3, 32).to(torch.bfloat16)
+    hidden = torch.randn(3, 32).to(dtype)
     found = decoder._logits(hidden)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), hidden.double() @ weight.double().T, atol=1e-4, rtol=1e-5)
-    assert model.get_input_embeddings().weight.dtype == torch.bfloat16  # tied to the head, and left as it is
+    assert model.get_input_embeddings().weight.dtype == dtype  # tied to the head, and left as it is
     [response] = decoder.decode([Request((1, 2, 3), None)])
     assert len(response.ids) == 4
 
