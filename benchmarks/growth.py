@@ -8,13 +8,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .machine import limits
+from .machine import fast_dtype, limits
 from .measuring import ROOT
 from .random_base import make_random_base
 from .whole_round import SETTINGS, our_round
 
 PROMPTS = (32, 64, 128, 256, 512, 1024)
 LENGTHS = (32, 64, 128, 256, 512)
+LIMITS = {"bfloat16": "bf16_tflops", "float32": "fp32_tflops"}  # the machine's, by the dtype that rounds take
 STAGES = ("rollout", "reference", "update")
 PICTURE = ROOT / "docs" / "performance-growth.png"
 
@@ -25,7 +26,7 @@ def run(base: Path, counts: tuple[int, ...] = PROMPTS, lengths: tuple[int, ...] 
     with tempfile.TemporaryDirectory() as temporary:
         model = make_random_base("smollm2", base, Path(temporary) / "smollm2")
         sizes = [(count, 48) for count in counts] + [(32, length) for length in lengths]
-        found = {size: measure(model, *size, float(str(machine["bf16_tflops"]))) for size in sizes}
+        found = {size: measure(model, *size, float(str(machine[LIMITS[fast_dtype()]]))) for size in sizes}
     draw([found[count, 48] for count in counts], [found[32, length] for length in lengths], machine, PICTURE)
     return list(found.values())
 
@@ -40,7 +41,8 @@ def measure(model: Path, count: int, length: int, tflops: float) -> dict[str, An
     row = {
         "what": f"a round of {count} prompts x {length} tokens",
         "ours": f"{ours['seconds']:.1f} s, {tokens / ours['inside']:.0f} tokens a second of work, {ours['peak_gb']} GB",
-        "peer": ", ".join(f"{name} {share:.0%}" for name, share in shares.items()) + " of the machine's bf16 products",
+        "peer": ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        + f" of the machine's {fast_dtype()} products",
         "figures": {"prompts": count, "length": length, "shares": shares, **ours},
     }
     print(f"{row['what']}: {row['ours']}; {row['peer']}", flush=True)
@@ -89,15 +91,15 @@ def draw(by_count: Rows, by_length: Rows, machine: dict[str, Any], target: Path)
             lower.plot(sizes, [100 * f["shares"][name] for f in figures], marker="o", label=name)
         upper.plot(sizes, [f["seconds"] for f in figures], marker="s", color="black", label="whole round by dvc repro")
         upper.set(xscale="log", yscale="log", ylabel="seconds", title=f"Time over {key}")
-        lower.set(xscale="log", ylim=(0, 100), xlabel=label, ylabel="% of the machine's bf16 products")
+        lower.set(xscale="log", ylim=(0, 100), xlabel=label, ylabel=f"% of the machine's {fast_dtype()} products")
         lower.set_xticks(sizes, [str(size) for size in sizes], minor=False)
         lower.minorticks_off()
         for axis in (upper, lower):
             axis.grid(alpha=0.3)
         upper.legend()
     figure.suptitle(
-        f"A round on {machine['cores']} cores of {machine['cpu']}: bf16 products {machine['bf16_tflops']} TFLOP/s, "
-        f"memory {machine['read_gb_per_s']} GB/s",
+        f"A round on {machine['cores']} cores of {machine['cpu']}: {fast_dtype()} products "
+        f"{machine[LIMITS[fast_dtype()]]} TFLOP/s, memory {machine['read_gb_per_s']} GB/s",
         fontsize=10,
     )
     figure.savefig(target, dpi=110)

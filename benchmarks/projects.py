@@ -20,6 +20,7 @@ from .measuring import ROOT, environment
 from .prompts import prompts
 
 CODE = ("dvc.yaml", ".dvcignore", ".gitignore", "stages", "ppo_pipeline", "reward_functions", "params.yaml")
+REPRO = ["dvc", "repro", "--quiet"]
 LENGTH_ONLY = {
     "name": "brief", "type": "rule", "weight": 1.0, "match": "none", "column": "expected", "pattern": None, "hit": 0.0,
     "miss": 0.0, "length_penalty": 0.01, "max_length_penalty": None, "case_column": None, "tolerance": None,

@@ -15,11 +15,10 @@ from ruamel.yaml import YAML
 
 from .dvc_only import make
 from .measuring import measured
-from .projects import change
+from .projects import REPRO, change
 
 COUNTS = (1, 10, 25, 50, 100, 200)  # rounds before the one that is measured
 OPEN, CHUNK = 4, 10
-REPRO = ["dvc", "repro", "--quiet"]
 
 
 def run(_base: Path, counts: tuple[int, ...] = COUNTS, most_open: int = max(COUNTS)) -> list[dict[str, Any]]:

@@ -9,10 +9,9 @@ from ppo_pipeline.engine.warm.launcher import IDLE_SECONDS
 
 from .machine import fast_dtype
 from .measuring import measured, module
-from .projects import change, make_project, peaks, rounds, work_inside
+from .projects import REPRO, change, make_project, peaks, rounds, work_inside
 
 SETTINGS = {"rollout.max_new_tokens": 48, "evaluate.max_new_tokens": 48, "update.epochs": 2, "update.minibatches": 4}
-REPRO = ["dvc", "repro", "--quiet"]
 
 
 def our_round(

@@ -19,7 +19,7 @@ from ppo_pipeline.tables.rollouts import ROLLOUTS
 from ppo_pipeline.tables.schema import lengths
 
 from .measuring import measured
-from .projects import change, make_project, rounds
+from .projects import REPRO, change, make_project, rounds
 
 COUNT, HELDOUT = 128, 32
 SETTINGS = {
@@ -85,9 +85,9 @@ def measure(base: Path, case: Case, count: int, settings: dict[str, Any]) -> dic
     with tempfile.TemporaryDirectory() as temporary, ray_for(case):
         folder = make_project(Path(temporary) / "project", base, count, HELDOUT)
         change(folder, {**settings, **compute, "rounds": rounds(1)})
-        measured(["dvc", "repro", "--quiet", "baseline"], folder)
+        measured([*REPRO, "baseline"], folder)
         time.sleep(IDLE_SECONDS + 2)  # the server of warm starts is gone: the measured round pays for its start
-        found = measured(["dvc", "repro", "--quiet"], folder)
+        found = measured(REPRO, folder)
         records = {stage: json.loads((folder / f"logs/r001/{stage}.json").read_text()) for stage in STAGES}
         found["stages"] = {stage: record["seconds"] for stage, record in records.items()}
         found["ready"] = {stage: r["ready_seconds"] for stage, r in records.items() if "ready_seconds" in r}

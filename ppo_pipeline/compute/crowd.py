@@ -104,19 +104,27 @@ def alike(threads: int, dtype: torch.dtype) -> bool:
             numbers = [torch.randn(shape, generator=generator) for shape in ((rows, inside), (inside, out))]
             for kind in {dtype, torch.float32}:
                 x, weight = (each.to(kind) for each in numbers)
-                products: list[tuple[Product, Tensor]] = [(torch.matmul, weight)]
-                if onednn.serves(kind):
-                    products.append((onednn.product, onednn.reordered(weight.t())))
-                for product, given in products:
-                    made = []
-                    for count in tried:
-                        torch.set_num_threads(count)
-                        made.append(product(x, given))
-                    if not all(torch.equal(made[0], other) for other in made[1:]):
-                        return False
+                if not all(_same(product, x, given, tried) for product, given in _products(weight)):
+                    return False
     finally:
         torch.set_num_threads(before)
     return True
+
+
+def _products(weight: Tensor) -> Iterator[tuple[Product, Tensor]]:
+    """Yield the kinds of product with a weight (in, out), each with the form of it that it takes."""
+    yield torch.matmul, weight
+    if onednn.serves(weight.dtype):
+        yield onednn.product, onednn.reordered(weight.t())
+
+
+def _same(product: Product, x: Tensor, weight: Tensor, threads: list[int]) -> bool:
+    """Tell whether a product has the same bits with each of these numbers of threads; the last one stays set."""
+    made = []
+    for count in threads:
+        torch.set_num_threads(count)
+        made.append(product(x, weight))
+    return all(torch.equal(made[0], other) for other in made[1:])
 
 
 _crowd = Crowd()
